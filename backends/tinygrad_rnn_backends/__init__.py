@@ -1,0 +1,149 @@
+"""Which backends there are, which is asked for, and which an array belongs to.
+
+An operation finds its backend from its arrays, so only *creation* needs a default: process-wide
+(``set_default``), or for the code inside ``with use_backend(name)``, which is a context variable
+and therefore private to a thread or an asyncio task. The subtle point: nothing is imported until a
+name is asked for, and a failure to import is kept apart from a device that cannot be used.
+
+This package is a leaf: it imports NumPy, CuPy on request, and nothing of ``tinygrad_rnn``, through
+which users should go (``tinygrad_rnn.get_backend("numpy")``).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from importlib.metadata import entry_points
+
+from .array_api_backend import ArrayAPIBackend
+from .cupy_backend import CupyBackend
+from .numpy_backend import NumpyBackend
+from .protocol import Array, ArrayNamespace, Backend, BackendUnavailable, Key, Status
+
+__all__ = [
+    "ENTRY_POINTS",
+    "Array",
+    "ArrayAPIBackend",
+    "ArrayNamespace",
+    "Backend",
+    "BackendUnavailable",
+    "CupyBackend",
+    "Key",
+    "NumpyBackend",
+    "Status",
+    "available",
+    "default",
+    "get",
+    "of",
+    "register",
+    "set_default",
+    "status",
+    "use_backend",
+]
+
+ENTRY_POINTS = "tinygrad_rnn.backends"
+
+_factories: dict[str, Callable[[], Backend]] = {"numpy": NumpyBackend, "cupy": CupyBackend}
+_loaded: dict[str, Backend] = {}
+_of_type: dict[type, Backend] = {}
+_lock = threading.RLock()
+_default_name = "numpy"
+_chosen: ContextVar[str | None] = ContextVar("tinygrad_rnn_backend", default=None)
+
+
+def register(name: str, factory: Callable[[], Backend]) -> None:
+    """Make ``factory()`` the backend called ``name``; it runs when the name is first asked for.
+
+    Raises ValueError if the name is taken: a backend is never replaced under running code.
+    """
+    with _lock:
+        if name in _factories:
+            raise ValueError(f"backend {name!r} is registered already; choose another name")
+        _factories[name] = factory
+
+
+def get(name: str) -> Backend:
+    """The backend called ``name``, loaded on first use.
+
+    Raises ValueError for a name nobody registered, BackendUnavailable if it cannot be used here.
+    """
+    backend = _loaded.get(name)
+    return backend if backend is not None else _load(name)
+
+
+def _load(name: str) -> Backend:
+    with _lock:
+        if name not in _loaded:
+            backend = _factory(name)()
+            _loaded[name] = backend
+            _of_type.update(dict.fromkeys(backend.array_types, backend))
+        return _loaded[name]
+
+
+def _factory(name: str) -> Callable[[], Backend]:
+    if name in _factories:
+        return _factories[name]
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name == name:
+            return lambda: entry.load()()
+    known = ", ".join(_names())
+    raise ValueError(f"there is no backend {name!r}; known: {known}. Register it with register_backend")
+
+
+def _names() -> list[str]:
+    plugins = sorted(entry.name for entry in entry_points(group=ENTRY_POINTS))
+    return [*_factories, *(name for name in plugins if name not in _factories)]
+
+
+def status(name: str) -> Status:
+    """Whether ``name`` is usable, and the version found or the reason why not."""
+    try:
+        backend = get(name)
+    except BackendUnavailable as error:
+        return Status(False, str(error))
+    except Exception as error:  # a plugin that fails to load must not take the doctor down with it
+        return Status(False, f"failed to load: {type(error).__name__}: {error}")
+    probe: Callable[[], Status] | None = getattr(type(backend), "probe", None)
+    return probe() if probe is not None else Status(True, type(backend).__name__)
+
+
+def available() -> dict[str, Status]:
+    """Every known backend with its status, built-in ones first."""
+    return {name: status(name) for name in _names()}
+
+
+def of(array: Array) -> Backend | None:
+    """The backend of an array, by its type; None if it belongs to none that is known."""
+    backend = _of_type.get(type(array))
+    if backend is None and type(array).__module__.partition(".")[0] == "cupy":
+        backend = get("cupy")  # somebody made the array, so CuPy works
+        return backend if isinstance(array, backend.array_types) else None
+    return backend
+
+
+def default() -> Backend:
+    """The backend that creation functions use here: ``use_backend``'s, or the process's."""
+    return get(_chosen.get() or _default_name)
+
+
+def set_default(name: str) -> None:
+    """Set the backend of creation functions for the whole process; raises as ``get`` does."""
+    global _default_name
+    get(name)
+    _default_name = name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[Backend]:
+    """Creation functions in this block, thread and task make arrays of backend ``name``."""
+    backend = get(name)
+    token = _chosen.set(name)
+    try:
+        yield backend
+    finally:
+        _chosen.reset(token)
+
+
+get("numpy")

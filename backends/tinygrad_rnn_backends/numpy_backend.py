@@ -1,0 +1,85 @@
+"""NumPy: the reference backend, always there.
+
+Its namespace already is the Array API's. The subtle functions are those for duplicate indices:
+``np.add.at`` is fast on one axis but slow for rows, and which of two assignments to one element
+wins is not defined by NumPy, so ``last_writer`` takes a maximum instead.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from . import special
+from .protocol import Array, ArrayNamespace, Key, Status
+
+_EXP_LIMIT = {"e": 10.0, "f": 80.0, "d": 700.0}  # by dtype: sigmoid is 1 here, exp overflows beyond
+_BLOCK = 1 << 15  # elements that stay in the cache together with their positions
+
+
+class NumpyBackend(ArrayNamespace):
+    """Implements ``protocol.Backend`` on ``numpy.ndarray``."""
+
+    name = "numpy"
+    array_types: tuple[type, ...] = (np.ndarray,)
+    namespace = np
+
+    @staticmethod
+    def probe() -> Status:
+        return Status(True, f"NumPy {np.__version__}")
+
+    def from_host(self, array: np.ndarray[Any, Any]) -> Array:
+        return np.array(array)
+
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        host: np.ndarray[Any, Any] = array
+        return host
+
+    def readonly(self, array: Array) -> Array:
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
+    def sigmoid(self, x: Array) -> Array:
+        limit = _EXP_LIMIT[x.dtype.char]
+        # Looking for large values is twice as fast as np.minimum(x, limit), and they are rare.
+        if not np.maximum.reduce(x, axis=None, initial=0.0) <= limit:
+            x = np.minimum(x, limit)
+        grown = np.exp(x)
+        total = grown + 1
+        return np.divide(grown, total, out=total) if total.ndim else grown / total
+
+    def erf(self, x: Array) -> Array:
+        return special.erf(np, x)
+
+    def index_add(self, x: Array, key: Key, values: Array) -> Array:
+        key = tuple(key)
+        if not any(isinstance(entry, np.ndarray) for entry in key):
+            x[key] += values
+        elif len(key) == 1 and x.ndim > 1 and x.flags.c_contiguous:
+            _add_rows(x, key[0], values)
+        else:
+            np.add.at(x, key, values)
+        return x
+
+    def last_writer(self, shape: tuple[int, ...], key: Key) -> Array:
+        size = math.prod(shape)
+        addressed = np.arange(size).reshape(shape)[tuple(key)].ravel()
+        writer = np.full(size, -1, dtype=np.int64)
+        np.maximum.at(writer, addressed, np.arange(addressed.size))
+        return writer.reshape(shape)
+
+
+def _add_rows(x: Array, rows: Array, values: Array) -> None:
+    """``np.add.at(x, rows, values)`` of a contiguous x, on a flat view of it and in blocks."""
+    width = math.prod(x.shape[1:])
+    starts = (np.arange(len(x)) * width)[rows]  # raises before anything is written
+    values = np.broadcast_to(values, starts.shape + x.shape[1:]).reshape(starts.size, width)
+    flat = x.reshape(-1)
+    starts, columns = starts.reshape(-1, 1), np.arange(width)
+    rows_at_once = max(1, _BLOCK // max(1, width))
+    for i in range(0, len(starts), rows_at_once):
+        block = slice(i, i + rows_at_once)
+        np.add.at(flat, (starts[block] + columns).ravel(), values[block].ravel())

@@ -1,0 +1,117 @@
+"""The one page a plugin author reads: what a backend is.
+
+A backend is an array namespace plus the few things the namespace lacks. Every name of the Python
+Array API standard (2024.12) is looked up on the backend itself, so the rules of the library read
+``xp.exp(x)`` or ``xp.sum(x, axis=-1)`` and never ask which library answers. Below that come the
+names that sequence models need and the standard does not have. There is no derivative, optimiser
+or model code in a backend, and there must not be.
+
+The subtle point: arrays are shared with the graph, so no method may write into an argument,
+except ``index_add``, whose caller owns the array that it passes.
+
+To plug a library in, subclass ``ArrayNamespace`` (or take ``ArrayAPIBackend`` as it is), then call
+``tinygrad_rnn.register_backend(name, factory)`` or declare an entry point in the group
+``tinygrad_rnn.backends``, and run ``tinygrad_rnn.testing.check_backend(name)`` against it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import EllipsisType, ModuleType
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any
+"""An array of whatever library the backend speaks for."""
+
+Key: TypeAlias = Sequence["int | slice | EllipsisType | None | Array"]
+"""An index: as in NumPy, but integer arrays belong to the backend and there are no boolean ones."""
+
+
+class BackendUnavailable(RuntimeError):
+    """The backend exists but cannot be used here; the message says why, and what would help."""
+
+
+class Status(NamedTuple):
+    """What ``python -m tinygrad_rnn doctor`` prints of one backend."""
+
+    usable: bool
+    detail: str
+    """The version and device found; or why there is none, and the cure."""
+
+
+class Backend(Protocol):
+    """What the library asks of a backend. Shapes are tuples, dtypes are the library's own."""
+
+    name: str
+    """The name users select it by, which is the name that it is registered under."""
+    array_types: tuple[type, ...]
+    """The exact types of its arrays, which no other backend has: operations find it from these."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Any function, dtype or constant of the Array API namespace."""
+
+    # Crossing between host and device: always asked for by name, never implied.
+    def from_host(self, array: np.ndarray[Any, Any]) -> Array:
+        """A new array with the values and dtype of a NumPy array."""
+
+    def to_host(self, array: Array) -> np.ndarray[Any, Any]:
+        """A NumPy array with the same values; on the host it may share memory."""
+
+    def readonly(self, array: Array) -> Array:
+        """What users are handed: a view that refuses writes, or the array where there is none."""
+
+    def synchronize(self) -> None:
+        """Wait until all work submitted so far is done."""
+
+    # Functions missing from the standard. They keep the dtype and pass NaN on.
+    def sigmoid(self, x: Array) -> Array:
+        """1 / (1 + exp(-x)): accurate relative to its size, never overflowing."""
+
+    def erf(self, x: Array) -> Array:
+        """The error function, to a few units in the last place."""
+
+    # Indexing with integer arrays, by NumPy's rules, which the standard only has in part. The arrays
+    # may be of any integer dtype. An index out of range raises IndexError before anything is
+    # written; a device may instead let indices in arrays wrap around, because to look at them it
+    # would have to wait, but it may not touch memory outside ``x``.
+    def getitem(self, x: Array, key: Key) -> Array:
+        """``x[key]``; basic keys may give a view."""
+
+    def index_add(self, x: Array, key: Key, values: Array) -> Array:
+        """``x[key] += values``, every duplicate counted; ``values`` has the dtype of ``x`` and
+        broadcasts to ``x[key]``. Writes into ``x`` if it can; returns the result."""
+
+    def last_writer(self, shape: tuple[int, ...], key: Key) -> Array:
+        """For each element of ``zeros(shape)``: which element of ``x[key]``, counted in row-major
+        order, addresses it last; -1 where none does. int64, of shape ``shape``."""
+
+
+class ArrayNamespace:
+    """Looks names up in ``namespace`` once, then finds them in its own dictionary."""
+
+    name: str
+    namespace: ModuleType
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("name", "namespace"):  # copy and inspect probe for these
+            raise AttributeError(f"{type(self).__name__} has no {name!r}")
+        try:
+            value = getattr(self.namespace, name)
+        except AttributeError:
+            raise AttributeError(f"backend {self.name!r} has no function {name!r}") from None
+        self.__dict__[name] = value
+        return value
+
+    def __repr__(self) -> str:
+        return f"<backend {self.name}>"
+
+    def readonly(self, array: Array) -> Array:
+        return array
+
+    def synchronize(self) -> None:
+        """Eager host libraries have nothing to wait for."""
+
+    def getitem(self, x: Array, key: Key) -> Array:
+        return x[tuple(key)]

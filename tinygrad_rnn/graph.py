@@ -1,0 +1,464 @@
+"""The graph: what a primitive is, what an operation leaves behind, and the walk back through it.
+
+A ``Primitive`` is one row of the table: a forward and one vector-Jacobian product (vjp) per input.
+A vjp is written as a formula in the names of the things it reads::
+
+    tanh = Primitive("tanh", "elementwise", lambda xp, x: xp.tanh(x), lambda xp, g, out: g * (1 - out * out))
+    add = Primitive("add", "elementwise", lambda xp, x, y: x + y, lambda xp, g: g, lambda xp, g: g)
+
+``g`` is the cotangent of the output. An input's name asks for its value, ``out`` for the output and
+``x_shape`` for no more than a shape, and a node of the graph keeps exactly what was asked for.
+
+The subtle point is ``xp``. A rule may use operators and the names of ``xp``, nothing else, so the
+values decide what it computes: on raw arrays a gradient; on Tensors a gradient that can be
+differentiated again. There is no second copy of any derivative. And no recursion: a sequence of
+100,000 steps is a path of 100,000 nodes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = Any
+Rule: TypeAlias = Callable[..., Any]
+Kind: TypeAlias = Literal["elementwise", "reduction", "movement", "contraction", "indexing"]
+
+_OUT = -1
+
+
+class Primitive:
+    """One row of the table.
+
+    Args:
+        name: what errors and drawings call it.
+        kind: ``elementwise`` inputs broadcast, and cotangents are summed back to their shapes;
+            ``reduction`` and ``movement`` carry axes as negative integers, so that a new leading
+            axis changes none of them; ``contraction`` and ``indexing`` state their batching rule.
+        forward: ``forward(xp, *arrays, **parameters)``; arrays are positional, the rest is static.
+        vjps: one rule ``(xp, g, *reads, **parameters)`` per leading input that has a derivative, in
+            order; a single rule named ``joint`` returns the cotangents of all inputs at once.
+        joint: whether the only rule is such a joint one (for any number of inputs).
+        outputs: "one", or "several" if ``forward`` returns a tuple and ``g`` is one, too.
+        batch: the batching rule ``(size, batched, *tensors, **parameters)``, where it does not
+            follow from the kind; see ``batching.py``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        kind: Kind,
+        forward: Callable[..., Any],
+        *vjps: Rule | None,
+        joint: bool = False,
+        outputs: Literal["one", "several"] = "one",
+        batch: Callable[..., Any] | None = None,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.forward = forward
+        self.vjps = vjps
+        self.joint = joint
+        self.several = outputs == "several"
+        self.batch = batch
+        self.broadcasts = kind in ("elementwise", "contraction")
+        inputs = [p for p in inspect.signature(forward).parameters.values()][1:]
+        self.inputs = [p.name for p in inputs if p.kind is p.POSITIONAL_OR_KEYWORD]
+        rest = [p.name for p in inputs if p.kind is p.VAR_POSITIONAL]
+        self.rest = rest[0] if rest else None
+        self.parameters = [p.name for p in inputs if p.kind is p.KEYWORD_ONLY]
+        self.reads = [[] if rule is None else self._reads(rule) for rule in vjps]
+        self.collect = [_collector(reads) for reads in self.reads]
+
+    def _reads(self, rule: Rule) -> list[_Read]:
+        names = [
+            p.name
+            for p in inspect.signature(rule).parameters.values()
+            if p.kind is p.POSITIONAL_OR_KEYWORD
+        ]
+        if names[:2] != ["xp", "g"]:
+            raise TypeError(f"{self.name}: a vjp starts (xp, g, ...), not ({', '.join(names)})")
+        return [self._read(name) for name in names[2:]]
+
+    def _read(self, name: str) -> _Read:
+        if name == "out":
+            return _Read(_OUT, False, False)
+        if name in self.inputs:
+            return _Read(self.inputs.index(name), False, False)
+        if name == self.rest:
+            return _Read(len(self.inputs), True, False)
+        if name.removesuffix("_shape") in self.inputs:
+            return _Read(self.inputs.index(name.removesuffix("_shape")), False, True)
+        if self.rest is not None and name == f"{self.rest}_shapes":
+            return _Read(len(self.inputs), True, True)
+        known = ", ".join([*self.inputs, *([self.rest] if self.rest else []), "out"])
+        raise TypeError(f"{self.name}: a vjp reads {name!r}, but there is only {known}")
+
+    def __repr__(self) -> str:
+        return f"<primitive {self.name}>"
+
+
+class _Read(NamedTuple):
+    """One thing that a vjp reads: an input or the output, all from there on, or just its shape."""
+
+    index: int
+    rest: bool
+    shape_only: bool
+
+
+def _collector(reads: list[_Read]) -> Callable[[list[Array], Array], tuple[Any, ...]]:
+    """A function ``(arrays, out) -> what a rule reads``; the common cases avoid the loop."""
+    if not reads:
+        return lambda arrays, out: ()
+    if len(reads) == 1:
+        index, rest, shape_only = reads[0]
+        if rest and shape_only:
+            return lambda arrays, out: (tuple([np.shape(a) for a in arrays[index:]]),)
+        if rest:
+            return lambda arrays, out: (tuple(arrays[index:]),)
+        if shape_only:
+            return lambda arrays, out: (arrays[index].shape,)
+        if index == _OUT:
+            return lambda arrays, out: (out,)
+        return lambda arrays, out: (arrays[index],)
+    single = [_collector([read]) for read in reads]
+    return lambda arrays, out: tuple([collect(arrays, out)[0] for collect in single])
+
+
+class IndexedCotangent(NamedTuple):
+    """The cotangent of ``x`` from ``x[key]``: zero but for ``value`` at ``key``.
+
+    Only accumulation understands it. It is added into one dense array, so a loop over ``x[t]``
+    costs O(T) in all; a dense array of zeros for each step would cost O(T^2).
+    """
+
+    key: tuple[Any, ...]
+    value: Any
+
+    def add_to(self, xp: Any, total: Array) -> Array:
+        return xp.index_add(total, self.key, self.value)
+
+
+class Node:
+    """What one operation leaves behind: enough to apply its vjps, and nothing else.
+
+    A Tensor points at its node; a node points at the nodes of its inputs, never at a Tensor. So
+    there are no reference cycles, and rebinding a parameter changes no node. A leaf has no
+    primitive; it holds the gradient that ``backward`` accumulates. A primitive with several outputs
+    has one node for itself and one for each output, which names its position by ``index``.
+    """
+
+    __slots__ = (
+        "argnums",
+        "backend",
+        "grad",
+        "hooks",
+        "index",
+        "metas",
+        "outputs",
+        "parameters",
+        "parents",
+        "primitive",
+        "saved",
+        "version",
+        "witness",
+        "__weakref__",
+    )
+
+    def __init__(
+        self,
+        primitive: Primitive | None = None,
+        backend: Any = None,
+        parameters: dict[str, Any] | None = None,
+        parents: tuple[Node, ...] = (),
+        argnums: tuple[int, ...] = (),
+        saved: Any = (),
+        metas: tuple[Any, ...] = (),
+        index: int | None = None,
+        outputs: tuple[Any, ...] = (),
+    ) -> None:
+        self.primitive = primitive
+        self.backend = backend  # of the output; None where the output is not a raw array
+        self.parameters = parameters
+        self.parents = parents  # the nodes of the inputs that require grad
+        self.argnums = argnums  # the positions of those inputs
+        self.saved = saved  # for each parent, what its vjp reads; None once released
+        self.metas = metas  # for each parent, the (shape, dtype) that its cotangent must have
+        self.index = index
+        self.outputs = outputs  # the (shape, dtype) of each output, if there are several
+        self.hooks: list[Callable[[Any], Any]] | None = None
+        self.grad: Any = None
+        self.version = 0  # of a leaf: how often its Tensor was rebound
+        self.witness: Any = None  # what detect_anomaly remembers of the forward pass
+
+    @property
+    def is_leaf(self) -> bool:
+        return self.primitive is None and self.index is None
+
+    def release(self) -> None:
+        """Drop what the vjps read and the way to the inputs."""
+        self.saved = None
+        self.parents = ()
+
+    def __reduce__(self) -> Any:
+        raise TypeError("graph nodes are not pickled; pickle Tensors, which keep only their values")
+
+
+class ReleasedGraphError(RuntimeError):
+    """A second pass through a graph whose saved values are gone."""
+
+
+def topological_order(roots: Iterable[Node], boundary: Collection[Node] = ()) -> list[Node]:
+    """All nodes that the roots depend on, each one before those that it was computed from.
+
+    Nodes in ``boundary`` are listed, but what they were computed from is not looked at.
+    """
+    roots = list(dict.fromkeys(roots))
+    consumers = dict.fromkeys(roots, 0)
+    found = list(roots)
+    while found:
+        node = found.pop()
+        for parent in node.parents if node not in boundary else ():
+            if parent in consumers:
+                consumers[parent] += 1
+            else:
+                consumers[parent] = 1
+                found.append(parent)
+    ready = [root for root in roots if consumers[root] == 0]
+    order = []
+    while ready:
+        node = ready.pop()
+        order.append(node)
+        for parent in node.parents if node not in boundary else ():
+            consumers[parent] -= 1
+            if consumers[parent] == 0:
+                ready.append(parent)
+    return order
+
+
+def _towards(targets: Collection[Node], order: list[Node]) -> set[Node]:
+    """The nodes of ``order`` that are targets or were computed from one."""
+    towards: set[Node] = set(targets)
+    for node in reversed(order):
+        if not towards.isdisjoint(node.parents):
+            towards.add(node)
+    return towards
+
+
+class TensorMode(Protocol):
+    """How the walk computes with Tensors instead of raw arrays; ``tensor.py`` provides it."""
+
+    namespace: Any
+
+    def raw(self, tensor: Any) -> Array | None:
+        """The array of a backend in a Tensor, or None if it holds something else."""
+
+    def wrap(self, array: Any, node: Node | None) -> Any:
+        """A Tensor on an array, computed by ``node``."""
+
+    def zeros(self, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        """A Tensor of zeros on the backend of ``like``, a Tensor or a list of some and None."""
+
+    def dtype(self, native: Any) -> Any:
+        """The dtype of a Tensor on an array of dtype ``native``."""
+
+
+class Watch(Protocol):
+    """What ``detect_anomaly`` does at each node of the walk."""
+
+    def before(self, node: Node) -> None: ...
+
+    def after(self, node: Node, cotangent: Any) -> None: ...
+
+
+def cotangents(
+    seeds: Sequence[tuple[Node, Any]],
+    targets: Sequence[Node] | None,
+    *,
+    tensors: TensorMode,
+    create_graph: bool = False,
+    retain_graph: bool = False,
+    boundary: Collection[Node] = (),
+    watch: Watch | None = None,
+) -> dict[Node, Any]:
+    """Reverse mode: the cotangents of ``targets``, given those of some outputs.
+
+    Args:
+        seeds: pairs of a node and the cotangent of its output, a Tensor.
+        targets: the nodes asked for; None means every leaf. One that is not reached maps to None.
+        tensors: how to compute with Tensors, where raw arrays will not do.
+        create_graph: compute with Tensors, and link what the rules read to the graph, so that the
+            result can be differentiated again.
+        retain_graph: keep what the vjps saved, so that another pass is possible.
+        boundary: nodes that the walk reaches but does not go beyond.
+        watch: looks at what the vjps read and return, under ``detect_anomaly``.
+
+    Raises:
+        ReleasedGraphError: before anything is changed, if a node was released by an earlier pass.
+    """
+    order = topological_order((node for node, _ in seeds), boundary)
+    for node in order:
+        if node.saved is None:
+            raise ReleasedGraphError(_RELEASED.format(operation=describe(node)))
+    raw_seeds = [tensors.raw(seed) for _, seed in seeds]
+    raw = not (
+        create_graph
+        or any(seed is None for seed in raw_seeds)
+        or any(node.backend is None and node.primitive is not None for node in order)
+    )
+    mode = None if raw else tensors
+    results: dict[Node, Any] = {} if targets is None else dict.fromkeys(targets)
+    wanted = _towards(results, order) if targets is not None else None
+    pending: dict[Node, Any] = {}
+    owned: set[Node] = set()  # nodes whose pending cotangent is a buffer of the walk's own
+    for (node, tensor), array in zip(seeds, raw_seeds, strict=True):
+        seed = array if raw else tensor
+        pending[node] = pending[node] + seed if node in pending else seed
+    # An infinite derivative (of sqrt at 0) is a value, not an event: NumPy need not warn of it.
+    with np.errstate(all="ignore"):
+        for node in order:
+            g = pending.pop(node, None)
+            if g is None:
+                continue
+            if node.hooks is not None:
+                g = run_hooks(node, g)
+            if node in results or (targets is None and node.is_leaf):
+                results[node] = g
+            parents = node.parents
+            if not parents or node in boundary:
+                continue
+            if wanted is not None and wanted.isdisjoint(parents):
+                continue
+            if node.index is not None:
+                several = parents[0]
+                pending.setdefault(several, [None] * len(several.outputs))[node.index] = g
+            else:
+                _pull_back(node, g, wanted, pending, owned, mode, create_graph, watch)
+            if not retain_graph:
+                node.release()
+    if raw:
+        return {n: None if g is None else tensors.wrap(g, None) for n, g in results.items()}
+    return results
+
+
+def _pull_back(
+    node: Node,
+    g: Any,
+    wanted: set[Node] | None,
+    pending: dict[Node, Any],
+    owned: set[Node],
+    tensors: TensorMode | None,
+    create_graph: bool,
+    watch: Watch | None,
+) -> None:
+    """Apply the vjps of one node and add the results to the cotangents of its parents."""
+    primitive, parameters = node.primitive, node.parameters
+    xp = node.backend if tensors is None else tensors.namespace
+    zeros = xp.zeros if tensors is None else partial(tensors.zeros, g)
+    if primitive.several:
+        g = [
+            zeros(shape, dtype=dtype) if part is None else part
+            for part, (shape, dtype) in zip(g, node.outputs, strict=True)
+        ]
+    if watch is not None:
+        watch.before(node)
+    saved = node.saved
+    if tensors is not None:
+        saved = [
+            _wrapped(node, argnum, reads, tensors, create_graph)
+            for argnum, reads in zip(node.argnums, saved, strict=False)
+        ]
+    parts = None
+    if primitive.joint:
+        parts = primitive.vjps[0](xp, g, *saved[0], **parameters)
+    for position, (parent, argnum, (shape, dtype)) in enumerate(
+        zip(node.parents, node.argnums, node.metas)
+    ):
+        if wanted is not None and parent not in wanted:
+            continue
+        if parts is not None:
+            part = parts[argnum]
+        else:
+            part = primitive.vjps[argnum](xp, g, *saved[position], **parameters)
+        if part is None:
+            continue
+        total = pending.get(parent)
+        if type(part) is IndexedCotangent:
+            if watch is not None:
+                watch.after(node, part.value)
+            if total is None:
+                total = zeros(shape, dtype=dtype)
+            elif tensors is None and parent not in owned:
+                total = xp.asarray(total, copy=True)
+            pending[parent] = part.add_to(xp, total)
+            owned.add(parent)
+            continue
+        if part.shape != shape:
+            part = unbroadcast(xp, part, shape)
+        if part.dtype != (dtype if tensors is None else tensors.dtype(dtype)):
+            part = xp.astype(part, dtype if tensors is None else tensors.dtype(dtype))
+        if watch is not None:
+            watch.after(node, part)
+        if total is None:
+            pending[parent] = part
+        elif parent in owned and tensors is None:
+            total += part
+            pending[parent] = total
+        else:
+            pending[parent] = total + part
+            owned.add(parent)
+
+
+def _wrapped(
+    node: Node, argnum: int, reads: tuple[Any, ...], tensors: TensorMode, create_graph: bool
+) -> list[Any]:
+    """What a rule reads, as Tensors, each linked to where it came from if ``create_graph``."""
+    origin = dict(zip(node.argnums, node.parents, strict=True)) if create_graph else {}
+    if create_graph:
+        origin[_OUT] = node
+    wrapped: list[Any] = []
+    rule = 0 if node.primitive.joint else argnum
+    for read, value in zip(node.primitive.reads[rule], reads, strict=True):
+        if read.shape_only or isinstance(value, (bool, int, float)):
+            wrapped.append(value)
+        elif read.rest:
+            rest = enumerate(value, read.index)
+            wrapped.append(tuple(tensors.wrap(array, origin.get(i)) for i, array in rest))
+        else:
+            wrapped.append(tensors.wrap(value, origin.get(read.index)))
+    return wrapped
+
+
+def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
+    """The transpose of broadcasting: sum a cotangent over the axes along which it was repeated."""
+    extra = len(g.shape) - len(shape)
+    if extra:
+        g = xp.sum(g, axis=tuple(range(extra)))
+    repeated = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
+    return xp.sum(g, axis=repeated, keepdims=True) if repeated else g
+
+
+def run_hooks(node: Node, g: Any) -> Any:
+    for hook in node.hooks or ():
+        g = hook(g)
+    return g
+
+
+def describe(node: Node) -> str:
+    """How errors call a node: its operation, and the user's line where that is known."""
+    if node.index is not None and node.parents:
+        node = node.parents[0]
+    name = node.primitive.name if node.primitive is not None else "leaf"
+    return name if node.witness is None else f"{name} (made at {node.witness.line})"
+
+
+_RELEASED = (
+    "backward: the graph was released by an earlier backward() or grad(), which dropped what "
+    "{operation} had saved. The usual cause is a state carried over from the previous call: pass "
+    "state.detach() to the next one. To go through the same graph twice on purpose, give the "
+    "first pass retain_graph=True."
+)

@@ -1,0 +1,229 @@
+"""Creation: Tensors from nothing, from Python data and from arrays.
+
+``dtype`` defaults to float32 (``set_default_dtype``), the backend to the chosen one
+(``use_backend``). The subtle point is sharing: ``tensor`` copies, ``asarray`` shares the memory of
+an array that you might write to later, under the graph's feet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import tinygrad_rnn_backends as backends
+
+from ..tensor import (
+    Tensor,
+    as_tensor,
+    backend_of,
+    canonical_dtype,
+    default_dtype,
+    native_dtype,
+    wrap,
+)
+from .elementwise import TensorLike, astype, where
+from .movement import expand_dims, reshape, to
+
+
+def tensor(
+    data: Any, dtype: Any = None, *, requires_grad: bool = False, backend: str | None = None
+) -> Tensor:
+    """A new leaf holding a copy of ``data``: a number, nested lists, an array or a Tensor.
+
+    Arrays keep their dtype and backend, Python floats get the default dtype, ints int64.
+    """
+    x = _from_data(data, backend)
+    copied = wrap(backend_of(x).asarray(x.detach()._array, copy=True), None)
+    made = _placed(copied, dtype, backend).detach()
+    made.requires_grad = requires_grad
+    return made
+
+
+def asarray(data: Any, dtype: Any = None, *, backend: str | None = None) -> Tensor:
+    """``data`` as a Tensor, **sharing** the memory of an array where it can.
+
+    Writing to such an array afterwards changes what the graph has saved; ``detect_anomaly`` notices,
+    nothing else does. ``tensor`` copies and is the safe choice.
+    """
+    return _placed(_from_data(data, backend), dtype, backend)
+
+
+def _placed(x: Tensor, dtype: Any, backend: str | None) -> Tensor:
+    x = x if backend is None else to(x, backend)
+    return x if dtype is None else astype(x, dtype)
+
+
+def _from_data(data: Any, backend: str | None) -> Tensor:
+    if isinstance(data, Tensor):
+        return data
+    if isinstance(data, np.generic) or backends.of(data) is not None:
+        return as_tensor(data)
+    try:
+        host = np.asarray(data)
+    except (ValueError, TypeError) as error:
+        raise type(error)(
+            f"tensor: {type(data).__name__} is no rectangular nesting of numbers ({error}); "
+            "to join tensors use stack or concat"
+        ) from None
+    if host.dtype.kind not in "biuf":
+        raise TypeError(f"tensor: {type(data).__name__} of {host.dtype} holds no real numbers")
+    if host.dtype == np.float64 and not _holds_arrays(data):
+        host = host.astype(default_dtype())
+    chosen = backends.default() if backend is None else backends.get(backend)
+    return wrap(chosen.from_host(host), None)
+
+
+def _holds_arrays(data: Any) -> bool:
+    while isinstance(data, (list, tuple)) and data:
+        data = data[0]
+    return isinstance(data, (np.ndarray, np.generic))
+
+
+def _create(name: str, backend: str | None, dtype: Any, requires_grad: bool, *arguments: Any) -> Tensor:
+    chosen = backends.default() if backend is None else backends.get(backend)
+    native = native_dtype(chosen, default_dtype() if dtype is None else dtype)
+    made = wrap(getattr(chosen, name)(*arguments, dtype=native), None)
+    made.requires_grad = requires_grad
+    return made
+
+
+def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
+    return (shape,) if isinstance(shape, int) else tuple(shape)
+
+
+def zeros(
+    shape: int | Sequence[int], dtype: Any = None, *, requires_grad: bool = False, backend: str | None = None
+) -> Tensor:
+    """Zeros."""
+    return _create("zeros", backend, dtype, requires_grad, _shape(shape))
+
+
+def ones(
+    shape: int | Sequence[int], dtype: Any = None, *, requires_grad: bool = False, backend: str | None = None
+) -> Tensor:
+    """Ones."""
+    return _create("ones", backend, dtype, requires_grad, _shape(shape))
+
+
+def empty(
+    shape: int | Sequence[int], dtype: Any = None, *, requires_grad: bool = False, backend: str | None = None
+) -> Tensor:
+    """Uninitialised memory."""
+    return _create("empty", backend, dtype, requires_grad, _shape(shape))
+
+
+def full(
+    shape: int | Sequence[int],
+    fill_value: float,
+    dtype: Any = None,
+    *,
+    requires_grad: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """``fill_value`` everywhere; the dtype follows it unless given."""
+    dtype = _dtype_of(fill_value) if dtype is None else dtype
+    return _create("full", backend, dtype, requires_grad, _shape(shape), fill_value)
+
+
+def _dtype_of(*values: Any) -> Any:
+    host = np.result_type(*(np.asarray(value) for value in values))
+    return default_dtype() if host.kind == "f" else host
+
+
+def arange(
+    start: float,
+    /,
+    stop: float | None = None,
+    step: float = 1,
+    *,
+    dtype: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """start, start + step, ... before ``stop``; ``arange(n)`` counts from 0. Integers stay so."""
+    first, end = (0, start) if stop is None else (start, stop)
+    dtype = _dtype_of(first, end, step) if dtype is None else dtype
+    return _create("arange", backend, dtype, False, first, end, step)
+
+
+def linspace(
+    start: float,
+    stop: float,
+    /,
+    num: int,
+    *,
+    dtype: Any = None,
+    backend: str | None = None,
+    endpoint: bool = True,
+) -> Tensor:
+    """``num`` evenly spaced numbers from ``start`` to ``stop``, which ``endpoint`` includes."""
+    chosen = backends.default() if backend is None else backends.get(backend)
+    native = native_dtype(chosen, default_dtype() if dtype is None else dtype)
+    return wrap(chosen.linspace(start, stop, num, dtype=native, endpoint=endpoint), None)
+
+
+def eye(
+    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, backend: str | None = None
+) -> Tensor:
+    """Ones on the ``k``-th diagonal, zeros elsewhere."""
+    chosen = backends.default() if backend is None else backends.get(backend)
+    native = native_dtype(chosen, default_dtype() if dtype is None else dtype)
+    return wrap(chosen.eye(n_rows, n_cols, k=k, dtype=native), None)
+
+
+def _like(x: TensorLike, fill_value: float, dtype: Any) -> Tensor:
+    x = as_tensor(x)
+    backend = backend_of(x)
+    native = native_dtype(backend, x.dtype if dtype is None else canonical_dtype(dtype))
+    return wrap(backend.full(x.shape, fill_value, dtype=native), None)
+
+
+def zeros_like(x: TensorLike, /, *, dtype: Any = None) -> Tensor:
+    """Zeros of x's shape, dtype and backend."""
+    return _like(x, 0, dtype)
+
+
+def ones_like(x: TensorLike, /, *, dtype: Any = None) -> Tensor:
+    """Ones of x's shape, dtype and backend."""
+    return _like(x, 1, dtype)
+
+
+def full_like(x: TensorLike, /, fill_value: float, *, dtype: Any = None) -> Tensor:
+    """``fill_value`` in x's shape, dtype and backend."""
+    return _like(x, fill_value, dtype)
+
+
+def empty_like(x: TensorLike, /, *, dtype: Any = None) -> Tensor:
+    """x's shape, dtype and backend; the values are arbitrary."""
+    return _like(x, 0, dtype)
+
+
+def tril(x: TensorLike, /, *, k: int = 0) -> Tensor:
+    """x with zeros above the ``k``-th diagonal of its last two axes."""
+    return _triangle(x, k, lower=True)
+
+
+def triu(x: TensorLike, /, *, k: int = 0) -> Tensor:
+    """x with zeros below the ``k``-th diagonal of its last two axes."""
+    return _triangle(x, k, lower=False)
+
+
+def _triangle(x: TensorLike, k: int, *, lower: bool) -> Tensor:
+
+    x = as_tensor(x)
+    if x.ndim < 2:
+        raise ValueError(f"tril and triu: a tensor of shape {x.shape} is no matrix")
+    backend = backend_of(x).name
+    rows = reshape(arange(x.shape[-2], backend=backend), (-1, 1))
+    columns = arange(x.shape[-1], backend=backend)
+    return where(columns <= rows + k if lower else columns >= rows + k, x, 0)
+
+
+def one_hot(x: TensorLike, /, num_classes: int, *, dtype: Any = None) -> Tensor:
+    """Integers of any shape as rows of zeros with a 1 at their place: a last axis is added."""
+    x = as_tensor(x)
+    if x.dtype.kind not in "iu":
+        raise TypeError(f"one_hot: classes are {x.dtype}, not integers")
+    classes = arange(num_classes, dtype=x.dtype, backend=backend_of(x).name)
+    return astype(expand_dims(x, axis=-1) == classes, default_dtype() if dtype is None else dtype)

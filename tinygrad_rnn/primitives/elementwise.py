@@ -1,0 +1,488 @@
+"""Elementwise primitives: arithmetic, functions of one array, comparisons, casts.
+
+Read a row as a line of a table of derivatives: tanh's gradient is ``g * (1 - out * out)``. Inputs
+broadcast, and no rule mentions it: the walk sums each cotangent back to its input's shape.
+
+Kinks, where a derivative is a choice: ``maximum`` and ``minimum`` give half to each at a tie, and
+``abs``, ``relu`` and ``sign`` give 0 at 0. ``sqrt`` at 0 has the derivative it has, infinity.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from ..graph import Primitive
+from ..tensor import Tensor, apply, as_tensor, canonical_dtype, native_dtype
+
+TensorLike: TypeAlias = "Tensor | np.ndarray[Any, Any] | float | Any"
+"""What operations take: a Tensor, an array of its backend, or a Python number (weakly typed)."""
+
+
+# Arithmetic.
+
+_add = Primitive("add", "elementwise", lambda xp, x, y: x + y, lambda xp, g: g, lambda xp, g: g)
+_subtract = Primitive(
+    "subtract", "elementwise", lambda xp, x, y: x - y, lambda xp, g: g, lambda xp, g: -g
+)
+_multiply = Primitive(
+    "multiply", "elementwise", lambda xp, x, y: x * y, lambda xp, g, y: g * y, lambda xp, g, x: g * x
+)
+_divide = Primitive(
+    "divide",
+    "elementwise",
+    lambda xp, x, y: x / y,
+    lambda xp, g, y: g / y,
+    lambda xp, g, y, out: -(g * out) / y,
+)
+_negative = Primitive("negative", "elementwise", lambda xp, x: -x, lambda xp, g: -g)
+
+
+def _pow_base(xp: Any, g: Any, x: Any, y: Any) -> Any:
+    if isinstance(y, (int, float)):
+        return g * (y * x ** (y - 1)) if y != 0 else xp.zeros_like(g)
+    # At y = 0 the derivative is 0 for every x, but 0 * x**-1 would be nan at x = 0.
+    return g * (y * x ** xp.where(y == 0, 1, y - 1))
+
+
+def _pow_exponent(xp: Any, g: Any, x: Any, out: Any) -> Any:
+    if isinstance(x, (int, float)):
+        return g * out * (math.log(x) if x > 0 else 0.0 if x == 0 else math.nan)
+    return g * out * xp.log(xp.where(x == 0, 1, x))  # 0**y is flat in y > 0, though log(0) is not
+
+
+_pow = Primitive("pow", "elementwise", lambda xp, x, y: x**y, _pow_base, _pow_exponent)
+_floor_divide = Primitive("floor_divide", "elementwise", lambda xp, x, y: x // y)
+
+
+def add(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 + x2."""
+    return apply(_add, x1, x2)
+
+
+def subtract(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 - x2."""
+    return apply(_subtract, x1, x2)
+
+
+def multiply(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 * x2, elementwise."""
+    return apply(_multiply, x1, x2)
+
+
+def divide(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 / x2; of integers, a float64 as in NumPy."""
+    return apply(_divide, x1, x2)
+
+
+def pow(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 ** x2. The derivative by x1 is 0 where x2 is 0; the one by x2 is 0 where x1 is 0."""
+    if type(x2) in (int, float) and x2 == 2:
+        return square(x1)
+    return apply(_pow, x1, x2)
+
+
+def negative(x: TensorLike, /) -> Tensor:
+    """-x."""
+    return apply(_negative, x)
+
+
+def positive(x: TensorLike, /) -> Tensor:
+    """x."""
+    return as_tensor(x)
+
+
+def floor_divide(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """The largest integer not above x1 / x2. Not differentiable."""
+    return apply(_floor_divide, x1, x2)
+
+
+def remainder(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 - x2 * floor(x1 / x2), with the sign of x2 as in Python."""
+    return x1 - floor_divide(x1, x2) * x2  # type: ignore[no-any-return]
+
+
+# Functions of one array.
+
+_abs = Primitive("abs", "elementwise", lambda xp, x: xp.abs(x), lambda xp, g, x: g * xp.sign(x))
+_sign = Primitive(
+    "sign", "elementwise", lambda xp, x: xp.sign(x), lambda xp, g: xp.zeros_like(g)
+)
+_exp = Primitive("exp", "elementwise", lambda xp, x: xp.exp(x), lambda xp, g, out: g * out)
+_expm1 = Primitive("expm1", "elementwise", lambda xp, x: xp.expm1(x), lambda xp, g, out: g * (out + 1))
+_log = Primitive("log", "elementwise", lambda xp, x: xp.log(x), lambda xp, g, x: g / x)
+_log1p = Primitive("log1p", "elementwise", lambda xp, x: xp.log1p(x), lambda xp, g, x: g / (x + 1))
+_sqrt = Primitive("sqrt", "elementwise", lambda xp, x: xp.sqrt(x), lambda xp, g, out: g / (2 * out))
+_square = Primitive("square", "elementwise", lambda xp, x: x * x, lambda xp, g, x: g * (2 * x))
+_sin = Primitive("sin", "elementwise", lambda xp, x: xp.sin(x), lambda xp, g, x: g * xp.cos(x))
+_cos = Primitive("cos", "elementwise", lambda xp, x: xp.cos(x), lambda xp, g, x: -g * xp.sin(x))
+_tanh = Primitive(
+    "tanh", "elementwise", lambda xp, x: xp.tanh(x), lambda xp, g, out: g * (1 - out * out)
+)
+_sigmoid = Primitive(
+    "sigmoid", "elementwise", lambda xp, x: xp.sigmoid(x), lambda xp, g, out: g * (out - out * out)
+)
+_softplus = Primitive(
+    "softplus",
+    "elementwise",
+    lambda xp, x: xp.logaddexp(x, xp.zeros_like(x)),
+    lambda xp, g, x: g * xp.sigmoid(x),
+)
+_erf = Primitive(
+    "erf",
+    "elementwise",
+    lambda xp, x: xp.erf(x),
+    lambda xp, g, x: g * (2 / math.sqrt(math.pi)) * xp.exp(-x * x),
+)
+_relu = Primitive(
+    "relu",
+    "elementwise",
+    lambda xp, x: xp.maximum(x, 0),
+    lambda xp, g, out: xp.where(out > 0, g, 0),
+)
+
+
+def abs(x: TensorLike, /) -> Tensor:
+    """|x|; the derivative at 0 is 0."""
+    return apply(_abs, x)
+
+
+def sign(x: TensorLike, /) -> Tensor:
+    """-1, 0 or 1; the derivative is 0 everywhere."""
+    return apply(_sign, x)
+
+
+def exp(x: TensorLike, /) -> Tensor:
+    """e to the power x."""
+    return apply(_exp, x)
+
+
+def expm1(x: TensorLike, /) -> Tensor:
+    """exp(x) - 1, accurate near 0."""
+    return apply(_expm1, x)
+
+
+def log(x: TensorLike, /) -> Tensor:
+    """The natural logarithm."""
+    return apply(_log, x)
+
+
+def log1p(x: TensorLike, /) -> Tensor:
+    """log(1 + x), accurate near 0."""
+    return apply(_log1p, x)
+
+
+def sqrt(x: TensorLike, /) -> Tensor:
+    """The square root; the derivative at 0 is inf."""
+    return apply(_sqrt, x)
+
+
+def square(x: TensorLike, /) -> Tensor:
+    """x * x."""
+    return apply(_square, x)
+
+
+def sin(x: TensorLike, /) -> Tensor:
+    """The sine, of radians."""
+    return apply(_sin, x)
+
+
+def cos(x: TensorLike, /) -> Tensor:
+    """The cosine, of radians."""
+    return apply(_cos, x)
+
+
+def tanh(x: TensorLike, /) -> Tensor:
+    """The hyperbolic tangent."""
+    return apply(_tanh, x)
+
+
+def sigmoid(x: TensorLike, /) -> Tensor:
+    """1 / (1 + exp(-x)), accurate for large |x|."""
+    return apply(_sigmoid, x)
+
+
+def softplus(x: TensorLike, /) -> Tensor:
+    """log(1 + exp(x)), which does not overflow."""
+    return apply(_softplus, x)
+
+
+def erf(x: TensorLike, /) -> Tensor:
+    """The error function."""
+    return apply(_erf, x)
+
+
+def relu(x: TensorLike, /) -> Tensor:
+    """max(x, 0); the derivative at 0 is 0."""
+    return apply(_relu, x)
+
+
+# Functions that choose.
+
+
+def _larger_share(xp: Any, g: Any, x: Any, y: Any) -> Any:
+    return xp.where(x == y, g / 2, xp.where(x > y, g, 0))
+
+
+_maximum = Primitive(
+    "maximum",
+    "elementwise",
+    lambda xp, x, y: xp.maximum(x, y),
+    lambda xp, g, x, y: _larger_share(xp, g, x, y),
+    lambda xp, g, x, y: _larger_share(xp, g, y, x),
+)
+_minimum = Primitive(
+    "minimum",
+    "elementwise",
+    lambda xp, x, y: xp.minimum(x, y),
+    lambda xp, g, x, y: _larger_share(xp, g, y, x),
+    lambda xp, g, x, y: _larger_share(xp, g, x, y),
+)
+_where = Primitive(
+    "where",
+    "elementwise",
+    lambda xp, condition, x, y: xp.where(condition, x, y),
+    None,
+    lambda xp, g, condition: xp.where(condition, g, 0),
+    lambda xp, g, condition: xp.where(condition, 0, g),
+)
+
+
+def maximum(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """The larger of each pair; at a tie each gets half of the cotangent."""
+    return apply(_maximum, x1, x2)
+
+
+def minimum(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """The smaller of each pair; at a tie each gets half of the cotangent."""
+    return apply(_minimum, x1, x2)
+
+
+def where(condition: TensorLike, x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 where the boolean ``condition`` holds, x2 elsewhere. What is not chosen gets cotangent 0."""
+    condition = as_tensor(condition)
+    if condition.dtype.kind != "b":
+        raise TypeError(f"where: the condition is {condition.dtype}, not bool; compare it, as in x != 0")
+    if type(x1) in (bool, int, float) and type(x2) in (bool, int, float):
+        x1 = as_tensor(x1).to(condition.backend)
+    return apply(_where, condition, x1, x2)
+
+
+def clip(x: TensorLike, /, min: TensorLike | None = None, max: TensorLike | None = None) -> Tensor:
+    """x limited to [min, max]; the cotangent passes inside and at the bounds.
+
+    Outside, it goes to the bound, if that is a Tensor that requires grad.
+    """
+    x = as_tensor(x)
+    if min is not None:
+        x = where(x < min, min, x)
+    if max is not None:
+        x = where(x > max, max, x)
+    return x
+
+
+# Comparisons, tests and logic: booleans have no derivative.
+
+_equal = Primitive("equal", "elementwise", lambda xp, x, y: x == y)
+_not_equal = Primitive("not_equal", "elementwise", lambda xp, x, y: x != y)
+_less = Primitive("less", "elementwise", lambda xp, x, y: x < y)
+_less_equal = Primitive("less_equal", "elementwise", lambda xp, x, y: x <= y)
+_greater = Primitive("greater", "elementwise", lambda xp, x, y: x > y)
+_greater_equal = Primitive("greater_equal", "elementwise", lambda xp, x, y: x >= y)
+_logical_and = Primitive("logical_and", "elementwise", lambda xp, x, y: xp.logical_and(x, y))
+_logical_or = Primitive("logical_or", "elementwise", lambda xp, x, y: xp.logical_or(x, y))
+_logical_xor = Primitive("logical_xor", "elementwise", lambda xp, x, y: xp.logical_xor(x, y))
+_logical_not = Primitive("logical_not", "elementwise", lambda xp, x: xp.logical_not(x))
+_isnan = Primitive("isnan", "elementwise", lambda xp, x: xp.isnan(x))
+_isinf = Primitive("isinf", "elementwise", lambda xp, x: xp.isinf(x))
+_isfinite = Primitive("isfinite", "elementwise", lambda xp, x: xp.isfinite(x))
+_floor = Primitive("floor", "elementwise", lambda xp, x: xp.floor(x))
+_ceil = Primitive("ceil", "elementwise", lambda xp, x: xp.ceil(x))
+_trunc = Primitive("trunc", "elementwise", lambda xp, x: xp.trunc(x))
+_round = Primitive("round", "elementwise", lambda xp, x: xp.round(x))
+
+
+def equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 == x2, elementwise."""
+    return apply(_equal, x1, x2)
+
+
+def not_equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 != x2, elementwise."""
+    return apply(_not_equal, x1, x2)
+
+
+def less(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 < x2."""
+    return apply(_less, x1, x2)
+
+
+def less_equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 <= x2."""
+    return apply(_less_equal, x1, x2)
+
+
+def greater(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 > x2."""
+    return apply(_greater, x1, x2)
+
+
+def greater_equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """x1 >= x2."""
+    return apply(_greater_equal, x1, x2)
+
+
+def logical_and(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """Both, of booleans."""
+    return apply(_logical_and, x1, x2)
+
+
+def logical_or(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """Either or both, of booleans."""
+    return apply(_logical_or, x1, x2)
+
+
+def logical_xor(x1: TensorLike, x2: TensorLike, /) -> Tensor:
+    """Exactly one, of booleans."""
+    return apply(_logical_xor, x1, x2)
+
+
+def logical_not(x: TensorLike, /) -> Tensor:
+    """The opposite, of booleans."""
+    return apply(_logical_not, x)
+
+
+def isnan(x: TensorLike, /) -> Tensor:
+    """Whether each element is nan."""
+    return apply(_isnan, x)
+
+
+def isinf(x: TensorLike, /) -> Tensor:
+    """Whether each element is inf or -inf."""
+    return apply(_isinf, x)
+
+
+def isfinite(x: TensorLike, /) -> Tensor:
+    """Whether each element is neither nan nor infinite."""
+    return apply(_isfinite, x)
+
+
+def floor(x: TensorLike, /) -> Tensor:
+    """Rounded down. Not differentiable, like the other roundings: the result needs no grad."""
+    return apply(_floor, x)
+
+
+def ceil(x: TensorLike, /) -> Tensor:
+    """Rounded up."""
+    return apply(_ceil, x)
+
+
+def trunc(x: TensorLike, /) -> Tensor:
+    """Rounded towards 0."""
+    return apply(_trunc, x)
+
+
+def round(x: TensorLike, /) -> Tensor:
+    """Rounded to the nearest integer, halves to the even one."""
+    return apply(_round, x)
+
+
+# Casts and copies.
+
+_astype = Primitive(
+    "astype",
+    "elementwise",
+    lambda xp, x, *, dtype: xp.astype(x, native_dtype(xp, dtype)),
+    lambda xp, g, *, dtype: g,
+)
+_alias = Primitive("alias", "elementwise", lambda xp, x: x, lambda xp, g: g)
+
+
+def astype(x: TensorLike, dtype: Any, /) -> Tensor:
+    """x in another dtype. The cotangent is cast back; through an integer dtype none flows."""
+    x = as_tensor(x)
+    dtype = canonical_dtype(np.dtype(dtype) if isinstance(dtype, (str, type)) else dtype)
+    if dtype == x.dtype:
+        return x
+    return apply(_astype, x if dtype.kind == "f" else x.detach(), dtype=dtype)
+
+
+def alias(x: TensorLike, /) -> Tensor:
+    """x as another node of the graph: a transform can ask for its cotangent without meeting x's."""
+    return apply(_alias, x)
+
+
+def result_type(*operands: Any) -> np.dtype[Any]:
+    """The dtype that an operation on these Tensors, dtypes and (weak) Python numbers has."""
+    return np.result_type(
+        *(
+            x.dtype if isinstance(x, Tensor) else x if type(x) in (bool, int, float) else canonical_dtype(x)
+            for x in operands
+        )
+    )
+
+
+# Operators. A comparison with something that is no number (``x == None``) falls back to Python's.
+
+
+def _comparison(primitive: Primitive) -> Any:
+    def compare(self: Tensor, other: Any) -> Any:
+        try:
+            other = other if type(other) in (bool, int, float) else as_tensor(other)
+        except TypeError:
+            return NotImplemented
+        return apply(primitive, self, other)
+
+    return compare
+
+
+def _in_place(symbol: str, operation: Any) -> Any:
+    def rebind(self: Tensor, other: Any) -> Tensor:
+        if self.is_leaf and self.requires_grad:
+            raise TypeError(
+                f"x {symbol} y would rebind the name and leave the parameter as it was, "
+                "silently training nothing; assign its data: p.data = p.data - 0.1 * p.grad.data"
+            )
+        return operation(self, other)  # type: ignore[no-any-return]
+
+    return rebind
+
+
+def _attach() -> None:
+    for name, operation, symbol in (
+        ("add", add, "+="),
+        ("sub", subtract, "-="),
+        ("mul", multiply, "*="),
+        ("truediv", divide, "/="),
+        ("pow", pow, "**="),
+        ("floordiv", floor_divide, "//="),
+        ("mod", remainder, "%="),
+    ):
+        setattr(Tensor, f"__{name}__", operation)
+        setattr(Tensor, f"__r{name}__", lambda self, other, operation=operation: operation(other, self))
+        setattr(Tensor, f"__i{name}__", _in_place(symbol, operation))
+    for name, operation in (("and", logical_and), ("or", logical_or), ("xor", logical_xor)):
+        setattr(Tensor, f"__{name}__", operation)
+        setattr(Tensor, f"__r{name}__", lambda self, other, operation=operation: operation(other, self))
+    for name, primitive in (
+        ("eq", _equal),
+        ("ne", _not_equal),
+        ("lt", _less),
+        ("le", _less_equal),
+        ("gt", _greater),
+        ("ge", _greater_equal),
+    ):
+        setattr(Tensor, f"__{name}__", _comparison(primitive))
+    for name, operation in (
+        ("__neg__", negative),
+        ("__pos__", positive),
+        ("__abs__", abs),
+        ("__invert__", logical_not),
+        ("astype", astype),
+    ):
+        setattr(Tensor, name, operation)
+
+
+_attach()

@@ -1,0 +1,305 @@
+"""Indexing: ``x[key]`` and its transpose, ``index_add``.
+
+A key is any mixture of ints, slices, ellipsis, None, lists, integer and boolean arrays, by NumPy's
+rules. It is split into what is static (the parameter ``key``, with ``ARRAY`` where an array stood)
+and the integer arrays, which are inputs, so that they can be traced and batched like any other.
+
+The subtle point: the vjp of ``x[key]`` is not an array of zeros with something in it but an
+``IndexedCotangent``, which only accumulation understands; a loop over ``x[t]`` stays O(T).
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import tinygrad_rnn_backends as backends
+
+from ..graph import IndexedCotangent, Primitive
+from ..tensor import Tensor, apply, as_tensor, backend_of, raw, wrap
+from .axes import negative_axis
+from .elementwise import TensorLike, maximum, where
+from .movement import broadcast_to, moveaxis, permute_dims, reshape
+
+
+class _Array:
+    """Stands in a static key for an integer array, which is an input."""
+
+    def __repr__(self) -> str:
+        return "array"
+
+
+ARRAY = _Array()
+Key = tuple[Any, ...]
+
+
+def fill(key: Key, arrays: Sequence[Any]) -> Key:
+    """A key with its arrays back in their places."""
+    if not arrays:
+        return key
+    remaining = iter(arrays)
+    return tuple([next(remaining) if entry is ARRAY else entry for entry in key])
+
+
+def _batch_getitem(size: int, batched: list[bool], x: Any, *indices: Any, key: Key) -> Any:
+    if not any(batched[1:]):
+        return apply(_getitem, x, *indices, key=(slice(None), *key))
+    first = key.index(ARRAY)
+    if batched[0]:
+        x = moveaxis(x, 0, first)
+        key, indices = (*key, ARRAY), (_positions(size, indices), *indices)
+    return moveaxis(apply(_getitem, x, *indices, key=key), first, 0)
+
+
+def _batch_index_add(
+    size: int, batched: list[bool], x: Any, values: Any, *indices: Any, key: Key
+) -> Any:
+    x, values = (
+        array if is_batched else broadcast_to(array, (size, *array.shape))
+        for array, is_batched in zip((x, values), batched, strict=False)
+    )
+    if not any(batched[2:]):
+        return apply(_index_add, x, values, *indices, key=(slice(None), *key))
+    first = key.index(ARRAY)
+    x, values = moveaxis(x, 0, first), moveaxis(values, 0, first)
+    indices = (_positions(size, indices), *indices)
+    return moveaxis(apply(_index_add, x, values, *indices, key=(*key, ARRAY)), first, 0)
+
+
+def _positions(size: int, indices: Sequence[Tensor]) -> Tensor:
+    """The number of each example, shaped to go with index arrays that have the batch axis first."""
+    ndim = max(index.ndim for index in indices)
+    backend = backend_of(indices[0])
+    return reshape(wrap(backend.arange(size), None), (size, *(1,) * (ndim - 1)))
+
+
+_getitem = Primitive(
+    "getitem",
+    "indexing",
+    lambda xp, x, *indices, key: xp.getitem(x, fill(key, indices)),
+    lambda xp, g, indices, *, key: IndexedCotangent(fill(key, indices), g),
+    batch=_batch_getitem,
+)
+_index_add = Primitive(
+    "index_add",
+    "indexing",
+    lambda xp, x, values, *indices, key: xp.index_add(
+        xp.asarray(x, copy=True), fill(key, indices), values
+    ),
+    lambda xp, g, *, key: g,
+    lambda xp, g, indices, *, key: xp.getitem(g, fill(key, indices)),
+    batch=_batch_index_add,
+)
+
+
+def getitem(x: TensorLike, key: Any, /) -> Tensor:
+    """``x[key]`` for any mixture of ints, slices, ellipsis, None, lists, int and bool arrays."""
+    x = as_tensor(x)
+    entries = _entries(x, key)
+    if not _has_arrays(entries):
+        return apply(_getitem, x, key=tuple(entries))  # type: ignore[no-any-return]
+    plan = _Plan(entries)
+    if plan.basic is not None:
+        x = apply(_getitem, x, key=plan.basic)
+    if plan.order is not None:
+        x = permute_dims(x, plan.order)
+    return apply(_getitem, x, *_index_tensors(x, plan.indices), key=plan.key)  # type: ignore[no-any-return]
+
+
+def index_add(x: TensorLike, key: Any, values: TensorLike, /) -> Tensor:
+    """A copy of x with ``values`` added at ``key``; elements addressed twice get both."""
+    x = as_tensor(x)
+    entries = _entries(x, key)
+    if not _has_arrays(entries):
+        return _add_at(x, values, tuple(entries))
+    plan = _Plan(entries)
+    inner = x if plan.basic is None else apply(_getitem, x, key=plan.basic)
+    if plan.basic is None and plan.order is None:
+        return _add_at(x, values, plan.key, _index_tensors(x, plan.indices))
+    target = inner if plan.order is None else permute_dims(inner, plan.order)
+    addend = _add_at(_zeros_like(target), values, plan.key, _index_tensors(x, plan.indices))
+    if plan.order is not None:
+        addend = permute_dims(addend, sorted(range(len(plan.order)), key=plan.order.__getitem__))
+    return _add_at(x, addend, plan.basic) if plan.basic is not None else x + addend
+
+
+def _zeros_like(x: Tensor) -> Tensor:
+    backend = backend_of(x)
+    return wrap(backend.zeros(x.shape, dtype=getattr(backend, x.dtype.name)), None)
+
+
+def _add_at(x: Tensor, values: Any, key: Key, indices: Sequence[Tensor] = ()) -> Tensor:
+    addressed = apply(_getitem, x.detach(), *indices, key=key).shape
+    values = values if isinstance(values, Tensor) else _constant(x, values)
+    if values.dtype != x.dtype:
+        values = values.astype(x.dtype)
+    return apply(_index_add, x, broadcast_to(values, addressed), *indices, key=key)  # type: ignore[no-any-return]
+
+
+def _constant(x: Tensor, value: Any) -> Tensor:
+    """A number or an array as a Tensor beside x."""
+    if isinstance(value, (bool, int, float)):
+        return wrap(backend_of(x).from_host(np.asarray(value, dtype=x.dtype)), None)
+    return as_tensor(value)
+
+
+def take(x: TensorLike, indices: Any, /, *, axis: int | None = None) -> Tensor:
+    """The slices of x along ``axis`` at integer ``indices`` of any shape, which takes its place.
+
+    ``axis`` may be left out for one axis only. An embedding is ``take(weight, tokens, axis=0)``.
+    """
+    x = as_tensor(x)
+    if axis is None:
+        if x.ndim != 1:
+            raise ValueError(f"take: give an axis for a tensor of shape {x.shape}")
+        axis = 0
+    along = negative_axis(axis, x.ndim, "take") + x.ndim
+    return getitem(x, (*(slice(None),) * along, _as_indices(x, indices, "take")))
+
+
+def take_along_axis(x: TensorLike, indices: Any, /, *, axis: int = -1) -> Tensor:
+    """``out[..., i, ...] = x[..., indices[..., i, ...], ...]`` along ``axis``; the others agree."""
+    x = as_tensor(x)
+    places = _as_indices(x, indices, "take_along_axis")
+    if places.ndim != x.ndim:
+        raise ValueError(
+            f"take_along_axis: indices of shape {places.shape} for a tensor of shape {x.shape}; "
+            "they need as many axes"
+        )
+    along = negative_axis(axis, x.ndim, "take_along_axis") + x.ndim
+    backend = backend_of(x)
+    key: list[Any] = []
+    for i, n in enumerate(x.shape):
+        shape = tuple(n if i == j else 1 for j in range(x.ndim))
+        key.append(places if i == along else reshape(wrap(backend.arange(n), None), shape))
+    return getitem(x, tuple(key))
+
+
+def _as_indices(x: Tensor, indices: Any, operation: str) -> Tensor:
+    if isinstance(indices, (list, tuple, int)):
+        host = np.asarray(indices)
+        indices = wrap(backend_of(x).from_host(host if host.size else host.astype(np.int64)), None)
+    indices = as_tensor(indices)
+    if indices.dtype.kind not in "iu":
+        raise TypeError(f"{operation}: indices are {indices.dtype}, not integers; use astype('int64')")
+    return indices
+
+
+class _At:
+    """``x.at[key]``: x with elements replaced or added to, as a new tensor."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._x = x
+
+    def __getitem__(self, key: Any) -> _AtKey:
+        return _AtKey(self._x, key)
+
+
+class _AtKey:
+    def __init__(self, x: Tensor, key: Any) -> None:
+        self._x, self._key = x, key
+
+    def add(self, values: TensorLike) -> Tensor:
+        """x with ``values`` added at the key; elements addressed twice get both."""
+        return index_add(self._x, self._key, values)
+
+    def set(self, values: TensorLike) -> Tensor:
+        """x with ``values`` at the key; of elements addressed twice the last one counts."""
+        x = self._x
+        entries = _entries(x, self._key)
+        addressed = getitem(x.detach(), self._key).shape
+        values = values if isinstance(values, Tensor) else _constant(x, values)
+        flat = reshape(broadcast_to(values.astype(x.dtype), addressed), (-1,))
+        if not flat.size:
+            return x
+        key = tuple(raw(e, "at[].set") if isinstance(e, Tensor) else e for e in entries)
+        writer = wrap(backend_of(x).last_writer(x.shape, key), None)
+        return where(writer >= 0, take(flat, maximum(writer, 0), axis=0), x)
+
+
+# Keys.
+
+
+def _has_arrays(entries: list[Any]) -> bool:
+    return any(isinstance(entry, Tensor) for entry in entries)
+
+
+def _entries(x: Tensor, key: Any) -> list[Any]:
+    """A key as ints, slices, None and integer Tensors, with no ellipsis and nothing boolean."""
+    key = key if isinstance(key, tuple) else (key,)
+    entries: list[Any] = []
+    for entry in key:
+        if entry is None or entry is Ellipsis or isinstance(entry, slice):
+            entries.append(entry)
+        elif isinstance(entry, (bool, np.bool_)):
+            raise IndexError("getitem: True and False are no indices; use 0 and 1, or a bool array")
+        elif isinstance(entry, (int, np.integer)):
+            entries.append(operator.index(entry))
+        else:
+            entries.extend(_index_arrays(x, entry))
+    consumed = sum(entry is not None and entry is not Ellipsis for entry in entries)
+    if consumed > x.ndim:
+        raise IndexError(f"getitem: {consumed} indices for a tensor of shape {x.shape}")
+    dots = [i for i, entry in enumerate(entries) if entry is Ellipsis]
+    if len(dots) > 1:
+        raise IndexError("getitem: more than one ellipsis")
+    missing = [slice(None)] * (x.ndim - consumed)
+    if dots:
+        entries[dots[0] : dots[0] + 1] = missing
+    elif _has_arrays(entries):
+        entries += missing
+    return entries
+
+
+def _index_arrays(x: Tensor, entry: Any) -> list[Tensor]:
+    """An entry that is a list, an array or a Tensor, as integer Tensors: several for a mask."""
+    if isinstance(entry, (list, tuple, range)):
+        host = np.asarray(entry)
+        entry = wrap(backend_of(x).from_host(host if host.size else host.astype(np.int64)), None)
+    try:
+        index = as_tensor(entry)
+    except TypeError:
+        raise IndexError(
+            f"getitem: {type(entry).__name__} is no index; use ints, slices, ..., None, lists, "
+            "integer or boolean arrays"
+        ) from None
+    if index.dtype.kind == "b":
+        mask = raw(index, "a boolean index")
+        if index.ndim == 0:
+            raise IndexError("getitem: a boolean index needs at least one axis")
+        return [wrap(places, None) for places in backends.of(mask).nonzero(mask)]  # type: ignore[union-attr]
+    if index.dtype.kind not in "iu":
+        raise IndexError(f"getitem: indices are {index.dtype}, not integers; use astype('int64')")
+    return [index.detach()]
+
+
+class _Plan:
+    """A key with arrays, as up to three steps: a basic key, a permutation, then arrays side by side.
+
+    By NumPy's rule the axes of the arrays take the place of the entries that they come from if
+    those are adjacent, and come first otherwise; an int beside an array counts as one.
+    """
+
+    def __init__(self, entries: list[Any]) -> None:
+        basic = tuple(e if e is None or isinstance(e, slice) else slice(None) for e in entries)
+        self.basic = basic if any(e != slice(None) for e in basic) else None
+        at = [i for i, e in enumerate(entries) if isinstance(e, (int, Tensor))]
+        self.indices = [entries[i] for i in at]
+        first = at[0]
+        self.order = None
+        if at[-1] - first + 1 != len(at):
+            self.order = tuple(at) + tuple(i for i in range(len(entries)) if i not in at)
+            first = 0
+        self.key = (slice(None),) * first + (ARRAY,) * len(at)
+
+
+def _index_tensors(x: Tensor, indices: list[Any]) -> list[Tensor]:
+    backend = backend_of(x)
+    return [i if isinstance(i, Tensor) else wrap(backend.asarray(i), None) for i in indices]
+
+
+Tensor.__getitem__ = getitem  # type: ignore[attr-defined]
+Tensor.at = property(_At)  # type: ignore[attr-defined]

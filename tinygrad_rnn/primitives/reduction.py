@@ -1,0 +1,219 @@
+"""Reductions: primitives that take axes away, and what is composed of them.
+
+``axis`` is an int, a tuple of ints or None for all; ``keepdims`` leaves axes of length 1. Inside
+the table axes are negative tuples, so a batch axis in front changes none.
+
+The subtle rule is that of ``max``: elements that tie for it share the cotangent equally.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..graph import Primitive
+from ..tensor import Tensor, apply, as_tensor
+from .axes import Axis, count, kept, negative_axes, negative_axis
+from .elementwise import TensorLike, exp, isfinite, log, sqrt, square, where
+from .movement import concat, pad, permute_dims, reshape
+
+
+def _spread(xp: Any, g: Any, shape: tuple[int, ...], axis: tuple[int, ...]) -> Any:
+    """The transpose of a sum: repeat the cotangent along the axes that were summed."""
+    return xp.broadcast_to(xp.reshape(g, kept(shape, axis)), shape)
+
+
+def _share_of_extremum(xp: Any, g: Any, x: Any, out: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
+    shape = kept(x.shape, axis)
+    chosen = x == xp.reshape(out, shape)
+    winners = xp.sum(xp.astype(chosen, g.dtype), axis=axis, keepdims=True)
+    return xp.where(chosen, xp.reshape(g, shape) / winners, 0)
+
+
+_sum = Primitive(
+    "sum",
+    "reduction",
+    lambda xp, x, *, axis, keepdims: xp.sum(x, axis=axis, keepdims=keepdims),
+    lambda xp, g, x_shape, *, axis, keepdims: _spread(xp, g, x_shape, axis),
+)
+_max = Primitive(
+    "max",
+    "reduction",
+    lambda xp, x, *, axis, keepdims: xp.max(x, axis=axis, keepdims=keepdims),
+    _share_of_extremum,
+)
+_min = Primitive(
+    "min",
+    "reduction",
+    lambda xp, x, *, axis, keepdims: xp.min(x, axis=axis, keepdims=keepdims),
+    _share_of_extremum,
+)
+_cumulative_sum = Primitive(
+    "cumulative_sum",
+    "reduction",
+    lambda xp, x, *, axis: xp.cumulative_sum(x, axis=axis),
+    lambda xp, g, *, axis: xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis),
+)
+_any = Primitive(
+    "any",
+    "reduction",
+    lambda xp, x, *, axis, keepdims: xp.any(x, axis=axis, keepdims=keepdims),
+)
+_all = Primitive(
+    "all",
+    "reduction",
+    lambda xp, x, *, axis, keepdims: xp.all(x, axis=axis, keepdims=keepdims),
+)
+_argmax = Primitive(
+    "argmax",
+    "reduction",
+    lambda xp, x, *, axis, keepdims: xp.argmax(x, axis=axis, keepdims=keepdims),
+)
+_argmin = Primitive(
+    "argmin",
+    "reduction",
+    lambda xp, x, *, axis, keepdims: xp.argmin(x, axis=axis, keepdims=keepdims),
+)
+
+
+def _reduce(primitive: Primitive, x: TensorLike, axis: Axis, keepdims: bool) -> Tensor:
+    x = as_tensor(x)
+    axes = negative_axes(axis, x.ndim, primitive.name)
+    return apply(primitive, x, axis=axes, keepdims=bool(keepdims))  # type: ignore[no-any-return]
+
+
+def sum(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The sum over ``axis``; 0 of nothing."""
+    return _reduce(_sum, x, axis, keepdims)
+
+
+def mean(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The arithmetic mean over ``axis``; nan of nothing."""
+    x = as_tensor(x)
+    n = count(x.shape, negative_axes(axis, x.ndim, "mean"))
+    return sum(x, axis=axis, keepdims=keepdims) * (1 / n if n else float("nan"))
+
+
+def max(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The largest element over ``axis``; elements that tie share the cotangent equally."""
+    return _reduce(_max, x, axis, keepdims)
+
+
+def min(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The smallest element over ``axis``; elements that tie share the cotangent equally."""
+    return _reduce(_min, x, axis, keepdims)
+
+
+def prod(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """The product over ``axis``; 1 of nothing.
+
+    A tree of products of halves: no element is divided by, so zeros need no special case in a
+    derivative of any order.
+    """
+    x = as_tensor(x)
+    axes = negative_axes(axis, x.ndim, "prod")
+    shape = kept(x.shape, axes) if keepdims else tuple(
+        n for i, n in enumerate(x.shape) if i - x.ndim not in axes
+    )
+    others = tuple(a for a in range(-x.ndim, 0) if a not in axes)
+    n = count(x.shape, axes)
+    x = reshape(permute_dims(x, others + axes), (*(x.shape[a] for a in others), n))
+    if n == 0:
+        return reshape(sum(x, axis=-1) + 1, shape)
+    while n > 1:
+        half = n // 2
+        pairs = x[..., :half] * x[..., half : 2 * half]
+        x = concat([pairs, x[..., 2 * half :]], axis=-1) if n % 2 else pairs
+        n = half + n % 2
+    return reshape(x, shape)
+
+
+def var(
+    x: TensorLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+) -> Tensor:
+    """The variance over ``axis``: the squared deviations' sum over their number - ``correction``."""
+    x = as_tensor(x)
+    n = count(x.shape, negative_axes(axis, x.ndim, "var"))
+    total = sum(square(x - mean(x, axis=axis, keepdims=True)), axis=axis, keepdims=keepdims)
+    freedom = n - correction
+    return total * (1 / freedom if freedom > 0 else float("nan"))
+
+
+def std(
+    x: TensorLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+) -> Tensor:
+    """The standard deviation over ``axis``, the root of ``var``."""
+    return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
+
+
+def logsumexp(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """log(sum(exp(x))) over ``axis``, which does not overflow; -inf where all are -inf.
+
+    The maximum that is subtracted and added again is a constant to the derivative: the function
+    does not depend on it.
+    """
+    x = as_tensor(x)
+    axes = negative_axes(axis, x.ndim, "logsumexp")
+    largest = max(x.detach(), axis=axes, keepdims=True)
+    shift = where(isfinite(largest), largest, 0.0)
+    total = sum(exp(x - shift), axis=axes, keepdims=keepdims)
+    return log(total) + (shift if keepdims else reshape(shift, total.shape))
+
+
+def cumulative_sum(
+    x: TensorLike, /, *, axis: int | None = None, include_initial: bool = False
+) -> Tensor:
+    """Running sums along ``axis``, which may be left out for one axis only.
+
+    ``include_initial`` puts a 0 in front, so that the result is one longer.
+    """
+    x = as_tensor(x)
+    if axis is None:
+        if x.ndim != 1:
+            raise ValueError(f"cumulative_sum: give an axis for a tensor of shape {x.shape}")
+        axis = 0
+    along = negative_axis(axis, x.ndim, "cumulative_sum")
+    out: Tensor = apply(_cumulative_sum, x, axis=along)
+    if include_initial:
+        out = pad(out, [(int(i == along), 0) for i in range(-x.ndim, 0)])
+    return out
+
+
+def any(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether any element over ``axis`` is true."""
+    return _reduce(_any, x, axis, keepdims)
+
+
+def all(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+    """Whether all elements over ``axis`` are true."""
+    return _reduce(_all, x, axis, keepdims)
+
+
+def _arg(primitive: Primitive, x: TensorLike, axis: int | None, keepdims: bool) -> Tensor:
+    x = as_tensor(x)
+    if axis is None:
+        out: Tensor = apply(primitive, reshape(x, (-1,)), axis=-1, keepdims=False)
+        return reshape(out, (1,) * x.ndim) if keepdims else out
+    along = negative_axis(axis, x.ndim, primitive.name)
+    return apply(primitive, x, axis=along, keepdims=bool(keepdims))  # type: ignore[no-any-return]
+
+
+def argmax(x: TensorLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """The index of the (first) largest element, along ``axis`` or of the flattened tensor."""
+    return _arg(_argmax, x, axis, keepdims)
+
+
+def argmin(x: TensorLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+    """The index of the (first) smallest element, along ``axis`` or of the flattened tensor."""
+    return _arg(_argmin, x, axis, keepdims)
+
+
+def _method(function: Any) -> Any:
+    def method(self: Tensor, axis: Axis = None, keepdims: bool = False, **options: Any) -> Tensor:
+        return function(self, axis=axis, keepdims=keepdims, **options)  # type: ignore[no-any-return]
+
+    method.__name__, method.__doc__ = function.__name__, function.__doc__
+    return method
+
+
+for _function in (sum, mean, max, min, prod, var, std, any, all, argmax, argmin):
+    setattr(Tensor, _function.__name__, _method(_function))

@@ -1,0 +1,200 @@
+"""Random numbers that depend on where they are drawn, not on when.
+
+Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) turns a key and a
+counter into four 32-bit words. The key is (seed, call); the counter is (draw site, time step, row,
+column block). So the mask that dropout draws for a row at a time step is the same whether the loop
+runs forwards or is replayed by a checkpoint, whatever rows surround it, on every backend.
+
+Initial weights come from ``host_generator``: drawn on the host, so that one seed gives the same model
+on every backend.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+
+import tinygrad_rnn_backends as backends
+
+from .tensor import Tensor, canonical_dtype, default_dtype, native_dtype, wrap
+
+_WORD = 0xFFFFFFFF
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_KEY_STEPS = 0x9E3779B9, 0xBB67AE85
+
+
+class _Stream:
+    """The seed, how many calls have drawn from it, and the generator of initial weights."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.calls = 0
+        self.host = np.random.Generator(np.random.Philox(seed))
+
+
+class _Site:
+    """Where draws are made: a call, the time step within it, and how many came before."""
+
+    def __init__(self, call: int, step: int = 0, draws: int = 0) -> None:
+        self.call = call
+        self.step = step
+        self.draws = draws
+
+
+class _Replay:
+    """Calls counted again from an earlier one, as a checkpoint needs them."""
+
+    def __init__(self, calls: int) -> None:
+        self.calls = calls
+
+
+_lock = threading.Lock()
+_stream = _Stream(int(np.random.SeedSequence().generate_state(1)[0]))
+_site: ContextVar[_Site | None] = ContextVar("tinygrad_rnn_random_site", default=None)
+_replayed: ContextVar[_Replay | None] = ContextVar("tinygrad_rnn_random_replay", default=None)
+
+
+def manual_seed(seed: int) -> None:
+    """Start all random numbers of the library again, from ``seed``: weights, masks and draws."""
+    global _stream
+    if not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"manual_seed: a non-negative integer, not {seed!r}")
+    with _lock:
+        _stream = _Stream(int(seed))
+
+
+def host_generator() -> np.random.Generator:
+    """The NumPy generator that initial weights are drawn from."""
+    return _stream.host
+
+
+def get_state() -> dict[str, Any]:
+    """All there is to restore with ``set_state``; of numbers and strings only, ready for JSON."""
+    state: Any = _stream.host.bit_generator.state
+    words = {name: [int(w) for w in array] for name, array in state["state"].items()}
+    host = {**state, "state": words, "buffer": [int(w) for w in state["buffer"]]}
+    return {"seed": _stream.seed, "calls": _stream.calls, "host": host}
+
+
+def set_state(state: dict[str, Any]) -> None:
+    """Continue where ``get_state`` was called."""
+    global _stream
+    restored = _Stream(int(state["seed"]))
+    restored.calls = int(state["calls"])
+    host = dict(state["host"])
+    host["state"] = {name: np.array(w, dtype=np.uint64) for name, w in host["state"].items()}
+    host["buffer"] = np.array(host["buffer"], dtype=np.uint64)
+    restored.host.bit_generator.state = host
+    with _lock:
+        _stream = restored
+
+
+def _next_call() -> int:
+    replay = _replayed.get()
+    with _lock:
+        counter = _stream if replay is None else replay
+        counter.calls += 1
+        return counter.calls
+
+
+@contextmanager
+def loop() -> Iterator[Callable[[int], None]]:
+    """Draws in this block belong to one call; the function it gives says which time step it is."""
+    site = _Site(_next_call())
+
+    def at_step(step: int) -> None:
+        site.step, site.draws = step, 0
+
+    token = _site.set(site)
+    try:
+        yield at_step
+    finally:
+        _site.reset(token)
+
+
+def position() -> tuple[int, ...]:
+    """Where the next draw is made, for ``replay``."""
+    site, replayed = _site.get(), _replayed.get()
+    if site is not None:
+        return site.call, site.step, site.draws
+    return ((_stream if replayed is None else replayed).calls,)
+
+
+@contextmanager
+def replay(at: tuple[int, ...]) -> Iterator[None]:
+    """Draws in this block are those that followed when ``at = position()`` was taken."""
+    site = _site.set(_Site(*at) if len(at) > 1 else None)
+    calls = _replayed.set(_Replay(at[0]))
+    try:
+        yield
+    finally:
+        _site.reset(site)
+        _replayed.reset(calls)
+
+
+def uniform(
+    shape: tuple[int, ...] | int,
+    low: float = 0.0,
+    high: float = 1.0,
+    *,
+    dtype: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Uniform numbers in [low, high): row i of axis 0 is the same however many rows there are."""
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    chosen = backends.default() if backend is None else backends.get(backend)
+    native = native_dtype(chosen, default_dtype() if dtype is None else canonical_dtype(dtype))
+    site = _site.get()
+    if site is None:
+        counter = (_next_call(), 0, 0)
+    else:
+        counter = (site.call, site.draws, site.step)
+        site.draws += 1
+    unit = _uniform(chosen, shape, counter)
+    return wrap(chosen.astype(unit * (high - low) + low, native), None)
+
+
+def _uniform(xp: Any, shape: tuple[int, ...], counter: tuple[int, int, int]) -> Any:
+    """Numbers in [0, 1) with 24 random bits, exact in float32, from word c % 4 of block c // 4."""
+    rows = shape[0] if shape else 1
+    columns = math.prod(shape[1:])
+    blocks = -(-columns // 4)
+    call, site, step = counter
+    row = xp.reshape(xp.astype(xp.arange(rows), xp.uint64), (rows, 1))
+    block = xp.reshape(xp.astype(xp.arange(blocks), xp.uint64), (1, blocks))
+    zero = xp.zeros((rows, blocks), dtype=xp.uint64)
+    words = _philox(
+        xp,
+        (_stream.seed & _WORD, call & _WORD),
+        (zero + _number(xp, site), zero + _number(xp, step), zero + row, zero + block),
+    )
+    mixed = xp.reshape(xp.stack(words, axis=-1), (rows, blocks * 4))[:, :columns]
+    top = xp.astype(mixed >> _number(xp, 8), xp.float64)
+    return xp.reshape(top * 2.0**-24, shape)
+
+
+def _number(xp: Any, n: int) -> Any:
+    return xp.asarray(n, dtype=xp.uint64)
+
+
+def _philox(xp: Any, key: tuple[int, int], counter: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Ten rounds on four uint64 arrays, each of which holds 32-bit words."""
+    a, b, c, d = counter
+    k0, k1 = key
+    word, half = _number(xp, _WORD), _number(xp, 32)
+    for _ in range(10):
+        first, second = a * _number(xp, _MULTIPLIERS[0]), c * _number(xp, _MULTIPLIERS[1])
+        a, b, c, d = (
+            (second >> half) ^ b ^ _number(xp, k0),
+            second & word,
+            (first >> half) ^ d ^ _number(xp, k1),
+            first & word,
+        )
+        k0, k1 = (k0 + _KEY_STEPS[0]) & _WORD, (k1 + _KEY_STEPS[1]) & _WORD
+    return a, b, c, d

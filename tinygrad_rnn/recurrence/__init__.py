@@ -1,0 +1,5 @@
+"""Time is a loop: ``unroll`` applies a cell over it."""
+
+from .unroll import unroll
+
+__all__ = ["unroll"]

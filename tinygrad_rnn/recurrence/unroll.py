@@ -1,0 +1,229 @@
+"""``unroll``: a cell applied over time. There is no backpropagation through time in this file.
+
+That is the point of it. The loop runs, every primitive of every step becomes a node of the graph, and
+``backward`` walks through them as through any others: BPTT is what reverse mode does on an unrolled
+graph. Whatever runs this loop faster is measured against it.
+
+The subtle part is ragged input. A step that a row does not take must leave its state as it was and
+contribute nothing, even if the padding holds nan: inputs at such steps are replaced by zeros on
+entry, since 0 * nan would reach a weight's gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from .. import random
+from ..primitives.creation import asarray
+from ..primitives.elementwise import where
+from ..primitives.movement import reshape, stack, unstack
+from ..structure import Structure, flatten, map_leaves, unflatten
+from ..tensor import Tensor, as_tensor, default_dtype, no_grad
+
+Cell = Callable[[Any, Any], tuple[Any, Any]]
+
+
+def unroll(
+    cell: Cell,
+    xs: Any,
+    state: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    reset: Any = None,
+    reverse: bool = False,
+    mode: Literal["auto", "literal", "planned"] = "auto",
+) -> tuple[Any, Any]:
+    """Apply ``cell(x, state) -> (output, state)`` for each step along axis 0 of ``xs``.
+
+    Args:
+        cell: any callable made of primitives.
+        xs: a Tensor (T, B, ...), or a structure of Tensors that share axis 0.
+        state: a structure of Tensors that the cell takes and returns, batch along axis 0. If None,
+            ``cell.initial_state(batch_shape, dtype, backend)`` is asked for it.
+        lengths: how many steps each row takes, B integers on the host. Outputs after a row's end are
+            zero, and its final state is the one at its end. Not together with ``mask``.
+        mask: booleans (T, B); where False, a row skips the step: its state is carried and its output
+            is zero.
+        reset: booleans (T, B); where True, a row starts that step from the initial state.
+        reverse: from the last step of each row to its first; outputs stay at the steps of their
+            inputs.
+        mode: "literal" runs the loop step by step; so does "auto", until planned execution is there.
+
+    Returns:
+        ``(outputs, state)``: the outputs stacked along axis 0, structured as the cell's, and the
+        final state. For T = 0 they are empty, and the final state is the initial one.
+
+    Raises:
+        ValueError: for unequal time lengths, bad lengths or masks.
+        TypeError: for a state of another structure, shape or dtype than the cell was given.
+    """
+    if mode not in ("auto", "literal", "planned"):
+        raise ValueError(f"unroll: mode is 'auto', 'literal' or 'planned', not {mode!r}")
+    if mode == "planned":
+        raise NotImplementedError(
+            "unroll: planned execution is not part of this version; mode='auto' runs the loop literally"
+        )
+    return _Loop(cell, xs, state, lengths, mask, reset, reverse).run()
+
+
+class _Loop:
+    """One call of ``unroll``, checked; ``run`` is the loop."""
+
+    def __init__(
+        self, cell: Cell, xs: Any, state: Any, lengths: Any, mask: Any, reset: Any, reverse: bool
+    ) -> None:
+        leaves, self.x_structure = flatten(xs)
+        if not leaves:
+            raise ValueError("unroll: xs is empty")
+        self.xs = [as_tensor(x) for x in leaves]
+        self.steps = _time_length(self.xs)
+        self.cell = cell
+        self.reverse = reverse
+        self.initial = self._initial(state)
+        self.batch = self._batch_length()
+        self.valid = self._valid(lengths, mask)
+        self.reset = self._steps_of(reset, "reset")
+
+    def run(self) -> tuple[Any, Any]:
+        if self.steps == 0:
+            return self._nothing()
+        columns = [unstack(self._without_padding(x)) for x in self.xs]
+        outputs: list[list[Tensor]] = []
+        structure: Structure | None = None
+        state = self.initial
+        order = range(self.steps)[::-1] if self.reverse else range(self.steps)
+        with random.loop() as at_step:
+            for t in order:
+                at_step(t)
+                x = unflatten(self.x_structure, [column[t] for column in columns])
+                if self.reset is not None:
+                    state = _choose(self.reset[t], self.initial, state)
+                output, following = self._step(x, state)
+                leaves, structure = flatten(output)
+                leaves = [as_tensor(y) for y in leaves]
+                if self.valid is not None and self.valid[t] is not None:
+                    following = _choose(self.valid[t], following, state)
+                    leaves = [where(_beside(self.valid[t], y), y, 0) for y in leaves]
+                state = following
+                outputs.append(leaves)
+        if self.reverse:
+            outputs.reverse()
+        assert structure is not None
+        joined = [stack(list(steps)) for steps in zip(*outputs, strict=True)]
+        return unflatten(structure, joined), state
+
+    def _step(self, x: Any, state: Any) -> tuple[Any, Any]:
+        result = self.cell(x, state)
+        if not isinstance(result, tuple) or len(result) != 2:
+            raise TypeError(
+                f"unroll: a cell returns (output, state), not {flatten(result)[1]}; "
+                "a state of several parts is one tuple: return h, (h, c)"
+            )
+        _check_state(state, result[1])
+        return result
+
+    def _nothing(self) -> tuple[Any, Any]:
+        """For T = 0: a step on zeros tells what the outputs would look like."""
+        x = [_zeros(x, x.shape[1:]) for x in self.xs]
+        with no_grad():
+            output, _ = self._step(unflatten(self.x_structure, x), self.initial)
+        return map_leaves(lambda y: _zeros(as_tensor(y), (0, *y.shape)), output), self.initial
+
+    def _initial(self, state: Any) -> Any:
+        if state is not None:
+            return map_leaves(as_tensor, state)
+        x = self.xs[0]
+        make = getattr(self.cell, "initial_state", None)
+        if make is None:
+            raise TypeError(
+                "unroll: give a state, or a cell with initial_state(batch_shape, dtype, backend)"
+            )
+        floating = x.dtype.kind == "f"
+        batch_shape = x.shape[1:-1] if floating else x.shape[1:]
+        return make(batch_shape, x.dtype if floating else default_dtype(), x.backend)
+
+    def _batch_length(self) -> int | None:
+        for leaf in [*flatten(self.initial)[0], *(x[0] for x in self.xs if len(x) and x.ndim > 1)]:
+            if leaf.ndim:
+                return leaf.shape[0]  # type: ignore[no-any-return]
+        return None
+
+    def _valid(self, lengths: Any, mask: Any) -> list[Tensor | None] | None:
+        """For each step which rows take it, None where all do."""
+        if lengths is None:
+            return self._steps_of(mask, "mask")
+        if mask is not None:
+            raise ValueError("unroll: give lengths or a mask, not both")
+        ends = np.asarray(lengths)
+        if ends.dtype.kind not in "iu" or ends.shape != (self.batch,):
+            raise ValueError(
+                f"unroll: lengths are {self.batch} integers, one for each row, not "
+                f"{ends.dtype} of shape {ends.shape}"
+            )
+        if ends.size and (ends.min() < 0 or ends.max() > self.steps):
+            raise ValueError(f"unroll: lengths {ends.tolist()} for {self.steps} steps")
+        rows = [t < ends for t in range(self.steps)]
+        backend = self.xs[0].backend
+        return [None if row.all() else asarray(row, backend=backend) for row in rows]
+
+    def _steps_of(self, flags: Any, name: str) -> list[Any] | None:
+        if flags is None:
+            return None
+        found = as_tensor(np.asarray(flags) if isinstance(flags, (list, tuple)) else flags)
+        if found.shape != (self.steps, self.batch) or found.dtype.kind != "b":
+            raise ValueError(
+                f"unroll: {name} is bool of shape {(self.steps, self.batch)} (time, batch), not "
+                f"{found.dtype} of {found.shape}"
+            )
+        return list(unstack(found))
+
+    def _without_padding(self, x: Tensor) -> Tensor:
+        if self.valid is None or all(v is None for v in self.valid):
+            return x
+        ones = asarray(np.ones(self.batch or 0, dtype=bool), backend=x.backend)
+        valid = stack([ones if v is None else v for v in self.valid])
+        return where(reshape(valid, valid.shape + (1,) * (x.ndim - 2)), x, 0)
+
+
+def _time_length(xs: list[Tensor]) -> int:
+    if any(not x.ndim for x in xs):
+        raise ValueError("unroll: xs needs an axis of time in front")
+    steps = {x.shape[0] for x in xs}
+    if len(steps) > 1:
+        raise ValueError(f"unroll: the parts of xs have different numbers of steps: {sorted(steps)}")
+    return steps.pop()
+
+
+def _zeros(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return asarray(np.zeros(shape, dtype=x.dtype), backend=x.backend)
+
+
+def _beside(flags: Tensor, x: Tensor) -> Tensor:
+    """Flags (B,) shaped to choose between rows of x (B, ...)."""
+    return reshape(flags, flags.shape + (1,) * (x.ndim - 1))
+
+
+def _choose(flags: Any, chosen: Any, other: Any) -> Any:
+    return map_leaves(lambda a, b: where(_beside(flags, a), a, b), chosen, other)
+
+
+def _check_state(given: Any, returned: Any) -> None:
+    before, structure = flatten(given)
+    after, own = flatten(returned)
+    if own != structure:
+        raise TypeError(
+            f"unroll: the cell was given a state structured {structure} and returned {own}. A cell "
+            "returns (output, state): where PyTorch writes h, c = cell(x, (h, c)), write "
+            "output, (h, c) = cell(x, (h, c))"
+        )
+    for a, b in zip(before, after, strict=True):
+        b = as_tensor(b)
+        if a.shape != b.shape or a.dtype != b.dtype:
+            raise TypeError(
+                f"unroll: the cell was given a state of {a.dtype} {a.shape} and returned "
+                f"{b.dtype} {b.shape}; both must agree from step to step"
+            )

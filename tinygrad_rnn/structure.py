@@ -1,0 +1,85 @@
+"""Structures: nested tuples, named tuples, lists and dicts, taken apart into leaves and rebuilt.
+
+States, inputs and the arguments of transforms may be any such nesting. The subtle point: a
+structure is described by a value that compares equal for equal nestings and prints as the nesting
+itself, so that an error about it can simply show both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+LEAF = "*"
+
+
+class Structure(NamedTuple):
+    """How a nesting is put together: the container's type, its keys, and its children."""
+
+    container: type | None
+    keys: tuple[Any, ...]
+    children: tuple[Structure, ...]
+
+    def __str__(self) -> str:
+        if self.container is None:
+            return LEAF
+        parts = [str(child) for child in self.children]
+        if issubclass(self.container, dict):
+            pairs = zip(self.keys, parts, strict=True)
+            return "{" + ", ".join(f"{key!r}: {part}" for key, part in pairs) + "}"
+        if self.keys:
+            pairs = zip(self.keys, parts, strict=True)
+            name = self.container.__name__
+            return f"{name}({', '.join(f'{key}={part}' for key, part in pairs)})"
+        if issubclass(self.container, list):
+            return f"[{', '.join(parts)}]"
+        return f"({', '.join(parts)}{',' if len(parts) == 1 else ''})"
+
+
+_LEAF_STRUCTURE = Structure(None, (), ())
+
+
+def flatten(tree: Any) -> tuple[list[Any], Structure]:
+    """The leaves of a nesting, dicts in the order of their keys' insertion, and its structure."""
+    leaves: list[Any] = []
+    return leaves, _take_apart(tree, leaves)
+
+
+def _take_apart(tree: Any, leaves: list[Any]) -> Structure:
+    if isinstance(tree, dict):
+        children = tuple(_take_apart(child, leaves) for child in tree.values())
+        return Structure(type(tree), tuple(tree), children)
+    if isinstance(tree, (tuple, list)):
+        children = tuple(_take_apart(child, leaves) for child in tree)
+        return Structure(type(tree), getattr(tree, "_fields", ()), children)
+    leaves.append(tree)
+    return _LEAF_STRUCTURE
+
+
+def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
+    """The nesting that ``flatten`` took apart, with other leaves."""
+    remaining = iter(leaves)
+    return _put_together(structure, remaining)
+
+
+def _put_together(structure: Structure, leaves: Any) -> Any:
+    if structure.container is None:
+        return next(leaves)
+    children = [_put_together(child, leaves) for child in structure.children]
+    if issubclass(structure.container, dict):
+        return structure.container(zip(structure.keys, children, strict=True))
+    if structure.keys:
+        return structure.container(*children)
+    return structure.container(children)
+
+
+def map_leaves(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
+    """``function`` applied to the leaves of equally structured nestings, rebuilt as the first."""
+    leaves, structure = flatten(tree)
+    columns = [leaves]
+    for other in others:
+        other_leaves, other_structure = flatten(other)
+        if other_structure != structure:
+            raise ValueError(f"structures differ: {structure} and {other_structure}")
+        columns.append(other_leaves)
+    return unflatten(structure, [function(*row) for row in zip(*columns, strict=True)])

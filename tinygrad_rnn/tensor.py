@@ -1,0 +1,787 @@
+"""The Tensor, a handle on an array and on its place in the graph; and ``apply``, the one way there.
+
+Every operation on Tensors goes through ``apply(primitive, *inputs, **parameters)``: find the
+backend from the arrays, compute, and if an input requires grad, leave a node behind. The operators
+of Tensor are attached by the modules of ``primitives/``, each beside its rule.
+
+The subtle point: the array in a Tensor need not be an array. Anything with a method ``interpret``
+(``batching.py`` has one) is asked to carry out the primitive itself, and because it does so with
+Tensors of its own, transforms nest in any order without knowing of each other.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+import zlib
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
+from functools import cache
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+
+import tinygrad_rnn_backends as backends
+from tinygrad_rnn_backends import Backend
+
+from . import graph
+from .graph import Array, Node, Primitive
+
+namespace = sys.modules[__package__]
+"""The package itself: the array namespace in which rules compute on Tensors."""
+
+_backend_of_type = backends._of_type
+_grad_lock = threading.Lock()
+
+
+class Mode(NamedTuple):
+    """What ``apply`` does beside computing; a context variable, so private to a thread or task."""
+
+    recording: bool = True
+    anomaly: bool = False
+    created: list[Node] | None = None  # where checkpoint collects the nodes of what it runs
+
+
+_mode: ContextVar[Mode] = ContextVar("tinygrad_rnn_mode", default=Mode())
+
+
+@contextmanager
+def switched(**changes: Any) -> Iterator[None]:
+    token = _mode.set(_mode.get()._replace(**changes))
+    try:
+        yield
+    finally:
+        _mode.reset(token)
+
+
+def no_grad() -> Any:
+    """Operations in this block leave no graph behind. Also a decorator: ``@no_grad()``."""
+    return switched(recording=False)
+
+
+def enable_grad() -> Any:
+    """Record again, inside ``no_grad``."""
+    return switched(recording=True)
+
+
+def is_grad_enabled() -> bool:
+    """Whether operations are recorded here."""
+    return _mode.get().recording
+
+
+def detect_anomaly() -> Any:
+    """Name the first operation, and the line of yours, that makes a NaN or an inf.
+
+    Wrap the forward and the backward pass; either raises ``FloatingPointError``. A saved array that
+    was written to in between raises ``RuntimeError``: on NumPy that is hard to do (``.data`` is
+    read-only), but arrays given to ``asarray`` are shared, and CuPy arrays have no read-only flag.
+    Slow: every value is copied to the host and looked at.
+    """
+    return switched(anomaly=True)
+
+
+class Tensor:
+    """An array that can be differentiated.
+
+    Made by ``tensor(data)`` (which copies), ``asarray(array)`` (which shares) and the creation
+    functions; the constructor shares ``data``, which must be an array of a backend.
+
+    ``shape``, ``dtype`` (a NumPy dtype on every backend), ``ndim``, ``size``, ``backend``, ``device``
+    describe it; ``grad`` is a Tensor or None, filled by ``backward`` for leaves that require grad.
+    """
+
+    __slots__ = ("__weakref__", "_array", "_node")
+
+    __array_ufunc__ = None  # ndarray * tensor asks us; np.exp(tensor) raises
+    _array: Any
+    _node: Node | None
+
+    def __init__(self, data: Any, requires_grad: bool = False) -> None:
+        array = data._array if isinstance(data, Tensor) else data
+        if backends.of(array) is None:
+            raise TypeError(
+                f"Tensor: {type(data).__name__} is not an array of a known backend; "
+                "tinygrad_rnn.tensor(data) takes numbers, lists and arrays"
+            )
+        self._array = array
+        self._node = None
+        if requires_grad:
+            self.requires_grad = True
+
+    # What it is.
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape  # type: ignore[no-any-return]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return canonical_dtype(self._array.dtype)
+
+    @property
+    def ndim(self) -> int:
+        return len(self._array.shape)
+
+    @property
+    def size(self) -> int:
+        size = 1
+        for n in self._array.shape:
+            size *= n
+        return size
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend that the array belongs to."""
+        return backend_of(self).name
+
+    @property
+    def device(self) -> Any:
+        """The device of the array, as its library calls it."""
+        return getattr(raw(self, "device"), "device", "cpu")
+
+    # Its values.
+
+    @property
+    def data(self) -> Array:
+        """The array of the backend. On NumPy it is read-only, because nodes share it.
+
+        Assigning rebinds a leaf to another array of the same shape, dtype and backend, and changes
+        no gradient of what was computed before: ``p.data = p.data - 0.1 * p.grad.data``.
+        """
+        array = raw(self, "data")
+        return _backend_of_type[type(array)].readonly(array)
+
+    @data.setter
+    def data(self, value: Any) -> None:
+        if not self.is_leaf:
+            raise RuntimeError("data: only a leaf can be rebound; this one was computed")
+        array = value._array if isinstance(value, Tensor) else value
+        found = backends.of(array)
+        if found is None and isinstance(value, (float, int, np.generic)) and self.shape == ():
+            found = backend_of(self)
+            array = found.from_host(np.asarray(value, dtype=self.dtype))
+        if found is None or found is not backend_of(self):
+            kind = type(value).__name__ if found is None else f"an array of {found.name!r}"
+            raise TypeError(
+                f"data: a leaf of backend {self.backend!r} cannot be rebound to {kind}; "
+                f"make one with tinygrad_rnn.asarray(value) or .to({self.backend!r}) first"
+            )
+        self._rebind(array, found)
+
+    def _rebind(self, array: Array, found: Backend) -> None:
+        if tuple(array.shape) != self.shape or array.dtype != self._array.dtype:
+            raise ValueError(
+                f"data: {self.dtype} {self.shape} cannot be rebound to "
+                f"{canonical_dtype(array.dtype)} {tuple(array.shape)}; reshape or astype it first"
+            )
+        self._array = array if type(array) in found.array_types else found.asarray(array)
+        if self._node is not None:
+            self._node.version += 1
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """The values as a NumPy array, copied from the device if need be; read-only if shared."""
+        array = raw(self, "numpy()")
+        host = _backend_of_type[type(array)].to_host(array)
+        return backends.get("numpy").readonly(host)  # type: ignore[no-any-return]
+
+    def item(self) -> Any:
+        """The one value of a Tensor with a single element, as a Python number."""
+        if self.size != 1:
+            raise ValueError(f"item: a tensor of shape {self.shape} has {self.size} values, not one")
+        return self.numpy().item()
+
+    def tolist(self) -> Any:
+        """The values as nested lists of Python numbers."""
+        return self.numpy().tolist()
+
+    def __float__(self) -> float:
+        return float(self.item())
+
+    def __int__(self) -> int:
+        return int(self.item())
+
+    def __index__(self) -> int:
+        if self.dtype.kind not in "iu" or self.ndim:
+            raise TypeError(f"a {self.dtype} tensor of shape {self.shape} cannot be an index")
+        return int(self.item())
+
+    def __bool__(self) -> bool:
+        if self.size != 1:
+            raise ValueError(
+                f"bool: the truth of a tensor of shape {self.shape} is ambiguous; use all() or any()"
+            )
+        return bool(self.item())
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        if self.backend != "numpy":
+            raise TypeError(
+                f"np.asarray: this tensor is on {self.backend!r}; copy it to the host by .numpy()"
+            )
+        return np.asarray(self.numpy(), dtype=dtype, copy=copy)
+
+    def __array_namespace__(self, *, api_version: str | None = None) -> Any:
+        return namespace
+
+    def __len__(self) -> int:
+        if not self.shape:
+            raise TypeError("len: a 0-d tensor has no length")
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Tensor]:
+        if not self.shape:
+            raise TypeError("a 0-d tensor cannot be iterated over")
+        return iter(namespace.unstack(self))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        if backends.of(self._array) is None:
+            return f"tensor({self._array!r})"
+        body = np.array2string(self.numpy(), separator=", ", prefix="tensor(", threshold=200)
+        notes = ""
+        if self.dtype not in (np.float32, np.int64, np.bool_):
+            notes += f", dtype={self.dtype}"
+        if self.backend != "numpy":
+            notes += f", backend={self.backend!r}"
+        if self._node is not None:
+            notes += ", requires_grad=True" if self.is_leaf else f", from={origin(self._node)}"
+        return f"tensor({body}{notes})"
+
+    # Its place in the graph.
+
+    @property
+    def is_leaf(self) -> bool:
+        """Whether no recorded operation computed it."""
+        return self._node is None or self._node.is_leaf
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether operations on it are recorded. Can be set on a leaf of floating dtype."""
+        return self._node is not None
+
+    @requires_grad.setter
+    def requires_grad(self, value: bool) -> None:
+        if value == self.requires_grad:
+            return
+        if not self.is_leaf:
+            raise RuntimeError("requires_grad: this tensor was computed; use detach()")
+        if value and self.dtype.kind != "f":
+            raise TypeError(
+                f"requires_grad: a {self.dtype} tensor has no derivative; "
+                "make it with dtype='float32' or use astype('float32')"
+            )
+        self._node = Node() if value else None
+
+    @property
+    def grad(self) -> Tensor | None:
+        """What ``backward`` has accumulated here, or None."""
+        return None if self._node is None else self._node.grad  # type: ignore[no-any-return]
+
+    @grad.setter
+    def grad(self, value: Tensor | None) -> None:
+        if value is not None and not isinstance(value, Tensor):
+            raise TypeError(f"grad: a Tensor or None, not {type(value).__name__}")
+        if value is not None and value.shape != self.shape:
+            raise ValueError(f"grad: shape {value.shape} for a tensor of shape {self.shape}")
+        if self._node is None and value is not None:
+            raise RuntimeError("grad: this tensor does not require grad")
+        if self._node is not None:
+            self._node.grad = value
+
+    def detach(self) -> Tensor:
+        """The same array without a graph: no gradient flows through it."""
+        if type(self._array) in _backend_of_type:
+            return wrap(self._array, None)
+        return wrap(self._array.detach(), None)
+
+    def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
+        """Call ``hook(cotangent)`` when a backward pass reaches this tensor.
+
+        A Tensor that it returns, of the same shape, takes the cotangent's place. Returns a function
+        that removes the hook.
+        """
+        node = self._node
+        if node is None:
+            raise RuntimeError("register_hook: this tensor does not require grad")
+        if not callable(hook):
+            raise TypeError(f"register_hook: a function, not {type(hook).__name__}")
+
+        def run(g: Any) -> Any:
+            given = g if isinstance(g, Tensor) else as_tensor(g)
+            changed = hook(given)
+            if changed is None:
+                return g
+            if not isinstance(changed, Tensor) or changed.shape != given.shape:
+                raise ValueError(f"hook: return None or a Tensor of shape {given.shape}")
+            return changed if isinstance(g, Tensor) else changed._array
+
+        hooks = node.hooks = [*(node.hooks or ()), run]
+
+        def remove() -> None:
+            if run in (node.hooks or ()):
+                node.hooks = [other for other in node.hooks or () if other is not run] or None
+
+        del hooks
+        return remove
+
+    def backward(
+        self,
+        cotangent: Any = None,
+        *,
+        create_graph: bool = False,
+        retain_graph: bool | None = None,
+    ) -> None:
+        """Add the gradient of this tensor to ``.grad`` of every leaf that it was computed from.
+
+        Args:
+            cotangent: of this tensor's shape; may be left out for a scalar, where it is one.
+            create_graph: make the gradients differentiable.
+            retain_graph: keep the graph for another pass; as ``create_graph`` if left out.
+
+        Raises:
+            RuntimeError: if nothing that requires grad led here, or the graph was released.
+            ValueError: for a cotangent of another shape, or none for a non-scalar.
+        """
+        if backends.of(self._array) is None:
+            raise TypeError(
+                "backward: inside vmap the gradient of one example has no place in .grad; "
+                "use tinygrad_rnn.grad(output, inputs), which returns it"
+            )
+        found = pull_back(
+            [self], [cotangent], None, create_graph=create_graph, retain_graph=retain_graph
+        )
+        with _grad_lock:
+            for node, g in found.items():
+                node.grad = g if node.grad is None else node.grad + g
+
+    # What it refuses.
+
+    def __setitem__(self, key: Any, value: Any) -> NoReturn:
+        raise TypeError(
+            "tensors are not written in place, since the graph shares their arrays: "
+            "x = x.at[i].set(v), or x.at[i].add(v)"
+        )
+
+    def __reduce__(self) -> Any:
+        # Only the value, and of a leaf whether it requires grad: never the graph.
+        requires_grad = self.requires_grad and self.is_leaf
+        return _rebuild, (type(self), np.array(self.numpy()), self.backend, requires_grad)
+
+    def __copy__(self) -> Tensor:
+        return wrap(self._array, self._node)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
+        function, arguments = self.__reduce__()
+        copied: Tensor = function(*arguments)
+        memo[id(self)] = copied
+        return copied
+
+
+def _rebuild(kind: type[Tensor], host: Array, backend: str, requires_grad: bool) -> Tensor:
+    new = kind.__new__(kind)
+    new._array = backends.get(backend).from_host(host)
+    new._node = Node() if requires_grad else None
+    return new
+
+
+_new = Tensor.__new__
+
+
+def wrap(array: Any, node: Node | None) -> Tensor:
+    """A Tensor on an array of a backend, without any check."""
+    tensor = _new(Tensor)
+    tensor._array = array
+    tensor._node = node
+    return tensor
+
+
+def as_tensor(x: Any) -> Tensor:
+    """``x`` as a Tensor: arrays are shared and keep their dtype, Python floats get the default."""
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, (bool, int, float)):
+        return wrap(backends.default().from_host(_host_scalar(x)), None)
+    if isinstance(x, np.generic):
+        x = np.asarray(x)
+    found = backends.of(x)
+    if found is not None:
+        return wrap(x if type(x) in found.array_types else found.asarray(x), None)
+    raise TypeError(
+        f"expected a Tensor, an array or a number, not {type(x).__name__}; "
+        "tinygrad_rnn.tensor(data) makes a Tensor from lists"
+    )
+
+
+def _host_scalar(x: bool | int | float) -> np.ndarray[Any, Any]:
+    return np.asarray(x, dtype=default_dtype() if isinstance(x, float) else None)
+
+
+_default_dtype = np.dtype(np.float32)
+
+
+def set_default_dtype(dtype: Any) -> None:
+    """The dtype of Python floats, creation functions and parameters: float32 unless set."""
+    global _default_dtype
+    found = np.dtype(dtype)
+    if found.kind != "f":
+        raise TypeError(f"set_default_dtype: a floating dtype, not {found}")
+    _default_dtype = found
+
+
+def default_dtype() -> np.dtype[Any]:
+    return _default_dtype
+
+
+@cache
+def canonical_dtype(dtype: Any) -> np.dtype[Any]:
+    """The NumPy dtype of the same name as a backend's own."""
+    if isinstance(dtype, np.dtype):
+        return dtype
+    try:
+        return np.dtype(dtype)
+    except TypeError:
+        return np.dtype(str(dtype).rpartition(".")[2])
+
+
+@cache
+def native_dtype(backend: Backend, dtype: Any) -> Any:
+    """A backend's own dtype of the same name as ``dtype``."""
+    return getattr(backend, canonical_dtype(dtype).name)
+
+
+def backend_of(x: Tensor) -> Backend:
+    """The backend of a Tensor's array; inside ``vmap``, of the array that stands behind it."""
+    array = x._array
+    found = backends.of(array)
+    return found if found is not None else array.backend
+
+
+def raw(x: Tensor, asked: str) -> Array:
+    """The array of a Tensor that must have one."""
+    if backends.of(x._array) is None:
+        raise TypeError(
+            f"{asked}: inside vmap a tensor stands for a whole batch and has no value of its own; "
+            "use functions of tinygrad_rnn (where instead of if), or compute this outside"
+        )
+    return x._array
+
+
+def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Any:
+    """Carry out a primitive on Tensors, arrays and Python numbers; record it if need be.
+
+    Returns a Tensor, or a tuple of them if the primitive has several outputs.
+    """
+    mode = _mode.get()
+    arrays = list(inputs)
+    backend: Backend | None = None
+    argnums = []
+    differentiable = len(inputs) if primitive.joint else len(primitive.vjps)
+    for i, x in enumerate(inputs):
+        if isinstance(x, Tensor):
+            array = arrays[i] = x._array
+            if x._node is not None and i < differentiable:
+                argnums.append(i)
+        elif type(x) in _PYTHON_NUMBERS:
+            continue
+        else:
+            array = arrays[i] = as_tensor(x)._array
+        found = _backend_of_type.get(type(array))
+        if found is None:
+            return _interpreted(primitive, inputs, parameters)
+        if found is not backend:
+            if backend is not None:
+                return _mixed(primitive, inputs, arrays, parameters)
+            backend = found
+    if backend is None:
+        return apply(primitive, as_tensor(inputs[0]), *inputs[1:], **parameters)
+    try:
+        out = primitive.forward(backend, *arrays, **parameters)
+    except Exception as error:
+        raise _explained(primitive, arrays, parameters, error) from error
+    if primitive.several:
+        out = tuple(out)
+    else:
+        found = _backend_of_type.get(type(out))
+        if found is None:
+            out = backend.asarray(out)
+        else:
+            backend = found
+    line = _look_at(primitive, out) if mode.anomaly else None
+    if not argnums or not mode.recording:
+        return tuple([wrap(part, None) for part in out]) if primitive.several else wrap(out, None)
+    node = Node(
+        primitive,
+        backend,
+        parameters,
+        tuple([inputs[i]._node for i in argnums]),
+        tuple(argnums),
+        (primitive.collect[0](arrays, out),)
+        if primitive.joint
+        else tuple([primitive.collect[i](arrays, out) for i in argnums]),
+        tuple([(arrays[i].shape, arrays[i].dtype) for i in argnums]),
+    )
+    if line is not None:
+        node.witness = _Witness(line, _checksums(node))
+    if mode.created is not None:
+        mode.created.append(node)
+    return outputs_of(node, out)
+
+
+_PYTHON_NUMBERS = frozenset([int, float, bool])
+
+
+def outputs_of(node: Node, out: Any) -> Any:
+    """The Tensors of what a recorded primitive returned."""
+    if not node.primitive.several:  # type: ignore[union-attr]
+        return wrap(out, node)
+    node.outputs = tuple([(part.shape, part.dtype) for part in out])
+    return tuple([wrap(p, Node(None, None, None, (node,), index=i)) for i, p in enumerate(out)])
+
+
+def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[str, Any]) -> Any:
+    """Let the innermost array that interprets primitives carry this one out, then record it here.
+
+    Recording here lets a ``grad`` inside the transform see the operation; the Tensors that the
+    interpreter computes with see it for the transforms around it.
+    """
+    inputs = [x if type(x) in _PYTHON_NUMBERS else as_tensor(x) for x in inputs]
+    foreign = [x._array for x in inputs if isinstance(x, Tensor) and backends.of(x._array) is None]
+    innermost = max(foreign, key=lambda array: array.level)
+    out = innermost.interpret(primitive, inputs, parameters)
+    differentiable = len(inputs) if primitive.joint else len(primitive.vjps)
+    argnums = tuple(
+        i
+        for i, x in enumerate(inputs[:differentiable])
+        if isinstance(x, Tensor) and x._node is not None
+    )
+    if not argnums or not _mode.get().recording:
+        return tuple([wrap(part, None) for part in out]) if primitive.several else wrap(out, None)
+    arrays = [innermost.lifted(x) if isinstance(x, Tensor) else x for x in inputs]
+    collected = [0] if primitive.joint else argnums
+    node = Node(
+        primitive,
+        None,
+        parameters,
+        tuple([inputs[i]._node for i in argnums]),
+        argnums,
+        tuple([primitive.collect[i](arrays, out) for i in collected]),
+        tuple([(arrays[i].shape, arrays[i].dtype) for i in argnums]),
+    )
+    created = _mode.get().created
+    if created is not None:
+        created.append(node)
+    return outputs_of(node, out)
+
+
+class _TensorMode:
+    """Rules computing with Tensors; see ``graph.TensorMode``."""
+
+    namespace = namespace
+    dtype = staticmethod(canonical_dtype)
+
+    @staticmethod
+    def raw(tensor: Tensor) -> Array | None:
+        return tensor._array if type(tensor._array) in _backend_of_type else None
+
+    @staticmethod
+    def wrap(array: Any, node: Node | None) -> Tensor:
+        return wrap(array, node) if type(array) in _backend_of_type else _wrap_other(array, node)
+
+    @staticmethod
+    def zeros(like: Any, shape: tuple[int, ...], dtype: Any) -> Tensor:
+        if isinstance(like, list):
+            like = next(part for part in like if part is not None)
+        backend = backend_of(like)
+        return wrap(backend.zeros(shape, dtype=native_dtype(backend, dtype)), None)
+
+
+def _wrap_other(array: Any, node: Node | None) -> Tensor:
+    """A Tensor on something that interprets primitives, or on a NumPy scalar of a reduction."""
+    return as_tensor(array) if isinstance(array, np.generic) else wrap(array, node)
+
+
+def pull_back(
+    outputs: Sequence[Any],
+    given: Sequence[Any],
+    targets: Sequence[Node] | None,
+    *,
+    create_graph: bool = False,
+    retain_graph: bool | None = None,
+    boundary: Collection[Node] = (),
+) -> dict[Node, Any]:
+    """``graph.cotangents`` of Tensors, with everything checked that a user can get wrong."""
+    seeds: list[tuple[Node, Tensor]] = []
+    for output, cotangent in zip(outputs, given, strict=True):
+        if not isinstance(output, Tensor):
+            raise TypeError(f"backward: expected a Tensor, not {type(output).__name__}")
+        seed = _seed(output, cotangent)
+        if output._node is not None:
+            seeds.append((output._node, seed if create_graph else wrap(seed._array, None)))
+    if not seeds:
+        raise RuntimeError(
+            "backward: no input that requires grad led to this tensor. Create parameters with "
+            "requires_grad=True, and look for detach(), no_grad() or an integer dtype on the way"
+        )
+    with enable_grad() if create_graph else nullcontext():
+        return graph.cotangents(
+            seeds,
+            targets,
+            tensors=_TensorMode,
+            create_graph=create_graph,
+            retain_graph=create_graph if retain_graph is None else retain_graph,
+            boundary=boundary,
+            watch=_AnomalyWatch() if _mode.get().anomaly else None,
+        )
+
+
+def _seed(output: Tensor, cotangent: Any) -> Tensor:
+    """The cotangent of an output, checked; one for a scalar."""
+    if cotangent is None:
+        if output.size != 1:
+            raise ValueError(
+                f"backward: a tensor of shape {output.shape} needs a cotangent of that shape; "
+                "or reduce it to a scalar, for example by .sum()"
+            )
+        backend = backend_of(output)
+        return wrap(backend.ones(output.shape, dtype=native_dtype(backend, output.dtype)), None)
+    seed = as_tensor(cotangent)
+    if seed.shape != output.shape:
+        raise ValueError(
+            f"backward: a cotangent of shape {seed.shape} for a tensor of shape {output.shape}"
+        )
+    if backend_of(seed) is not backend_of(output):
+        raise TypeError(
+            f"backward: a cotangent on {seed.backend!r} for a tensor on {output.backend!r}; "
+            f"use .to({output.backend!r})"
+        )
+    return seed if seed.dtype == output.dtype else namespace.astype(seed, output.dtype)
+
+
+# Errors: they name the operation, the shapes, dtypes or backends, and the cure.
+
+
+def _mixed(
+    primitive: Primitive, inputs: Sequence[Any], arrays: list[Any], parameters: dict[str, Any]
+) -> Any:
+    if any(backends.of(a) is None and type(a) not in _PYTHON_NUMBERS for a in map(_array_of, inputs)):
+        return _interpreted(primitive, inputs, parameters)
+    names = [b.name for b in map(backends.of, arrays) if b is not None]
+    first = names[0]
+    other = next(name for name in names if name != first)
+    raise TypeError(
+        f"{primitive.name}: inputs are on different backends ({', '.join(names)}); "
+        f"move one: x.to({first!r}) or x.to({other!r})"
+    )
+
+
+def _array_of(x: Any) -> Any:
+    return x._array if isinstance(x, Tensor) else x
+
+
+def show(array: Any) -> str:
+    """An input as errors name it: dtype and shape, or the number."""
+    if type(array) in _PYTHON_NUMBERS:
+        return repr(array)
+    return f"{canonical_dtype(array.dtype)} {tuple(array.shape)}"
+
+
+def _explained(
+    primitive: Primitive, arrays: list[Any], parameters: dict[str, Any], error: Exception
+) -> Exception:
+    """The backend's error again, with the operation, its inputs and a cure in it."""
+    shown = ", ".join(show(a) for a in arrays[:6]) + (", ..." if len(arrays) > 6 else "")
+    static = "".join(f", {key}={value!r}" for key, value in parameters.items())
+    cure = f"{type(error).__name__}: {error}"
+    if primitive.kind == "elementwise" and len(arrays) > 1:
+        shapes = [tuple(a.shape) for a in arrays if type(a) not in _PYTHON_NUMBERS]
+        try:
+            np.broadcast_shapes(*shapes)
+        except ValueError:
+            cure = (
+                "the shapes do not broadcast: aligned from the right, each pair of axes must be "
+                "equal or contain a 1; see reshape and expand_dims"
+            )
+    kind = type(error) if type(error) in (TypeError, IndexError, MemoryError) else ValueError
+    return kind(f"{primitive.name}({shown}{static}): {cure}")
+
+
+# detect_anomaly.
+
+
+class _Witness(NamedTuple):
+    """What is remembered of an operation: the user's line and checksums of what it saved."""
+
+    line: str
+    checksums: list[int]
+
+
+_LIBRARY = (os.path.dirname(__file__) + os.sep, os.path.dirname(backends.__file__) + os.sep)
+
+
+def user_line() -> str:
+    """The innermost line of the stack that is not the library's own."""
+    for frame in reversed(traceback.extract_stack()):
+        if not frame.filename.startswith(_LIBRARY):
+            return f"{frame.filename}:{frame.lineno}: {frame.line}"
+    return "an unknown line"
+
+
+def _not_finite(x: Any) -> str | None:
+    """"nan" or "inf" if there is one in an array or Tensor of floats."""
+    array = x._array if isinstance(x, Tensor) else x
+    found = backends.of(array)
+    if found is None or canonical_dtype(array.dtype).kind != "f":
+        return None
+    host = found.to_host(array)
+    if np.isfinite(host).all():
+        return None
+    return "nan" if np.isnan(host).any() else "inf"
+
+
+def _look_at(primitive: Primitive, out: Any) -> str:
+    line = user_line()
+    for part in out if primitive.several else (out,):
+        bad = _not_finite(part)
+        if bad is not None:
+            raise FloatingPointError(f"{primitive.name} made {bad} in the forward pass, at {line}")
+    return line
+
+
+def _checksums(node: Node) -> list[int]:
+    sums = []
+    for reads in node.saved:
+        for value in reads:
+            found = backends.of(value)
+            if found is not None:
+                sums.append(zlib.crc32(np.ascontiguousarray(found.to_host(value)).tobytes()))
+    return sums
+
+
+class _AnomalyWatch:
+    """What ``detect_anomaly`` does in a backward pass; see ``graph.Watch``."""
+
+    def before(self, node: Node) -> None:
+        if node.witness is not None and _checksums(node) != node.witness.checksums:
+            raise RuntimeError(
+                f"an array that {graph.describe(node)} saved was written to before the backward "
+                "pass; copy it (tinygrad_rnn.tensor copies, asarray shares)"
+            )
+
+    def after(self, node: Node, cotangent: Any) -> None:
+        bad = _not_finite(cotangent)
+        if bad is not None:
+            hint = "" if node.witness else "; run the forward pass in detect_anomaly to see its line"
+            raise FloatingPointError(
+                f"the vjp of {graph.describe(node)} made {bad} in the backward pass{hint}"
+            )
+
+
+def origin(node: Node) -> str:
+    """The name of the operation that a node stands for."""
+    if node.index is not None:
+        node = node.parents[0] if node.parents else node
+    return node.primitive.name if node.primitive is not None else "released graph"
