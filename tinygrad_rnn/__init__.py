@@ -152,7 +152,7 @@ from .tensor import (
     set_default_dtype,
 )
 
-from . import functional, random
+from . import functional, nn, optim, random, serialization
 from .batching import vmap
 from .functional import (
     cross_entropy,
