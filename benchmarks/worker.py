@@ -117,7 +117,8 @@ def main() -> None:
             answer(missing=f"failed: {error}")
     except Exception as error:
         traceback.print_exc()
-        answer(missing=f"failed: {type(error).__name__}: {error}")
+        reason = str(error).replace(os.getcwd() + os.sep, "")  # a report names no folder of ours
+        answer(missing=f"failed: {type(error).__name__}: {reason}")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ differentiated again. There is no second copy of any derivative. And no recursio
 from __future__ import annotations
 
 import inspect
+import itertools
+import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -71,6 +72,9 @@ class Primitive:
         rest = [p.name for p in inputs if p.kind is p.VAR_POSITIONAL]
         self.rest = rest[0] if rest else None
         self.parameters = [p.name for p in inputs if p.kind is p.KEYWORD_ONLY]
+        self.differentiable = (
+            None if joint else frozenset(i for i, rule in enumerate(vjps) if rule is not None)
+        )
         self.reads = [[] if rule is None else self._reads(rule) for rule in vjps]
         self.collect = [_collector(reads) for reads in self.reads]
 
@@ -143,6 +147,10 @@ class IndexedCotangent(NamedTuple):
         return xp.index_add(total, self.key, self.value)
 
 
+_serials = itertools.count()
+_creation = operator.attrgetter("serial")
+
+
 class Node:
     """What one operation leaves behind: enough to apply its vjps, and nothing else.
 
@@ -153,6 +161,7 @@ class Node:
     """
 
     __slots__ = (
+        "__weakref__",
         "argnums",
         "backend",
         "grad",
@@ -164,9 +173,9 @@ class Node:
         "parents",
         "primitive",
         "saved",
+        "serial",
         "version",
         "witness",
-        "__weakref__",
     )
 
     def __init__(
@@ -192,17 +201,13 @@ class Node:
         self.outputs = outputs  # the (shape, dtype) of each output, if there are several
         self.hooks: list[Callable[[Any], Any]] | None = None
         self.grad: Any = None
+        self.serial = next(_serials)  # the order of creation
         self.version = 0  # of a leaf: how often its Tensor was rebound
         self.witness: Any = None  # what detect_anomaly remembers of the forward pass
 
     @property
     def is_leaf(self) -> bool:
         return self.primitive is None and self.index is None
-
-    def release(self) -> None:
-        """Drop what the vjps read and the way to the inputs."""
-        self.saved = None
-        self.parents = ()
 
     def __reduce__(self) -> Any:
         raise TypeError("graph nodes are not pickled; pickle Tensors, which keep only their values")
@@ -215,29 +220,20 @@ class ReleasedGraphError(RuntimeError):
 def topological_order(roots: Iterable[Node], boundary: Collection[Node] = ()) -> list[Node]:
     """All nodes that the roots depend on, each one before those that it was computed from.
 
-    Nodes in ``boundary`` are listed, but what they were computed from is not looked at.
+    A node is created after those that it is computed from, so that is the order of creation,
+    backwards. Nodes in ``boundary`` are listed, but what they were computed from is not looked at.
     """
-    roots = list(dict.fromkeys(roots))
-    consumers = dict.fromkeys(roots, 0)
-    found = list(roots)
-    while found:
-        node = found.pop()
-        for parent in node.parents if node not in boundary else ():
-            if parent in consumers:
-                consumers[parent] += 1
-            else:
-                consumers[parent] = 1
-                found.append(parent)
-    ready = [root for root in roots if consumers[root] == 0]
-    order = []
-    while ready:
-        node = ready.pop()
-        order.append(node)
-        for parent in node.parents if node not in boundary else ():
-            consumers[parent] -= 1
-            if consumers[parent] == 0:
-                ready.append(parent)
-    return order
+    found = set(roots)
+    pending = list(found)
+    while pending:
+        node = pending.pop()
+        if boundary and node in boundary:
+            continue
+        for parent in node.parents:
+            if parent not in found:
+                found.add(parent)
+                pending.append(parent)
+    return sorted(found, key=_creation, reverse=True)
 
 
 def _towards(targets: Collection[Node], order: list[Node]) -> set[Node]:
@@ -313,8 +309,8 @@ def cotangents(
     mode = None if raw else tensors
     results: dict[Node, Any] = {} if targets is None else dict.fromkeys(targets)
     wanted = _towards(results, order) if targets is not None else None
-    pending: dict[Node, Any] = {}
-    owned: set[Node] = set()  # nodes whose pending cotangent is a buffer of the walk's own
+    walk = _Walk(None if raw else tensors, create_graph, wanted, watch)
+    pending = walk.pending
     for (node, tensor), array in zip(seeds, raw_seeds, strict=True):
         seed = array if raw else tensor
         pending[node] = pending[node] + seed if node in pending else seed
@@ -326,111 +322,143 @@ def cotangents(
                 continue
             if node.hooks is not None:
                 g = run_hooks(node, g)
-            if node in results or (targets is None and node.is_leaf):
-                results[node] = g
             parents = node.parents
-            if not parents or node in boundary:
+            if wanted is not None and node in results or not parents:
+                results[node] = g
+            if not parents or (boundary and node in boundary):
                 continue
             if wanted is not None and wanted.isdisjoint(parents):
                 continue
-            if node.index is not None:
+            if node.index is None:
+                walk.pull_back(node, g)
+            else:
                 several = parents[0]
                 pending.setdefault(several, [None] * len(several.outputs))[node.index] = g
-            else:
-                _pull_back(node, g, wanted, pending, owned, mode, create_graph, watch)
             if not retain_graph:
-                node.release()
+                node.saved, node.parents = None, ()
     if raw:
         return {n: None if g is None else tensors.wrap(g, None) for n, g in results.items()}
     return results
 
 
-def _pull_back(
-    node: Node,
-    g: Any,
-    wanted: set[Node] | None,
-    pending: dict[Node, Any],
-    owned: set[Node],
-    tensors: TensorMode | None,
-    create_graph: bool,
-    watch: Watch | None,
-) -> None:
-    """Apply the vjps of one node and add the results to the cotangents of its parents."""
-    primitive, parameters = node.primitive, node.parameters
-    xp = node.backend if tensors is None else tensors.namespace
-    zeros = xp.zeros if tensors is None else partial(tensors.zeros, g)
-    if primitive.several:
-        g = [
-            zeros(shape, dtype=dtype) if part is None else part
-            for part, (shape, dtype) in zip(g, node.outputs, strict=True)
-        ]
-    if watch is not None:
-        watch.before(node)
-    saved = node.saved
-    if tensors is not None:
-        saved = [
-            _wrapped(node, argnum, reads, tensors, create_graph)
-            for argnum, reads in zip(node.argnums, saved, strict=False)
-        ]
-    parts = None
-    if primitive.joint:
-        parts = primitive.vjps[0](xp, g, *saved[0], **parameters)
-    for position, (parent, argnum, (shape, dtype)) in enumerate(
-        zip(node.parents, node.argnums, node.metas)
-    ):
-        if wanted is not None and parent not in wanted:
-            continue
-        if parts is not None:
-            part = parts[argnum]
-        else:
-            part = primitive.vjps[argnum](xp, g, *saved[position], **parameters)
-        if part is None:
-            continue
-        total = pending.get(parent)
-        if type(part) is IndexedCotangent:
-            if watch is not None:
-                watch.after(node, part.value)
+class _Walk:
+    """One backward pass: how it computes, and the cotangents that wait for their nodes."""
+
+    __slots__ = ("create_graph", "owned", "pending", "tensors", "wanted", "watch")
+
+    def __init__(
+        self,
+        tensors: TensorMode | None,
+        create_graph: bool,
+        wanted: set[Node] | None,
+        watch: Watch | None,
+    ) -> None:
+        self.tensors = tensors  # None: on raw arrays
+        self.create_graph = create_graph
+        self.wanted = wanted
+        self.watch = watch
+        self.pending: dict[Node, Any] = {}
+        self.owned: set[Node] = set()  # nodes whose pending cotangent is a buffer of this walk
+
+    def pull_back(self, node: Node, g: Any) -> None:
+        """Apply the vjps of one node and add the results to the cotangents of its parents."""
+        if self.watch is not None:
+            self.watch.before(node)
+        primitive, parameters = node.primitive, node.parameters
+        argnums, saved, metas = node.argnums, node.saved, node.metas
+        tensors, wanted, pending, vjps = self.tensors, self.wanted, self.pending, primitive.vjps
+        xp = node.backend
+        if tensors is not None:
+            xp = tensors.namespace
+            saved = [self._wrapped(node, *pair) for pair in zip(argnums, saved, strict=False)]
+        if primitive.several:
+            g = self._filled(node, xp, g)
+        parts = vjps[0](xp, g, *saved[0], **parameters) if primitive.joint else None
+        for i, parent in enumerate(node.parents):
+            if wanted is not None and parent not in wanted:
+                continue
+            argnum = argnums[i]
+            if parts is not None:
+                part = parts[argnum]
+            elif not parameters:
+                part = vjps[argnum](xp, g, *saved[i])
+            else:
+                part = vjps[argnum](xp, g, *saved[i], **parameters)
+            if part is None:
+                continue
+            total = pending.get(parent)
+            shape, dtype = metas[i]
+            if type(part) is IndexedCotangent:
+                pending[parent] = self._scattered(node, xp, part, parent, total, shape, dtype)
+                continue
+            if part.shape != shape:
+                part = unbroadcast(xp, part, shape)
+            if part.dtype is not dtype:
+                part = self._cast(xp, part, dtype)
+            if self.watch is not None:
+                self.watch.after(node, part)
             if total is None:
-                total = zeros(shape, dtype=dtype)
-            elif tensors is None and parent not in owned:
-                total = xp.asarray(total, copy=True)
-            pending[parent] = part.add_to(xp, total)
-            owned.add(parent)
-            continue
-        if part.shape != shape:
-            part = unbroadcast(xp, part, shape)
-        if part.dtype != (dtype if tensors is None else tensors.dtype(dtype)):
-            part = xp.astype(part, dtype if tensors is None else tensors.dtype(dtype))
-        if watch is not None:
-            watch.after(node, part)
+                pending[parent] = part
+            elif parent in self.owned and tensors is None:
+                total += part
+                pending[parent] = total
+            else:
+                pending[parent] = total + part
+                self.owned.add(parent)
+
+    def _zeros(self, xp: Any, like: Any, shape: tuple[int, ...], dtype: Any) -> Any:
+        if self.tensors is None:
+            return xp.zeros(shape, dtype=dtype)
+        return self.tensors.zeros(like, shape, dtype)
+
+    def _cast(self, xp: Any, part: Any, dtype: Any) -> Any:
+        wanted = dtype if self.tensors is None else self.tensors.dtype(dtype)
+        return part if part.dtype == wanted else xp.astype(part, wanted)
+
+    def _filled(self, node: Node, xp: Any, g: list[Any]) -> list[Any]:
+        """The cotangents of several outputs, zeros for those that nothing used."""
+        return [
+            self._zeros(xp, g, *meta) if part is None else part
+            for part, meta in zip(g, node.outputs, strict=True)
+        ]
+
+    def _scattered(
+        self,
+        node: Node,
+        xp: Any,
+        part: IndexedCotangent,
+        parent: Node,
+        total: Any,
+        shape: tuple[int, ...],
+        dtype: Any,
+    ) -> Any:
+        """The cotangent of a parent with an indexed one added."""
+        if self.watch is not None:
+            self.watch.after(node, part.value)
         if total is None:
-            pending[parent] = part
-        elif parent in owned and tensors is None:
-            total += part
-            pending[parent] = total
-        else:
-            pending[parent] = total + part
-            owned.add(parent)
+            total = self._zeros(xp, part.value, shape, dtype)
+        elif self.tensors is None and parent not in self.owned:
+            total = xp.asarray(total, copy=True)
+        self.owned.add(parent)
+        return part.add_to(xp, total)
 
-
-def _wrapped(
-    node: Node, argnum: int, reads: tuple[Any, ...], tensors: TensorMode, create_graph: bool
-) -> list[Any]:
-    """What a rule reads, as Tensors, each linked to where it came from if ``create_graph``."""
-    origin = dict(zip(node.argnums, node.parents, strict=True)) if create_graph else {}
-    if create_graph:
-        origin[_OUT] = node
-    wrapped: list[Any] = []
-    rule = 0 if node.primitive.joint else argnum
-    for read, value in zip(node.primitive.reads[rule], reads, strict=True):
-        if read.shape_only or isinstance(value, (bool, int, float)):
-            wrapped.append(value)
-        elif read.rest:
-            rest = enumerate(value, read.index)
-            wrapped.append(tuple(tensors.wrap(array, origin.get(i)) for i, array in rest))
-        else:
-            wrapped.append(tensors.wrap(value, origin.get(read.index)))
-    return wrapped
+    def _wrapped(self, node: Node, argnum: int, reads: tuple[Any, ...]) -> list[Any]:
+        """What a rule reads, as Tensors, each linked to where it came from if ``create_graph``."""
+        wrap = self.tensors.wrap  # type: ignore[union-attr]
+        origin: dict[int, Node] = {}
+        if self.create_graph:
+            origin = {_OUT: node, **dict(zip(node.argnums, node.parents, strict=True))}
+        wrapped: list[Any] = []
+        rule = 0 if node.primitive.joint else argnum
+        for read, value in zip(node.primitive.reads[rule], reads, strict=True):
+            if read.shape_only or isinstance(value, (bool, int, float)):
+                wrapped.append(value)
+            elif read.rest:
+                rest = enumerate(value, read.index)
+                wrapped.append(tuple(wrap(array, origin.get(i)) for i, array in rest))
+            else:
+                wrapped.append(wrap(value, origin.get(read.index)))
+        return wrapped
 
 
 def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:

@@ -42,14 +42,13 @@ class Mode(NamedTuple):
 
     recording: bool = True
     anomaly: bool = False
-    created: list[Node] | None = None  # where checkpoint collects the nodes of what it runs
 
 
 _mode: ContextVar[Mode] = ContextVar("tinygrad_rnn_mode", default=Mode())
 
 
 @contextmanager
-def switched(**changes: Any) -> Iterator[None]:
+def _switched(**changes: Any) -> Iterator[None]:
     token = _mode.set(_mode.get()._replace(**changes))
     try:
         yield
@@ -59,12 +58,12 @@ def switched(**changes: Any) -> Iterator[None]:
 
 def no_grad() -> Any:
     """Operations in this block leave no graph behind. Also a decorator: ``@no_grad()``."""
-    return switched(recording=False)
+    return _switched(recording=False)
 
 
 def enable_grad() -> Any:
     """Record again, inside ``no_grad``."""
-    return switched(recording=True)
+    return _switched(recording=True)
 
 
 def is_grad_enabled() -> bool:
@@ -80,7 +79,7 @@ def detect_anomaly() -> Any:
     read-only), but arrays given to ``asarray`` are shared, and CuPy arrays have no read-only flag.
     Slow: every value is copied to the host and looked at.
     """
-    return switched(anomaly=True)
+    return _switched(anomaly=True)
 
 
 class Tensor:
@@ -477,58 +476,57 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Any:
     """
     mode = _mode.get()
     arrays = list(inputs)
+    kind: type | None = None
     backend: Backend | None = None
-    argnums = []
-    differentiable = len(inputs) if primitive.joint else len(primitive.vjps)
+    differentiable = primitive.differentiable
+    argnums, parents, metas = [], [], []
     for i, x in enumerate(inputs):
         if isinstance(x, Tensor):
             array = arrays[i] = x._array
-            if x._node is not None and i < differentiable:
+            node = x._node
+            if node is not None and (differentiable is None or i in differentiable):
                 argnums.append(i)
+                parents.append(node)
+                metas.append((array.shape, array.dtype))
         elif type(x) in _PYTHON_NUMBERS:
             continue
         else:
             array = arrays[i] = as_tensor(x)._array
-        found = _backend_of_type.get(type(array))
-        if found is None:
-            return _interpreted(primitive, inputs, parameters)
-        if found is not backend:
-            if backend is not None:
+        if type(array) is not kind:
+            kind = type(array)
+            found = _backend_of_type.get(kind)
+            if found is None:
+                return _interpreted(primitive, inputs, parameters)
+            if backend is not None and found is not backend:
                 return _mixed(primitive, inputs, arrays, parameters)
             backend = found
     if backend is None:
         return apply(primitive, as_tensor(inputs[0]), *inputs[1:], **parameters)
     try:
-        out = primitive.forward(backend, *arrays, **parameters)
+        # Python is quicker to call a function without the empty ** than with it.
+        if parameters:
+            out = primitive.forward(backend, *arrays, **parameters)
+        else:
+            out = primitive.forward(backend, *arrays)
     except Exception as error:
         raise _explained(primitive, arrays, parameters, error) from error
     if primitive.several:
         out = tuple(out)
-    else:
+    elif type(out) is not kind:
         found = _backend_of_type.get(type(out))
         if found is None:
             out = backend.asarray(out)
         else:
             backend = found
     line = _look_at(primitive, out) if mode.anomaly else None
-    if not argnums or not mode.recording:
+    if not parents or not mode.recording:
         return tuple([wrap(part, None) for part in out]) if primitive.several else wrap(out, None)
-    node = Node(
-        primitive,
-        backend,
-        parameters,
-        tuple([inputs[i]._node for i in argnums]),
-        tuple(argnums),
-        (primitive.collect[0](arrays, out),)
-        if primitive.joint
-        else tuple([primitive.collect[i](arrays, out) for i in argnums]),
-        tuple([(arrays[i].shape, arrays[i].dtype) for i in argnums]),
-    )
+    collected = (0,) if primitive.joint else argnums
+    saved = [primitive.collect[i](arrays, out) for i in collected]
+    node = Node(primitive, backend, parameters, tuple(parents), argnums, saved, metas)
     if line is not None:
         node.witness = _Witness(line, _checksums(node))
-    if mode.created is not None:
-        mode.created.append(node)
-    return outputs_of(node, out)
+    return outputs_of(node, out) if primitive.several else wrap(out, node)
 
 
 _PYTHON_NUMBERS = frozenset([int, float, bool])
@@ -552,11 +550,12 @@ def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[s
     foreign = [x._array for x in inputs if isinstance(x, Tensor) and backends.of(x._array) is None]
     innermost = max(foreign, key=lambda array: array.level)
     out = innermost.interpret(primitive, inputs, parameters)
-    differentiable = len(inputs) if primitive.joint else len(primitive.vjps)
     argnums = tuple(
         i
-        for i, x in enumerate(inputs[:differentiable])
-        if isinstance(x, Tensor) and x._node is not None
+        for i, x in enumerate(inputs)
+        if isinstance(x, Tensor)
+        and x._node is not None
+        and (primitive.differentiable is None or i in primitive.differentiable)
     )
     if not argnums or not _mode.get().recording:
         return tuple([wrap(part, None) for part in out]) if primitive.several else wrap(out, None)
@@ -571,9 +570,6 @@ def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[s
         tuple([primitive.collect[i](arrays, out) for i in collected]),
         tuple([(arrays[i].shape, arrays[i].dtype) for i in argnums]),
     )
-    created = _mode.get().created
-    if created is not None:
-        created.append(node)
     return outputs_of(node, out)
 
 

@@ -33,7 +33,6 @@ from .tensor import (
     no_grad,
     outputs_of,
     pull_back,
-    switched,
     wrap,
 )
 
@@ -348,15 +347,14 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
                 filled[i] = x
             return flatten(f(*unflatten(structure, filled)))
 
-        created: list[Node] = []
+        start = Node().serial
         fresh = [wrap(x._array, Node()) if x.requires_grad else x for x in tensors]
         at = random.position()
-        with switched(created=created):
-            results, out_structure = call(fresh)
+        results, out_structure = call(fresh)
         recorded = [isinstance(y, Tensor) and y.requires_grad for y in results]
         if any(recorded):
             outputs = [y for y, r in zip(results, recorded, strict=True) if r]
-            node = _checkpoint_node(call, at, tensors, _captured(created, fresh), outputs)
+            node = _checkpoint_node(call, at, tensors, _captured(outputs, start), outputs)
             single = iter(outputs_of(node, tuple([y._array for y in outputs])))
             results = [next(single) if r else y for y, r in zip(results, recorded, strict=True)]
         return unflatten(out_structure, results)
@@ -364,16 +362,26 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _captured(created: list[Node], fresh: list[Tensor]) -> dict[Node, Any]:
-    """The nodes from outside that a function's nodes read, with what their cotangents look like."""
-    own = {*created, *(x._node for x in fresh)}
-    captured = {}
-    for node in created:
-        for parent, meta in zip(node.parents, node.metas, strict=True):
-            made_by = parent.parents[0] if parent.index is not None and parent.parents else parent
-            if made_by not in own:
+def _captured(outputs: list[Tensor], start: int) -> dict[Node, Any]:
+    """The older nodes that a function's nodes read, with what their cotangents must look like."""
+    captured: dict[Node, Any] = {}
+    for node in _newer([y._node for y in outputs if y._node is not None], start):
+        for parent, meta in zip(node.parents, node.metas, strict=False):
+            if parent.serial < start:
                 captured[parent] = meta
     return captured
+
+
+def _newer(roots: list[Node], start: int) -> list[Node]:
+    """The nodes created since ``start`` that the roots depend on."""
+    found = {node for node in roots if node.serial > start}
+    pending = list(found)
+    while pending:
+        for parent in pending.pop().parents:
+            if parent.serial > start and parent not in found:
+                found.add(parent)
+                pending.append(parent)
+    return list(found)
 
 
 def _checkpoint_node(

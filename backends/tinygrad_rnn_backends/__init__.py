@@ -3,7 +3,7 @@
 An operation finds its backend from its arrays, so only *creation* needs a default: process-wide
 (``set_default``), or for the code inside ``with use_backend(name)``, which is a context variable
 and therefore private to a thread or an asyncio task. The subtle point: nothing is imported until a
-name is asked for, and a failure to import is kept apart from a device that cannot be used.
+name is asked for, and whatever fails then leaves nothing behind, so that asking again tries again.
 
 This package is a leaf: it imports NumPy, CuPy on request, and nothing of ``tinygrad_rnn``, through
 which users should go (``tinygrad_rnn.get_backend("numpy")``).
@@ -77,19 +77,40 @@ def _load(name: str) -> Backend:
     with _lock:
         if name not in _loaded:
             backend = _factory(name)()
-            _loaded[name] = backend
+            _check(name, backend)
             _of_type.update(dict.fromkeys(backend.array_types, backend))
+            _loaded[name] = backend  # last, because get looks here without the lock
         return _loaded[name]
 
 
 def _factory(name: str) -> Callable[[], Backend]:
     if name in _factories:
         return _factories[name]
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name == name:
-            return lambda: entry.load()()
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        try:
+            factory: Callable[[], Backend] = entry.load()
+        except (ImportError, AttributeError) as error:
+            reason = f"{entry.value} cannot be loaded: {type(error).__name__}: {error}"
+            raise BackendUnavailable(f"backend {name!r} is declared, but {reason}") from error
+        return factory
     known = ", ".join(_names())
-    raise ValueError(f"there is no backend {name!r}; known: {known}. Register it with register_backend")
+    raise ValueError(f"there is no backend {name!r}, only {known}; add one by register_backend")
+
+
+def _check(name: str, backend: Backend) -> None:
+    """Refuse what would make the backend of an array, or of an error message, ambiguous."""
+    if backend.name != name:
+        raise ValueError(
+            f"backend {name!r} calls itself {backend.name!r}; give both the same name, "
+            f"as in ArrayAPIBackend(namespace, {name!r})"
+        )
+    for array_type in backend.array_types:
+        other = _of_type.get(array_type)
+        if other is not None:
+            raise ValueError(
+                f"backend {name!r} claims arrays of type {array_type.__module__}."
+                f"{array_type.__qualname__}, which belong to backend {other.name!r}"
+            )
 
 
 def _names() -> list[str]:
@@ -101,12 +122,14 @@ def status(name: str) -> Status:
     """Whether ``name`` is usable, and the version found or the reason why not."""
     try:
         backend = get(name)
+        # Looked up on the type, where the names of the array namespace are not.
+        has_probe = hasattr(type(backend), "probe")
+        found: Status = backend.probe() if has_probe else Status(True, type(backend).__name__)
+        return found
     except BackendUnavailable as error:
         return Status(False, str(error))
     except Exception as error:  # a plugin that fails to load must not take the doctor down with it
         return Status(False, f"failed to load: {type(error).__name__}: {error}")
-    probe: Callable[[], Status] | None = getattr(type(backend), "probe", None)
-    return probe() if probe is not None else Status(True, type(backend).__name__)
 
 
 def available() -> dict[str, Status]:
@@ -115,11 +138,11 @@ def available() -> dict[str, Status]:
 
 
 def of(array: Array) -> Backend | None:
-    """The backend of an array, by its type; None if it belongs to none that is known."""
+    """The backend of an array, by its exact type; None if it belongs to none that is known."""
     backend = _of_type.get(type(array))
     if backend is None and type(array).__module__.partition(".")[0] == "cupy":
-        backend = get("cupy")  # somebody made the array, so CuPy works
-        return backend if isinstance(array, backend.array_types) else None
+        get("cupy")  # somebody made the array, so CuPy works
+        return _of_type.get(type(array))
     return backend
 
 
@@ -137,7 +160,10 @@ def set_default(name: str) -> None:
 
 @contextmanager
 def use_backend(name: str) -> Iterator[Backend]:
-    """Creation functions in this block, thread and task make arrays of backend ``name``."""
+    """Creation functions in this block make arrays of backend ``name``.
+
+    Only in this thread and asyncio task, and in tasks started from it. Raises as ``get`` does.
+    """
     backend = get(name)
     token = _chosen.set(name)
     try:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from . import special
-from .protocol import Array, ArrayNamespace, Key
+from .protocol import Array, ArrayNamespace, Key, Status
 
 
 class ArrayAPIBackend(ArrayNamespace):
@@ -27,6 +27,10 @@ class ArrayAPIBackend(ArrayNamespace):
         self.namespace = namespace
         self.name = namespace.__name__ if name is None else name
         self.array_types: tuple[type, ...] = (type(namespace.asarray(0.0)),)
+
+    def probe(self) -> Status:
+        version = getattr(self.namespace, "__version__", "of unknown version")
+        return Status(True, f"{self.namespace.__name__} {version}")
 
     def from_host(self, array: np.ndarray[Any, Any]) -> Array:
         return self.namespace.asarray(np.array(array, order="C"))  # shares the copy at most
@@ -79,7 +83,8 @@ class ArrayAPIBackend(ArrayNamespace):
 
     def last_writer(self, shape: tuple[int, ...], key: Key) -> Array:
         xp = self.namespace
-        device = next((entry.device for entry in key if self._is_array(entry)), None)
+        arrays: list[Array] = [entry for entry in key if self._is_array(entry)]
+        device = arrays[0].device if arrays else None
         positions = self._positions(shape, key, device)
         n = positions.size
         if n == 0:
@@ -108,7 +113,7 @@ class ArrayAPIBackend(ArrayNamespace):
         consumed = sum(entry is not None and entry is not Ellipsis for entry in key)
         dots = sum(entry is Ellipsis for entry in key)
         if consumed > len(shape) or dots > 1:
-            raise IndexError(f"{consumed} indices and {dots} ellipses for an array of shape {shape}")
+            raise IndexError(f"{consumed} indices and {dots} ellipses for an array of {shape}")
         has_arrays = any(self._is_array(entry) for entry in key)
         basic: list[Any] = []
         indices: list[tuple[int, Any]] = []

@@ -75,7 +75,7 @@ class CupyBackend(ArrayNamespace):
         try:
             importlib.import_module("array_api_compat.cupy")
         except ImportError:
-            return Status(False, f"{installed} needs array-api-compat: pip install array-api-compat")
+            return Status(False, f"{installed} needs pip install array-api-compat")
         try:
             properties = runtime.getDeviceProperties(runtime.getDevice())
             found = f"{installed} on {properties['name'].decode()}"

@@ -25,7 +25,7 @@ import numpy as np
 Array: TypeAlias = Any
 """An array of whatever library the backend speaks for."""
 
-Key: TypeAlias = Sequence["int | slice | EllipsisType | None | Array"]
+Key: TypeAlias = Sequence["int | slice | EllipsisType | Array | None"]
 """An index: as in NumPy, but integer arrays belong to the backend and there are no boolean ones."""
 
 
@@ -52,6 +52,9 @@ class Backend(Protocol):
     def __getattr__(self, name: str) -> Any:
         """Any function, dtype or constant of the Array API namespace."""
 
+    def __hash__(self) -> int:
+        """By identity: there is one object for each backend."""
+
     # Crossing between host and device: always asked for by name, never implied.
     def from_host(self, array: np.ndarray[Any, Any]) -> Array:
         """A new array with the values and dtype of a NumPy array."""
@@ -72,20 +75,25 @@ class Backend(Protocol):
     def erf(self, x: Array) -> Array:
         """The error function, to a few units in the last place."""
 
-    # Indexing with integer arrays, by NumPy's rules, which the standard only has in part. The arrays
-    # may be of any integer dtype. An index out of range raises IndexError before anything is
-    # written; a device may instead let indices in arrays wrap around, because to look at them it
-    # would have to wait, but it may not touch memory outside ``x``.
+    # Indexing with arrays of any integer dtype by NumPy's rules, which the standard has in part only.
+    # An index out of range raises IndexError before anything is written; a device may instead let
+    # those in arrays wrap around, because to look at them it would have to wait, but it may not
+    # touch memory outside ``x``.
     def getitem(self, x: Array, key: Key) -> Array:
         """``x[key]``; basic keys may give a view."""
 
     def index_add(self, x: Array, key: Key, values: Array) -> Array:
-        """``x[key] += values``, every duplicate counted; ``values`` has the dtype of ``x`` and
-        broadcasts to ``x[key]``. Writes into ``x`` if it can; returns the result."""
+        """``x[key] += values``, every duplicate counted; returns ``x``, or a new array.
+
+        ``values`` has the dtype of ``x`` and broadcasts to ``x[key]``.
+        """
 
     def last_writer(self, shape: tuple[int, ...], key: Key) -> Array:
-        """For each element of ``zeros(shape)``: which element of ``x[key]``, counted in row-major
-        order, addresses it last; -1 where none does. int64, of shape ``shape``."""
+        """For each element of an ``x`` of this shape: which element of ``x[key]`` is it, or -1.
+
+        The elements of ``x[key]`` are counted in row-major order; where several are the same
+        element of ``x``, the last one counts. int64, of shape ``shape``.
+        """
 
 
 class ArrayNamespace:
@@ -95,7 +103,8 @@ class ArrayNamespace:
     namespace: ModuleType
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") or name in ("name", "namespace"):  # copy and inspect probe for these
+        # Asked for by copy, pickle and inspect, or missing in a subclass: not of the namespace.
+        if name.startswith("__") or name in ("name", "namespace"):
             raise AttributeError(f"{type(self).__name__} has no {name!r}")
         try:
             value = getattr(self.namespace, name)

@@ -68,11 +68,8 @@ def _terms(eps: float) -> tuple[list[float], list[float]]:
 
     # Chebyshev interpolation, summed exactly: NumPy's loses a digit.
     angles = [math.pi * (k + 0.5) / 16 for k in range(16)]
-    values = [scaled_erfc(math.cos(angle)) for angle in angles]
-    tail = [
-        math.fsum(value * math.cos(n * angle) for value, angle in zip(values, angles, strict=True)) / 8
-        for n in range(16)
-    ]
+    points = [(angle, scaled_erfc(math.cos(angle)) / 8) for angle in angles]
+    tail = [math.fsum(y * math.cos(n * angle) for angle, y in points) for n in range(16)]
     tail[0] /= 2
     trimmed = np.polynomial.chebyshev.chebtrim(tail, eps / 8)
     return near, np.polynomial.chebyshev.cheb2poly(trimmed).tolist()

@@ -31,20 +31,24 @@ def _rows(xp: Any, x: Any) -> Any:
     return xp.reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
 
 
+def _transposed(xp: Any, x: Any) -> Any:
+    return x.T if x.ndim == 2 else xp.matrix_transpose(x)
+
+
 def _product(xp: Any, x: Any, y: Any) -> Any:
-    if len(y.shape) == 2 and len(x.shape) > 2:
+    if x.ndim > 2 == y.ndim:
         return xp.reshape(xp.matmul(_rows(xp, x), y), (*x.shape[:-1], y.shape[-1]))
     return xp.matmul(x, y)
 
 
 def _left_cotangent(xp: Any, g: Any, y: Any) -> Any:
-    return _product(xp, g, xp.matrix_transpose(y))
+    return _product(xp, g, _transposed(xp, y))
 
 
 def _right_cotangent(xp: Any, g: Any, x: Any, y_shape: Any) -> Any:
-    if len(y_shape) == 2 and len(x.shape) > 2:
-        return xp.matmul(xp.matrix_transpose(_rows(xp, x)), _rows(xp, g))
-    return xp.matmul(xp.matrix_transpose(x), g)
+    if x.ndim > 2 == len(y_shape):
+        x, g = _rows(xp, x), _rows(xp, g)
+    return xp.matmul(_transposed(xp, x), g)
 
 
 def _batch_matmul(size: int, batched: list[bool], x: Any, y: Any) -> Any:
@@ -71,7 +75,7 @@ def matmul(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """
     x1, x2 = as_tensor(x1), as_tensor(x2)
     if x1.ndim >= 2 <= x2.ndim:
-        return apply(_matmul, x1, x2)  # type: ignore[no-any-return]
+        return apply(_matmul, x1, x2)
     if not x1.ndim or not x2.ndim:
         raise ValueError(
             f"matmul: shapes {x1.shape} and {x2.shape}: a scalar is no matrix; use multiply"

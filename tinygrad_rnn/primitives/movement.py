@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -26,9 +27,14 @@ from .elementwise import TensorLike
 
 def _pieces(x: Any, sizes: tuple[int, ...], axis: int) -> tuple[Any, ...]:
     """``x`` cut along a negative ``axis``, by slicing only: right for arrays and for Tensors."""
+    return tuple([x[key] for key in _cuts(sizes, axis)])
+
+
+@lru_cache(maxsize=256)
+def _cuts(sizes: tuple[int, ...], axis: int) -> tuple[Any, ...]:
     after = (slice(None),) * (-axis - 1)
     bounds = pairwise(accumulate(sizes, initial=0))
-    return tuple([x[(..., slice(start, stop), *after)] for start, stop in bounds])
+    return tuple((..., slice(start, stop), *after) for start, stop in bounds)
 
 
 _reshape = Primitive(

@@ -1,0 +1,754 @@
+"""The table that drives the tests of operations: what each one takes, and what NumPy makes of it.
+
+A row names an operation, says how Hypothesis draws its inputs and keywords, and gives a reference in
+NumPy. ``test_op_table.py`` does the rest: values, dtypes, derivatives, ``vmap``, on every backend.
+
+The subtle point is the *domain* of an input, which draws its elements: finite differences are wrong
+across a kink, so where an operation has some, the domain keeps its distance from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+
+Array = np.ndarray[Any, Any]
+Domain = Callable[[np.random.Generator, tuple[int, ...]], Array]
+Samples = st.SearchStrategy["Sample"]
+
+
+@dataclass(frozen=True)
+class Input:
+    shape: tuple[int, ...]
+    domain: Domain
+
+    def draw(self, rng: np.random.Generator) -> Array:
+        return np.asarray(self.domain(rng, self.shape))
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The inputs and keywords of one call; each seed gives other elements in the same shapes."""
+
+    inputs: tuple[Input, ...]
+    keywords: dict[str, Any] = field(default_factory=dict)
+
+    def arrays(self, seed: int = 0) -> list[Array]:
+        rng = np.random.default_rng(seed)
+        return [x.draw(rng) for x in self.inputs]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operation.
+
+    Args:
+        name: of the public function that the row stands for.
+        samples: draws inputs and keywords.
+        reference: what NumPy makes of the arrays and keywords.
+        call: the operation, if it is not called as ``tg.name(*tensors, **keywords)``.
+        argnums: the inputs that have a derivative, all of them floats; () if it has none.
+        integers: whether integers are taken, too, and give what they give in NumPy.
+        scalars: whether Python numbers may take the place of one of two inputs.
+        batched: whether vmap may batch every input.
+        variant: tells rows of the same name apart.
+    """
+
+    name: str
+    samples: Samples
+    reference: Callable[..., Any]
+    call: Callable[..., Any] | None = None
+    argnums: tuple[int, ...] = (0,)
+    integers: bool = False
+    scalars: bool = False
+    batched: bool = True
+    variant: str = ""
+
+    def __call__(self, *tensors: Any, **keywords: Any) -> Any:
+        return (self.call or getattr(tg, self.name))(*tensors, **keywords)
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.variant}" if self.variant else self.name
+
+
+# Domains: how elements are drawn.
+
+
+def real(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.normal(size=shape)
+
+
+def positive(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.uniform(0.4, 2.5, size=shape)
+
+
+def nonzero(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.uniform(0.3, 2.0, size=shape) * rng.choice((-1, 1), size=shape)
+
+
+def above_minus_one(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.uniform(-0.6, 2.0, size=shape)
+
+
+def distinct(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """No two elements within 0.1 of each other."""
+    size = math.prod(shape)
+    return (rng.permutation(size) * 0.2 - 0.1 * size + rng.uniform(0, 0.1, size)).reshape(shape)
+
+
+def grid(offset: float) -> Domain:
+    """Multiples of 0.5 plus an offset: inputs of different offsets are never equal."""
+    return lambda rng, shape: rng.integers(-4, 5, size=shape) * 0.5 + offset
+
+
+def coarse(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Halves, many of which tie."""
+    return rng.integers(-3, 4, size=shape) * 0.5
+
+
+def special(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.choice((np.nan, np.inf, -np.inf, -1.0, 0.0, 2.0), size=shape)
+
+
+def boolean(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.integers(0, 2, size=shape) == 1
+
+
+def integer(low: int, high: int) -> Domain:
+    return lambda rng, shape: rng.integers(low, high, size=shape)
+
+
+# Shapes and axes. Most lengths are small and not 0, but 0 and 1 occur often enough.
+
+lengths = st.sampled_from((2, 3, 1, 4, 2, 3, 1, 0))
+lengths_above_0 = st.sampled_from((2, 3, 1, 4))
+
+
+def shapes(low: int = 0, high: int = 3, each: Any = lengths) -> st.SearchStrategy[tuple[int, ...]]:
+    return st.lists(each, min_size=low, max_size=high).map(tuple)
+
+
+@st.composite
+def broadcasting(draw: Any, n: int, each: Any = lengths) -> tuple[tuple[int, ...], ...]:
+    """Shapes that broadcast with each other, the first one often the widest."""
+    shape = draw(shapes(each=each))
+    result = []
+    for _ in range(n):
+        dropped = draw(st.integers(0, len(shape)))
+        ones = draw(st.integers(0, 7))
+        result.append(tuple(1 if ones >> i & 1 else m for i, m in enumerate(shape))[dropped:])
+    return tuple(result)
+
+
+@st.composite
+def axis_of(draw: Any, ndim: int) -> int:
+    return draw(st.integers(-ndim, ndim - 1))
+
+
+@st.composite
+def axes_of(draw: Any, ndim: int) -> Any:
+    """None, an int or a tuple of ints, each counted from either end."""
+    kind = draw(st.sampled_from(("none", "int", "tuple")))
+    if kind == "none":
+        return None
+    if kind == "int" and ndim:
+        return draw(axis_of(ndim))
+    chosen = draw(st.lists(st.sampled_from(range(ndim)), unique=True)) if ndim else []
+    return tuple(draw(st.sampled_from((a, a - ndim))) for a in chosen)
+
+
+# Samples, for operations that are drawn alike.
+
+
+def one(domain: Domain = real, each: Any = lengths, low: int = 0) -> Samples:
+    return shapes(low, each=each).map(lambda shape: Sample((Input(shape, domain),)))
+
+
+@st.composite
+def several(draw: Any, *domains: Domain) -> Sample:
+    wanted = draw(broadcasting(len(domains)))
+    return Sample(tuple(Input(s, d) for s, d in zip(wanted, domains, strict=True)))
+
+
+@st.composite
+def reduced(draw: Any, domain: Domain = real, each: Any = lengths, **options: Any) -> Sample:
+    """An input, axis and keepdims; options are strategies for further keywords."""
+    shape = draw(shapes(each=each))
+    keywords = {"axis": draw(axes_of(len(shape))), "keepdims": draw(st.booleans())}
+    keywords |= {name: draw(strategy) for name, strategy in options.items()}
+    return Sample((Input(shape, domain),), keywords)
+
+
+@st.composite
+def along(
+    draw: Any, domain: Domain = real, each: Any = lengths, optional: bool = False, **options: Any
+) -> Sample:
+    """An input of at least one axis, and one of its axes."""
+    shape = draw(shapes(1, each=each))
+    axis = None if optional and draw(st.booleans()) else draw(axis_of(len(shape)))
+    keywords = {name: draw(strategy) for name, strategy in options.items()}
+    return Sample((Input(shape, domain),), {"axis": axis} | keywords)
+
+
+@st.composite
+def keyword(draw: Any, make: Callable[..., Any], low: int = 0, domain: Domain = real) -> Sample:
+    """An input, and keywords that ``make(draw, shape)`` gives for its shape."""
+    shape = draw(shapes(low))
+    return Sample((Input(shape, domain),), make(draw, shape))
+
+
+def options(*choices: dict[str, Any], domain: Domain = real, low: int = 0) -> Samples:
+    return keyword(lambda draw, shape: draw(st.sampled_from(choices)), low, domain)
+
+
+# What single operations are given.
+
+
+def _reshaped(draw: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    size = math.prod(shape)
+    choices = [(size,), (-1,), (1, size), (size, 1, 1), shape[::-1]]
+    choices += [(2, -1), (2, size // 2)] if size and size % 2 == 0 else []
+    choices += [size] if size else []
+    return {"shape": draw(st.sampled_from(choices))}
+
+
+def _permuted(draw: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    order = draw(st.permutations(range(len(shape))))
+    return {"axes": tuple(draw(st.sampled_from((a, a - len(shape)))) for a in order)}
+
+
+def _expanded(draw: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    axis = draw(axis_of(len(shape) + 1))
+    pair = tuple(draw(st.lists(axis_of(len(shape) + 2), min_size=2, max_size=2)))
+    apart = len({a % (len(shape) + 2) for a in pair}) == 2
+    return {"axis": draw(st.sampled_from((axis, pair))) if apart else axis}
+
+
+@st.composite
+def squeezed(draw: Any) -> Sample:
+    shape = draw(shapes(1, 4, st.sampled_from((1, 2, 1, 3, 0))))
+    ones = [a for i, n in enumerate(shape) if n == 1 for a in (i, i - len(shape))]
+    some = tuple(i for i, n in enumerate(shape) if n == 1)[: draw(st.integers(0, 4))]
+    axis = draw(st.sampled_from([None, some, *ones]))
+    return Sample((Input(shape, real),), {"axis": axis})
+
+
+@st.composite
+def broadcasted(draw: Any) -> Sample:
+    narrow, wide = draw(broadcasting(2))
+    return Sample((Input(narrow, real),), {"shape": np.broadcast_shapes(narrow, wide)})
+
+
+@st.composite
+def joined(draw: Any, new_axis: bool) -> Sample:
+    """Arrays for concat, which differ in length along the axis, or for stack."""
+    shape = draw(shapes(0 if new_axis else 1))
+    axis = draw(axis_of(len(shape) + new_axis))
+    n = draw(st.integers(1, 3))
+    members = []
+    for _ in range(n):
+        own = list(shape)
+        if not new_axis:
+            own[axis] = draw(lengths)
+        members.append(Input(tuple(own), real))
+    return Sample(tuple(members), {"axis": axis})
+
+
+@st.composite
+def splitted(draw: Any) -> Sample:
+    shape = draw(shapes(1))
+    axis = draw(axis_of(len(shape)))
+    n = shape[axis]
+    even = draw(st.sampled_from([k for k in range(1, n + 1) if n % k == 0] or [1]))
+    cuts = sorted(draw(st.lists(st.integers(0, n), max_size=3)))
+    how = draw(st.sampled_from((even, cuts, tuple(cuts))))
+    return Sample((Input(shape, real),), {"sections_or_indices": how, "axis": axis})
+
+
+def _rolled(draw: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    shift = draw(st.integers(-5, 5))
+    if not shape or draw(st.booleans()):
+        return {"shift": shift}
+    axes = tuple(draw(st.lists(axis_of(len(shape)), min_size=1, max_size=2)))
+    shifts = tuple(draw(st.integers(-5, 5)) for _ in axes)
+    return draw(
+        st.sampled_from(
+            ({"shift": shift, "axis": axes[0]}, {"shift": shifts, "axis": axes}, {"shift": shift, "axis": axes})
+        )
+    )
+
+
+def _padded(draw: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    few = st.integers(0, 2)
+    pairs = [(draw(few), draw(few)) for _ in shape]
+    width = draw(st.sampled_from((draw(few), (draw(few), draw(few)), pairs or 0, ((1, 2),))))
+    return {"pad_width": width, "constant_values": draw(st.sampled_from((0, 1.5, -2)))}
+
+
+@st.composite
+def repeated(draw: Any) -> Sample:
+    shape = draw(shapes(1))
+    axis = draw(st.sampled_from([None, *range(-len(shape), len(shape))]))
+    n = math.prod(shape) if axis is None else shape[axis]
+    counts = [draw(st.integers(0, 2)) for _ in range(n)]
+    repeats = draw(st.sampled_from((draw(st.integers(0, 3)), counts, [2])))
+    return Sample((Input(shape, real),), {"repeats": repeats, "axis": axis})
+
+
+def _tiled(draw: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    counts = tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=4)))
+    return {"repetitions": draw(st.sampled_from((counts, counts[0])))}
+
+
+def _moved(draw: Any, shape: tuple[int, ...]) -> dict[str, Any]:
+    return {"source": draw(axis_of(len(shape))), "destination": draw(axis_of(len(shape)))}
+
+
+@st.composite
+def multiplied(draw: Any) -> Sample:
+    """Operands of matmul of every rank, vectors included."""
+    n, k, m = (draw(lengths) for _ in range(3))
+    left, right = draw(broadcasting(2))
+    kind = draw(st.sampled_from(("matrices", "weights", "row", "column", "vectors")))
+    if kind == "vectors":
+        pair = ((k,), (k,))
+    elif kind == "row":
+        pair = ((k,), (*right, k, m))
+    elif kind == "column":
+        pair = ((*left, n, k), (k,))
+    elif kind == "weights":
+        pair = ((*left, n, k), (k, m))
+    else:
+        pair = ((*left, n, k), (*right, k, m))
+    return Sample(tuple(Input(s, real) for s in pair))
+
+
+@st.composite
+def dotted(draw: Any) -> Sample:
+    """Operands of vecdot: the same length along ``axis``, others broadcasting."""
+    left, right = draw(broadcasting(2))
+    n, axis = draw(lengths), -1
+    if min(len(left), len(right)) >= 1 and draw(st.booleans()):
+        axis = -2
+        left, right = (*left[:-1], n, left[-1]), (*right[:-1], n, right[-1])
+    else:
+        left, right = (*left, n), (*right, n)
+    return Sample((Input(left, real), Input(right, real)), {"axis": axis})
+
+
+@st.composite
+def tensordotted(draw: Any) -> Sample:
+    shared = draw(shapes(0, 2))
+    left, right = draw(shapes(0, 2)), draw(shapes(0, 2))
+    n = len(shared)
+    if draw(st.booleans()):
+        return Sample((Input(left + shared, real), Input(shared + right, real)), {"axes": n})
+    mine = draw(st.permutations(range(len(left) + n)))[:n]
+    theirs = draw(st.permutations(range(len(right) + n)))[:n]
+    first, second = list(left + shared), list(shared + right)
+    first = [*left]
+    for a, m in sorted(zip(mine, shared, strict=True)):
+        first.insert(a, m)
+    second = [*right]
+    for a, m in sorted(zip(theirs, shared, strict=True)):
+        second.insert(a, m)
+    axes = (
+        [draw(st.sampled_from((a, a - len(first)))) for a in mine],
+        [draw(st.sampled_from((a, a - len(second)))) for a in theirs],
+    )
+    return Sample((Input(tuple(first), real), Input(tuple(second), real)), {"axes": axes})
+
+
+EINSUMS = (
+    "ij,jk->ik", "bij,bjk->bik", "ij,ij->", "ij->ji", "ii->i", "ii", "ij->", "i,j->ij", "i,i", "ij,j",
+    "bij,kj->bik", "ab,bc,cd->ad", "a,ab,abc->bc", "...i,...i->...", "...ij,jk->...ik", "i...->...i",
+    "bhid,bhjd->bhij", "ij,kl->", "i,i,i->i", "aij,bij->ab", "iij->j", "ba", "ab,cd->acbd", "i->", "->",
+    "iij,jk", "B...,B->B...", "ij , jk -> ki",
+)  # fmt: skip
+
+
+@st.composite
+def einsummed(draw: Any) -> Sample:
+    subscripts = draw(st.sampled_from(EINSUMS))
+    sizes: dict[str, int] = {}
+    dots = draw(shapes(0, 2))
+    inputs = []
+    for term in subscripts.replace(" ", "").partition("->")[0].split(","):
+        letters = [c for c in term if c.isalpha()]
+        shape = [sizes.setdefault(c, draw(lengths)) for c in letters]
+        if "..." in term:
+            own = tuple(draw(st.sampled_from((1, n))) for n in dots)[draw(st.integers(0, len(dots))) :]
+            at = term.index("...")
+            shape[at:at] = own
+        inputs.append(Input(tuple(shape), real))
+    return Sample(tuple(inputs), {"subscripts": subscripts})
+
+
+KEYS: tuple[Any, ...] = (
+    (0,), (-1, 0), (slice(None, None, -1),), (..., 0), (None, slice(1, None)), (Ellipsis, None),
+    ([1, 0, 1],), (slice(None), [0, -1]), ([0, 1], [1, 1]), ([[0], [1]], slice(None), [0, 1]),
+    (np.array([[True, False, True], [False, True, True]]),), (1, [0, 2, 2]),
+    (slice(0, 0),), (np.zeros((0,), dtype=int),), (),
+)  # fmt: skip
+"""Keys for arrays of shape (2, 3, 2); ``test_indexing.py`` draws all sorts."""
+
+
+@st.composite
+def indexed(draw: Any, adds: bool = False) -> Sample:
+    key = draw(st.sampled_from(KEYS))
+    inputs = [Input((2, 3, 2), real)]
+    if adds:
+        shape = np.zeros((2, 3, 2))[key].shape
+        inputs.append(Input(draw(st.sampled_from((shape, shape[1:], ()))), real))
+    return Sample(tuple(inputs), {"key": key})
+
+
+@st.composite
+def taken(draw: Any) -> Sample:
+    shape = draw(shapes(1, each=lengths_above_0))
+    axis = draw(st.sampled_from([*range(-len(shape), len(shape)), *([None] if len(shape) == 1 else [])]))
+    n = shape[axis or 0]
+    places = Input(draw(shapes(0, 2)), integer(-n, n))
+    return Sample((Input(shape, real), places), {"axis": axis})
+
+
+@st.composite
+def taken_along(draw: Any) -> Sample:
+    shape = draw(shapes(1, each=lengths_above_0))
+    axis = draw(axis_of(len(shape)))
+    places = list(shape)
+    places[axis] = draw(lengths)
+    n = shape[axis]
+    return Sample((Input(shape, real), Input(tuple(places), integer(-n, n))), {"axis": axis})
+
+
+@st.composite
+def normalised(draw: Any) -> Sample:
+    shape = draw(shapes(1, each=st.sampled_from((3, 2, 4))))
+    extra = draw(st.integers(0, 2))
+    inputs = [Input(shape, real), *(Input(shape[-1:], real) for _ in range(extra))]
+    return Sample(tuple(inputs), {"eps": draw(st.sampled_from((1e-5, 0.1)))})
+
+
+def labels(classes: int) -> Domain:
+    """Class numbers, some to be ignored but not the first."""
+
+    def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+        found = rng.integers(0, classes, size=shape)
+        ignored = rng.uniform(size=shape) < 0.3
+        if ignored.size:
+            ignored.flat[0] = False
+        return np.where(ignored, -100, found)
+
+    return draw
+
+
+def distribution(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    raw = rng.uniform(0.1, 1, size=shape)
+    return raw / raw.sum(axis=1 if len(shape) > 1 else 0, keepdims=True)
+
+
+@st.composite
+def classified(draw: Any, soft: bool = False) -> Sample:
+    classes = draw(st.sampled_from((3, 2, 4)))
+    rest = draw(shapes(0, 3, lengths_above_0))
+    shape = (*rest[:1], classes, *rest[1:])
+    target = Input(shape, distribution) if soft else Input(rest, labels(classes))
+    inputs = [Input(shape, real), target]
+    if draw(st.booleans()):
+        inputs.append(Input((classes,), positive))
+    keywords = {
+        "reduction": draw(st.sampled_from(("mean", "sum", "none"))),
+        "label_smoothing": draw(st.sampled_from((0.0, 0.1, 1.0))),
+    }
+    return Sample(tuple(inputs), keywords)
+
+
+@st.composite
+def compared(draw: Any) -> Sample:
+    shape = draw(shapes(each=lengths_above_0))
+    inputs = (Input(shape, real), Input(shape, real))
+    return Sample(inputs, {"reduction": draw(st.sampled_from(("mean", "sum", "none")))})
+
+
+# References that NumPy does not have under one name.
+
+
+def _erf(x: Array) -> Array:
+    return np.vectorize(math.erf, otypes=[x.dtype])(x)
+
+
+def _sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def _logsumexp(x: Array, axis: Any, keepdims: bool) -> Array:
+    return np.log(np.sum(np.exp(x), axis=axis, keepdims=keepdims))
+
+
+def _var(x: Array, axis: Any, keepdims: bool, correction: float) -> Array:
+    return np.var(x, axis=axis, keepdims=keepdims, ddof=correction)
+
+
+def _cumulative_sum(x: Array, axis: int, include_initial: bool = False) -> Array:
+    return np.cumulative_sum(x, axis=axis, include_initial=include_initial)
+
+
+def _softmax(x: Array, axis: int = -1) -> Array:
+    return np.exp(x) / np.sum(np.exp(x), axis=axis, keepdims=True)
+
+
+def _gelu(x: Array, approximate: str = "none") -> Array:
+    if approximate == "tanh":
+        return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + _erf(x / math.sqrt(2)))
+
+
+def _layer_norm(x: Array, weight: Any = 1, bias: Any = 0, *, eps: float) -> Array:
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return (centred / np.sqrt(x.var(axis=-1, keepdims=True) + eps) * weight + bias).astype(x.dtype)
+
+
+def _cross_entropy(
+    x: Array, target: Array, weight: Any = None, *, reduction: str, label_smoothing: float
+) -> Array:
+    """One row at a time, as the definition reads."""
+    classes = x.shape[1 if x.ndim > 1 else 0]
+    weight = np.ones(classes, x.dtype) if weight is None else weight
+    soft = target.dtype.kind == "f"
+    rows = np.moveaxis(x, 1 if x.ndim > 1 else 0, -1).reshape(-1, classes)
+    wanted = np.moveaxis(target, 1 if x.ndim > 1 else 0, -1).reshape(-1, classes) if soft else target.ravel()
+    losses, divisor = [], 0.0
+    for row, goal in zip(rows, wanted, strict=True):
+        log_p = np.log(_softmax(row))
+        if not soft and goal == -100:
+            losses.append(0.0)
+            continue
+        hot = goal if soft else np.eye(classes)[goal]
+        mixed = (1 - label_smoothing) * hot + label_smoothing / classes
+        losses.append(-np.sum(mixed * weight * log_p))
+        divisor += 1 if soft else weight[goal]
+    total = np.array(losses, dtype=x.dtype)
+    if reduction == "none":
+        return total.reshape(target.shape if not soft else np.moveaxis(x, 1 if x.ndim > 1 else 0, -1).shape[:-1])
+    return np.sum(total) if reduction == "sum" else np.asarray(np.sum(total) / divisor, dtype=x.dtype)
+
+
+def _mse_loss(x: Array, target: Array, reduction: str) -> Array:
+    losses = (x - target) ** 2
+    return losses if reduction == "none" else getattr(np, reduction)(losses)
+
+
+def _add_at(x: Array, values: Array, key: Any) -> Array:
+    out = x.copy()
+    np.add.at(out, key, values)
+    return out
+
+
+def _set_at(x: Array, values: Array, key: Any) -> Array:
+    out = x.copy()
+    out[key] = values
+    return out
+
+
+def _split(x: Array, sections_or_indices: Any, axis: int) -> list[Array]:
+    return np.split(x, sections_or_indices, axis=axis)
+
+
+def _one_hot(x: Array, num_classes: int) -> Array:
+    return np.eye(num_classes, dtype=np.float32)[x]
+
+
+def _keyword_only(f: Callable[..., Any], *names: str) -> Callable[..., Any]:
+    """``f`` with some of its keywords passed by position, in front of the others."""
+
+    def call(*arrays: Any, **keywords: Any) -> Any:
+        positional = [keywords.pop(name) for name in names]
+        return f(*arrays, *positional, **keywords)
+
+    return call
+
+
+def _sequence(f: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda *arrays, **keywords: f(arrays, **keywords)
+
+
+# The table.
+
+BINARY = (
+    Row("add", several(real, real), np.add, argnums=(0, 1), integers=True, scalars=True),
+    Row("subtract", several(real, real), np.subtract, argnums=(0, 1), integers=True, scalars=True),
+    Row("multiply", several(real, real), np.multiply, argnums=(0, 1), integers=True, scalars=True),
+    Row("divide", several(real, nonzero), np.divide, argnums=(0, 1), scalars=True),
+    Row("pow", several(positive, real), np.power, argnums=(0, 1), scalars=True),
+    Row("floor_divide", several(real, nonzero), np.floor_divide, argnums=(), scalars=True),
+    Row("remainder", several(grid(0.1), grid(0.2)), np.remainder, argnums=(0, 1), scalars=True),
+    Row("maximum", several(grid(0), grid(0.2)), np.maximum, argnums=(0, 1), integers=True, scalars=True),
+    Row("minimum", several(grid(0), grid(0.2)), np.minimum, argnums=(0, 1), integers=True, scalars=True),
+)
+
+COMPARISONS = tuple(
+    Row(name, several(coarse, coarse), getattr(np, name), argnums=(), integers=True, scalars=True)
+    for name in ("equal", "not_equal", "less", "less_equal", "greater", "greater_equal")
+)
+
+UNARY = (
+    Row("negative", one(), np.negative, integers=True),
+    Row("positive", one(), np.positive, integers=True),
+    Row("abs", one(nonzero), np.abs, integers=True),
+    Row("sign", one(nonzero), np.sign, integers=True),
+    Row("exp", one(), np.exp),
+    Row("expm1", one(), np.expm1),
+    Row("log", one(positive), np.log),
+    Row("log1p", one(above_minus_one), np.log1p),
+    Row("sqrt", one(positive), np.sqrt),
+    Row("square", one(), np.square, integers=True),
+    Row("sin", one(), np.sin),
+    Row("cos", one(), np.cos),
+    Row("tanh", one(), np.tanh),
+    Row("sigmoid", one(), _sigmoid),
+    Row("softplus", one(), lambda x: np.log1p(np.exp(x))),
+    Row("erf", one(), _erf),
+    Row("relu", one(nonzero), lambda x: np.maximum(x, 0)),
+    Row("isnan", one(special), np.isnan, argnums=()),
+    Row("isinf", one(special), np.isinf, argnums=()),
+    Row("isfinite", one(special), np.isfinite, argnums=()),
+    Row("floor", one(coarse), np.floor, argnums=()),
+    Row("ceil", one(coarse), np.ceil, argnums=()),
+    Row("trunc", one(coarse), np.trunc, argnums=()),
+    Row("round", one(coarse), np.round, argnums=()),
+    Row("logical_not", one(boolean), np.logical_not, argnums=()),
+)
+
+CHOICES = (
+    Row("where", several(boolean, real, real), np.where, argnums=(1, 2)),
+
+
+    Row("clip", options({"min": -0.7}, {"max": 0.8}, {"min": -0.7, "max": 0.8}, domain=grid(0)),
+        lambda x, min=None, max=None: np.clip(x, min, max)),
+    Row("clip", several(grid(0), grid(0.1), grid(0.3)), np.clip, argnums=(0, 1, 2), variant="tensors"),
+    *(
+        Row(name, several(boolean, boolean), getattr(np, name), argnums=())
+        for name in ("logical_and", "logical_or", "logical_xor")
+    ),
+    Row("astype", options({"dtype": "float64"}), lambda x, dtype: x.astype(dtype),
+        call=_keyword_only(tg.astype, "dtype")),
+    Row("astype", options({"dtype": "int32"}, {"dtype": "bool"}, {"dtype": np.int64}, domain=coarse),
+        lambda x, dtype: x.astype(dtype), call=_keyword_only(tg.astype, "dtype"), argnums=(), variant="away"),
+)  # fmt: skip
+
+REDUCTIONS = (
+    Row("sum", reduced(), np.sum, integers=True),
+    Row("mean", reduced(each=lengths_above_0), np.mean, integers=True),
+    Row("max", reduced(distinct, lengths_above_0), np.max, integers=True),
+    Row("min", reduced(distinct, lengths_above_0), np.min, integers=True),
+    Row("prod", reduced(), np.prod, integers=True),
+    Row("var", reduced(each=st.sampled_from((2, 3, 4)), correction=st.sampled_from((0.0, 0.5))), _var),
+    Row("std", reduced(distinct, each=st.sampled_from((2, 3, 4)), correction=st.just(0.0)).filter(
+        lambda s: s.inputs[0].shape and s.keywords["axis"] != ()), lambda *a, **k: np.sqrt(_var(*a, **k))),
+    Row("logsumexp", reduced(each=lengths_above_0), _logsumexp),
+    Row("cumulative_sum", along(include_initial=st.booleans()), _cumulative_sum, integers=True),
+    Row("any", reduced(boolean), np.any, argnums=()),
+    Row("all", reduced(boolean), np.all, argnums=()),
+    Row("argmax", along(coarse, lengths_above_0, True, keepdims=st.booleans()), np.argmax, argnums=(), integers=True),
+    Row("argmin", along(coarse, lengths_above_0, True, keepdims=st.booleans()), np.argmin, argnums=(), integers=True),
+)  # fmt: skip
+
+MOVEMENT = (
+    Row("reshape", keyword(_reshaped), np.reshape, integers=True),
+    Row("broadcast_to", broadcasted(), np.broadcast_to, integers=True),
+    Row("broadcast_arrays", several(real, real), lambda *xs: list(np.broadcast_arrays(*xs)), argnums=(0, 1)),
+    Row("permute_dims", keyword(_permuted), np.permute_dims, integers=True),
+    Row("moveaxis", keyword(_moved, 1), np.moveaxis, call=_keyword_only(tg.moveaxis, "source", "destination")),
+    Row("matrix_transpose", one(low=2), np.matrix_transpose, integers=True),
+    Row("expand_dims", keyword(_expanded), np.expand_dims, integers=True),
+    Row("squeeze", squeezed(), np.squeeze, integers=True),
+    Row("flip", keyword(lambda draw, shape: {"axis": draw(axes_of(len(shape)))}), np.flip, integers=True),
+    Row("concat", joined(False), _sequence(np.concat), _sequence(tg.concat), argnums=(0, 1, 2), integers=True),
+    Row("concat", several(real, real), _sequence(lambda xs: np.concat(xs, axis=None)),
+        _sequence(lambda xs: tg.concat(xs, axis=None)), argnums=(0, 1), variant="flattened"),
+    Row("stack", joined(True), _sequence(np.stack), _sequence(tg.stack), argnums=(0, 1, 2), integers=True),
+    Row("unstack", along(), lambda x, axis: list(np.unstack(x, axis=axis)), integers=True),
+    Row("split", splitted(), _split, integers=True),
+    Row("roll", keyword(_rolled), np.roll, integers=True),
+    Row("pad", keyword(_padded), np.pad),
+    Row("repeat", repeated(), np.repeat, call=_keyword_only(tg.repeat, "repeats"), integers=True),
+    Row("tile", keyword(_tiled), lambda x, repetitions: np.tile(x, repetitions),
+        call=_keyword_only(tg.tile, "repetitions"), integers=True),
+)  # fmt: skip
+
+CONTRACTIONS = (
+    Row("matmul", multiplied(), np.matmul, argnums=(0, 1), integers=True),
+    Row("outer", several(real, real), np.outer, argnums=(0, 1), integers=True),
+    Row("vecdot", dotted(), np.vecdot, argnums=(0, 1), integers=True),
+    Row("tensordot", tensordotted(), np.tensordot, argnums=(0, 1), integers=True),
+    Row("einsum", einsummed(), lambda *xs, subscripts: np.einsum(subscripts, *xs),
+        lambda *xs, subscripts: tg.einsum(subscripts, *xs), argnums=(0, 1, 2), integers=True),
+)  # fmt: skip
+
+INDEXING = (
+    Row("getitem", indexed(), lambda x, key: x[key], lambda x, key: x[key], integers=True),
+    Row("index_add", indexed(True), _add_at, lambda x, v, key: x.at[key].add(v), argnums=(0, 1)),
+    Row("getitem", indexed(True), _set_at, lambda x, v, key: x.at[key].set(v), argnums=(0, 1), variant="set"),
+    Row("take", taken(), np.take),
+    Row("take_along_axis", taken_along(), np.take_along_axis),
+)  # fmt: skip
+
+COMPOSITIONS = (
+    Row("softmax", along(each=lengths_above_0), _softmax),
+    Row("log_softmax", along(each=lengths_above_0), lambda x, axis: np.log(_softmax(x, axis))),
+    Row("gelu", options({}, {"approximate": "tanh"}, {"approximate": "none"}), _gelu),
+    Row("silu", one(), lambda x: x * _sigmoid(x)),
+    Row("leaky_relu", options({}, {"negative_slope": 0.3}, domain=nonzero),
+        lambda x, negative_slope=0.01: np.where(x > 0, x, negative_slope * x)),
+    Row("elu", options({}, {"alpha": 0.5}, domain=nonzero),
+        lambda x, alpha=1.0: np.where(x > 0, x, alpha * np.expm1(x))),
+    Row("layer_norm", normalised(), _layer_norm, argnums=(0, 1, 2)),
+    Row("cross_entropy", classified(), _cross_entropy, argnums=(0, 2)),
+    Row("cross_entropy", classified(soft=True), _cross_entropy, argnums=(0, 1, 2), variant="soft"),
+    Row("mse_loss", compared(), _mse_loss, argnums=(0, 1)),
+)  # fmt: skip
+
+CREATED = (
+    Row("zeros_like", one(), np.zeros_like, argnums=()),
+    Row("ones_like", one(), np.ones_like, argnums=()),
+    Row("full_like", options({"fill_value": 2.5}), np.full_like, argnums=()),
+    Row("tril", options({}, {"k": 1}, {"k": -1}, low=2), np.tril, integers=True),
+    Row("triu", options({}, {"k": 1}, {"k": -1}, low=2), np.triu, integers=True),
+    Row("one_hot", options({"num_classes": 4}, domain=integer(0, 4)), _one_hot, argnums=()),
+)
+
+ROWS = (
+    BINARY + COMPARISONS + UNARY + CHOICES + REDUCTIONS + MOVEMENT + CONTRACTIONS
+    + INDEXING + COMPOSITIONS + CREATED
+)  # fmt: skip
+
+DIFFERENTIABLE = tuple(row for row in ROWS if row.argnums)
+
+ELSEWHERE = {
+    "arange": "test_op_table.py, creation",
+    "asarray": "test_op_table.py, creation",
+    "empty": "test_op_table.py, creation",
+    "empty_like": "test_op_table.py, creation",
+    "eye": "test_op_table.py, creation",
+    "full": "test_op_table.py, creation",
+    "linspace": "test_op_table.py, creation",
+    "ones": "test_op_table.py, creation",
+    "tensor": "test_op_table.py, creation",
+    "zeros": "test_op_table.py, creation",
+    "dropout": "test_op_table.py: it draws random numbers",
+    "result_type": "test_op_table.py: it takes dtypes",
+    "to": "test_op_table.py: it takes a backend",
+}
+"""Public functions without a row, and where they are tested instead."""
+
+
+def names(rows: Sequence[Row]) -> list[str]:
+    return [str(row) for row in rows]

@@ -1,0 +1,188 @@
+"""Tools for tests of one's own: derivatives against finite differences.
+
+``check_grads(f, args)`` is what a new primitive or cell should pass. The subtle point is what it
+compares: directional derivatives, in random directions. A handful of evaluations then checks all
+elements at once, and a second derivative is just the first one of another function, the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from .primitives.creation import asarray
+from .structure import flatten, unflatten
+from .tensor import Tensor, as_tensor, no_grad
+from .transforms import jvp, vjp
+
+Leaves: TypeAlias = list[Tensor]
+
+_ORDINALS = ("first", "second", "third", "fourth")
+_STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))  # exact for polynomials of degree 4
+
+
+def check_grads(
+    f: Callable[..., Any],
+    args: Sequence[Any],
+    order: int = 2,
+    modes: Sequence[str] = ("vjp", "jvp"),
+    *,
+    rtol: float = 1e-6,
+    atol: float = 1e-8,
+    step: float = 1e-3,
+    seed: int = 0,
+) -> None:
+    """Compare derivatives of ``f`` at ``args`` with central finite differences, in float64.
+
+    At each order, for random ``u`` and ``v``: the derivative in direction ``v`` by ``jvp``, each
+    element; ``<u, J v>`` by ``vjp``; and that the two modes agree to rounding. The next order does the
+    same to the function ``x -> u J(x)``.
+
+    Args:
+        f: takes ``args``, returns a Tensor or a structure of them. It must be smooth within twice
+            ``step`` of ``args``, and draw no random numbers.
+        args: Tensors, arrays, numbers or structures of them. Those of floating dtype are converted to
+            float64 and differentiated, others are passed on as they are.
+        order: how many derivatives to look at.
+        modes: "vjp", "jvp" or both.
+        rtol: tolerance relative to the derivative.
+        atol: tolerance for a derivative that vanishes.
+        step: of the finite differences, whose error is of order ``step**4``.
+        seed: of the random directions.
+
+    Raises:
+        AssertionError: naming the order, the mode, the argument and the two numbers that disagree.
+        ValueError: if no argument has a floating dtype, or for an unknown mode.
+    """
+    if not modes or not set(modes) <= {"vjp", "jvp"}:
+        raise ValueError(f"check_grads: modes are 'vjp' and 'jvp', not {modes!r}")
+    leaves, structure = flatten(tuple(args))
+    tensors = [as_tensor(leaf).detach() for leaf in leaves]
+    places = [i for i, x in enumerate(tensors) if x.dtype.kind == "f"]
+    if not places:
+        raise ValueError("check_grads: no argument has a floating dtype")
+    xs = [tensors[i].astype("float64") for i in places]
+
+    def function(*points: Tensor) -> Leaves:
+        filled = list(leaves)
+        for i, x in zip(places, points, strict=True):
+            filled[i] = x
+        ys = map(as_tensor, flatten(f(*unflatten(structure, filled)))[0])
+        return [y for y in ys if y.dtype.kind == "f"]
+
+    rng = np.random.default_rng(seed)
+    for n in range(order):
+        name = _ORDINALS[n] if n < len(_ORDINALS) else f"{n + 1}th"
+        check = _Check(function, xs, rng, f"check_grads: {name} order", rtol, atol, step)
+        check.run(modes)
+        function = _pulled_back(function, check.cotangents)
+
+
+def _pulled_back(f: Callable[..., Leaves], cotangents: Leaves) -> Callable[..., Leaves]:
+    """``x -> u J(x)``, whose derivative is the next order's."""
+
+    def gradient(*xs: Tensor) -> Leaves:
+        return list(vjp(f, *xs)[1](cotangents))
+
+    return gradient
+
+
+class _Check:
+    """The derivative of one function, which takes and returns several Tensors, at one point."""
+
+    def __init__(
+        self,
+        f: Callable[..., Leaves],
+        xs: Leaves,
+        rng: np.random.Generator,
+        title: str,
+        rtol: float,
+        atol: float,
+        step: float,
+    ) -> None:
+        self.f, self.xs, self.title = f, xs, title
+        self.rtol, self.atol, self.step = rtol, atol, step
+        with no_grad():
+            self.ys = f(*xs)
+        self.directions = _random_like(xs, rng)
+        self.cotangents = _random_like(self.ys, rng)
+
+    def run(self, modes: Sequence[str]) -> None:
+        numeric = self.difference(self.directions)
+        expected = _inner(self.cotangents, numeric)
+        if "vjp" in modes:
+            pulled = vjp(self.f, *self.xs)[1](self.cotangents)
+            for i, (g, x) in enumerate(zip(pulled, self.xs, strict=True)):
+                if (g.shape, g.dtype) != (x.shape, x.dtype):
+                    self.fail(f"vjp, argument {i}: {g.dtype} {g.shape} for {x.dtype} {x.shape}")
+            derived = _inner(pulled, self.directions)
+            if not self.close(derived, expected):
+                self.fail(f"vjp: <u, J v> is {derived:.12g}, by finite differences {expected:.12g}")
+        if "jvp" in modes:
+            tangents = jvp(self.f, tuple(self.xs), tuple(self.directions))[1]
+            for i, (t, n) in enumerate(zip(tangents, numeric, strict=True)):
+                self.compare_elements(i, t.numpy(), n)
+        if "vjp" in modes and "jvp" in modes:
+            forward = _inner(self.cotangents, tangents)
+            size = _inner(self.cotangents, tangents, abs) + _inner(pulled, self.directions, abs)
+            if abs(forward - derived) > 1e-11 * size:
+                self.fail(f"<u, J v> is {forward:.15g} by jvp, {derived:.15g} by vjp")
+
+    def difference(self, directions: Leaves) -> list[np.ndarray[Any, Any]]:
+        """The derivative of each output in a direction, by finite differences."""
+        totals = [np.zeros(y.shape) for y in self.ys]
+        for n, weight in _STENCIL:
+            with no_grad():
+                moved = [x + n * self.step * v for x, v in zip(self.xs, directions, strict=True)]
+                ys = self.f(*moved)
+            for total, y in zip(totals, ys, strict=True):
+                total += weight / self.step * y.numpy()
+        return totals
+
+    def compare_elements(self, output: int, derived: Any, numeric: Any) -> None:
+        wrong = ~np.isclose(derived, numeric, rtol=self.rtol, atol=self.atol)
+        if wrong.any():
+            at = tuple(map(int, np.argwhere(wrong)[0]))
+            self.fail(
+                f"jvp, element {at} of output {output}: {derived[at]:.12g}, "
+                f"by finite differences {numeric[at]:.12g}"
+            )
+
+    def close(self, derived: float, numeric: float) -> bool:
+        return math.isclose(derived, numeric, rel_tol=self.rtol, abs_tol=self.atol)
+
+    def fail(self, what: str) -> None:
+        raise AssertionError(f"{self.title}, {what} (rtol {self.rtol:g}){self.culprit()}")
+
+    def culprit(self) -> str:
+        """Which arguments disagree if only they are varied."""
+        pulled = vjp(self.f, *self.xs)[1](self.cotangents)
+        lines = []
+        for i, (x, v, g) in enumerate(zip(self.xs, self.directions, pulled, strict=True)):
+            alone = [v if i == j else 0 * w for j, w in enumerate(self.directions)]
+            numeric = _inner(self.cotangents, self.difference(alone))
+            derived = _inner([g], [v])
+            if not self.close(derived, numeric):
+                lines.append(f"\n  argument {i} {x.shape} alone: vjp {derived:.9g}, not {numeric:.9g}")
+        return "".join(lines)
+
+
+def _random_like(xs: Leaves, rng: np.random.Generator) -> Leaves:
+    """Numbers between 0.5 and 1 of either sign, so that no element is left out."""
+    return [
+        asarray(
+            np.asarray(rng.uniform(0.5, 1, x.shape) * rng.choice((-1.0, 1.0), x.shape)),
+            backend=x.backend,
+        )
+        for x in xs
+    ]
+
+
+def _inner(xs: Sequence[Any], ys: Sequence[Any], of: Callable[[Any], Any] = lambda z: z) -> float:
+    """The inner product of two lists of Tensors or arrays; ``of`` is applied to each product."""
+    host = [x.numpy() if isinstance(x, Tensor) else x for x in xs]
+    other = [y.numpy() if isinstance(y, Tensor) else y for y in ys]
+    return float(sum(np.sum(of(x * y)) for x, y in zip(host, other, strict=True)))
