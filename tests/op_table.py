@@ -1,7 +1,8 @@
 """The table that drives the tests of operations: what each one takes, and what NumPy makes of it.
 
-A row names an operation, says how Hypothesis draws its inputs and keywords, and gives a reference in
-NumPy. ``test_op_table.py`` does the rest: values, dtypes, derivatives, ``vmap``, on every backend.
+A row names an operation, says how Hypothesis draws its inputs and keywords, and gives a reference
+in NumPy. ``test_op_table.py`` does the rest: values, dtypes, derivatives, ``vmap``, on every
+backend.
 
 The subtle point is the *domain* of an input, which draws its elements: finite differences are wrong
 across a kink, so where an operation has some, the domain keeps its distance from them.
@@ -280,7 +281,11 @@ def _rolled(draw: Any, shape: tuple[int, ...]) -> dict[str, Any]:
     shifts = tuple(draw(st.integers(-5, 5)) for _ in axes)
     return draw(
         st.sampled_from(
-            ({"shift": shift, "axis": axes[0]}, {"shift": shifts, "axis": axes}, {"shift": shift, "axis": axes})
+            (
+                {"shift": shift, "axis": axes[0]},
+                {"shift": shifts, "axis": axes},
+                {"shift": shift, "axis": axes},
+            )
         )
     )
 
@@ -384,7 +389,9 @@ def einsummed(draw: Any) -> Sample:
         letters = [c for c in term if c.isalpha()]
         shape = [sizes.setdefault(c, draw(lengths)) for c in letters]
         if "..." in term:
-            own = tuple(draw(st.sampled_from((1, n))) for n in dots)[draw(st.integers(0, len(dots))) :]
+            own = tuple(draw(st.sampled_from((1, n))) for n in dots)[
+                draw(st.integers(0, len(dots))) :
+            ]
             at = term.index("...")
             shape[at:at] = own
         inputs.append(Input(tuple(shape), real))
@@ -413,7 +420,9 @@ def indexed(draw: Any, adds: bool = False) -> Sample:
 @st.composite
 def taken(draw: Any) -> Sample:
     shape = draw(shapes(1, each=lengths_above_0))
-    axis = draw(st.sampled_from([*range(-len(shape), len(shape)), *([None] if len(shape) == 1 else [])]))
+    axis = draw(
+        st.sampled_from([*range(-len(shape), len(shape)), *([None] if len(shape) == 1 else [])])
+    )
     n = shape[axis or 0]
     places = Input(draw(shapes(0, 2)), integer(-n, n))
     return Sample((Input(shape, real), places), {"axis": axis})
@@ -524,7 +533,11 @@ def _cross_entropy(
     weight = np.ones(classes, x.dtype) if weight is None else weight
     soft = target.dtype.kind == "f"
     rows = np.moveaxis(x, 1 if x.ndim > 1 else 0, -1).reshape(-1, classes)
-    wanted = np.moveaxis(target, 1 if x.ndim > 1 else 0, -1).reshape(-1, classes) if soft else target.ravel()
+    wanted = (
+        np.moveaxis(target, 1 if x.ndim > 1 else 0, -1).reshape(-1, classes)
+        if soft
+        else target.ravel()
+    )
     losses, divisor = [], 0.0
     for row, goal in zip(rows, wanted, strict=True):
         log_p = np.log(_softmax(row))
@@ -537,8 +550,12 @@ def _cross_entropy(
         divisor += 1 if soft else weight[goal]
     total = np.array(losses, dtype=x.dtype)
     if reduction == "none":
-        return total.reshape(target.shape if not soft else np.moveaxis(x, 1 if x.ndim > 1 else 0, -1).shape[:-1])
-    return np.sum(total) if reduction == "sum" else np.asarray(np.sum(total) / divisor, dtype=x.dtype)
+        return total.reshape(
+            target.shape if not soft else np.moveaxis(x, 1 if x.ndim > 1 else 0, -1).shape[:-1]
+        )
+    return (
+        np.sum(total) if reduction == "sum" else np.asarray(np.sum(total) / divisor, dtype=x.dtype)
+    )
 
 
 def _mse_loss(x: Array, target: Array, reduction: str) -> Array:
@@ -590,8 +607,22 @@ BINARY = (
     Row("pow", several(positive, real), np.power, argnums=(0, 1), scalars=True),
     Row("floor_divide", several(real, nonzero), np.floor_divide, argnums=(), scalars=True),
     Row("remainder", several(grid(0.1), grid(0.2)), np.remainder, argnums=(0, 1), scalars=True),
-    Row("maximum", several(grid(0), grid(0.2)), np.maximum, argnums=(0, 1), integers=True, scalars=True),
-    Row("minimum", several(grid(0), grid(0.2)), np.minimum, argnums=(0, 1), integers=True, scalars=True),
+    Row(
+        "maximum",
+        several(grid(0), grid(0.2)),
+        np.maximum,
+        argnums=(0, 1),
+        integers=True,
+        scalars=True,
+    ),
+    Row(
+        "minimum",
+        several(grid(0), grid(0.2)),
+        np.minimum,
+        argnums=(0, 1),
+        integers=True,
+        scalars=True,
+    ),
 )
 
 COMPARISONS = tuple(

@@ -106,7 +106,9 @@ def _in_one_go(
     if primitive.batch is not None:
         return primitive.batch(size, batched, *values, **parameters)
     if primitive.kind == "elementwise":
-        ndim = max(v.ndim - b for v, b in zip(values, batched, strict=True) if isinstance(v, Tensor))
+        ndim = max(
+            v.ndim - b for v, b in zip(values, batched, strict=True) if isinstance(v, Tensor)
+        )
         values = [
             reshape(v, (size, *(1,) * (ndim + 1 - v.ndim), *v.shape[1:])) if b else v
             for v, b in zip(values, batched, strict=True)
@@ -130,17 +132,21 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
         out_axes: where that axis goes in each output, likewise.
 
     Raises:
-        ValueError: if the arguments have different numbers of examples, or none has any.
-        TypeError: inside, for what needs the value of one example: ``bool``, ``.item()``, ``.numpy()``.
+        ValueError: if the arguments have different numbers of examples, or none has any. TypeError:
+        inside, for what needs the value of one example: ``bool``, ``.item()``, ``.numpy()``.
     """
 
     def mapped(*arguments: Any) -> Any:
-        per_argument = in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(arguments)
+        per_argument = (
+            in_axes if isinstance(in_axes, (tuple, list)) else (in_axes,) * len(arguments)
+        )
         if len(per_argument) != len(arguments):
             raise ValueError(f"vmap: in_axes={in_axes!r} for {len(arguments)} arguments")
         leaves, structure = flatten(tuple(arguments))
         tensors = [as_tensor(leaf) for leaf in leaves]
-        axes = [a for entry, x in zip(per_argument, arguments, strict=True) for a in _spread(entry, x)]
+        axes = [
+            a for entry, x in zip(per_argument, arguments, strict=True) for a in _spread(entry, x)
+        ]
         sizes = {
             x.shape[negative_axis(axis, x.ndim, "vmap")]
             for x, axis in zip(tensors, axes, strict=True)
@@ -178,7 +184,11 @@ def _spread(axes: Any, tree: Any) -> list[int | None]:
         return [axes] * len(flatten(tree)[0])
     if isinstance(axes, dict) and isinstance(tree, dict) and axes.keys() == tree.keys():
         return [a for key in tree for a in _spread(axes[key], tree[key])]
-    if isinstance(axes, (tuple, list)) and isinstance(tree, (tuple, list)) and len(axes) == len(tree):
+    if (
+        isinstance(axes, (tuple, list))
+        and isinstance(tree, (tuple, list))
+        and len(axes) == len(tree)
+    ):
         return [a for axis, branch in zip(axes, tree, strict=True) for a in _spread(axis, branch)]
     raise ValueError(f"vmap: the axes {axes!r} do not fit the structure {flatten(tree)[1]}")
 
@@ -188,7 +198,7 @@ def _outside(batch: _Batch, x: Any, axis: int | None) -> Tensor:
     x = as_tensor(x)
     array = x._array
     own = isinstance(array, BatchedArray) and array.batch is batch
-    value = array.value if own else x
+    value: Tensor = array.value if own else x
     if own and array.batched:
         if axis is None:
             raise ValueError("vmap: out_axes is None for an output that differs between examples")

@@ -8,10 +8,10 @@ of ``torch.nn.functional``. The subtle point is stability: what may overflow goe
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 from . import random
-from .primitives.creation import full_like, ones_like
+from .primitives.creation import ones_like
 from .primitives.elementwise import (
     TensorLike,
     erf,
@@ -161,9 +161,11 @@ def cross_entropy(
         input: logits (C,), (N, C) or (N, C, d1, ...): classes along axis 1, as in PyTorch.
         target: class indices, shaped like ``input`` without the class axis; or class
             probabilities, shaped like ``input``.
+        reduction: "mean", "sum" or "none".
         weight: a factor for each class, (C,). "mean" then divides by the sum of the factors used.
         ignore_index: targets of this value contribute neither loss nor gradient.
-        label_smoothing: the share of the target spread evenly over all classes (Szegedy et al. 2016).
+        label_smoothing: the share of the target that is spread evenly over all classes (Szegedy et
+            al. 2016).
     """
     input, target = as_tensor(input), as_tensor(target)
     if not 0 <= label_smoothing <= 1:
@@ -174,7 +176,11 @@ def cross_entropy(
         raise ValueError(f"cross_entropy: reduction is 'mean', 'sum' or 'none', not {reduction!r}")
     logits = moveaxis(input, 1, -1) if input.ndim > 1 else input
     classes = logits.shape[-1]
-    factors = ones_like(logits[(0,) * (logits.ndim - 1)].detach()) if weight is None else as_tensor(weight)
+    factors = (
+        ones_like(logits[(0,) * (logits.ndim - 1)].detach())
+        if weight is None
+        else as_tensor(weight)
+    )
     if factors.shape != (classes,):
         raise ValueError(f"cross_entropy: weight of shape {factors.shape} for {classes} classes")
     log_probabilities = log_softmax(logits)
@@ -185,7 +191,7 @@ def cross_entropy(
     if target.shape != logits.shape[:-1]:
         raise ValueError(
             f"cross_entropy: input of shape {input.shape} needs a target of shape "
-            f"{logits.shape[:-1]} (class indices) or {input.shape} (probabilities), not {target.shape}"
+            f"{logits.shape[:-1]} (classes) or {input.shape} (probabilities), not {target.shape}"
         )
     valid = target != ignore_index
     chosen = where(valid, target, 0)

@@ -3,8 +3,9 @@
 A ``Primitive`` is one row of the table: a forward and one vector-Jacobian product (vjp) per input.
 A vjp is written as a formula in the names of the things it reads::
 
-    tanh = Primitive("tanh", "elementwise", lambda xp, x: xp.tanh(x), lambda xp, g, out: g * (1 - out * out))
-    add = Primitive("add", "elementwise", lambda xp, x, y: x + y, lambda xp, g: g, lambda xp, g: g)
+    tanh = Primitive(
+        "tanh", "elementwise", lambda xp, x: xp.tanh(x), lambda xp, g, out: g * (1 - out * out)
+    )
 
 ``g`` is the cotangent of the output. An input's name asks for its value, ``out`` for the output and
 ``x_shape`` for no more than a shape, and a node of the graph keeps exactly what was asked for.
@@ -27,6 +28,7 @@ import numpy as np
 
 Array: TypeAlias = Any
 Rule: TypeAlias = Callable[..., Any]
+Collector: TypeAlias = Callable[[list[Any], Any], tuple[tuple[Any, ...], tuple[Any, ...]]]
 Kind: TypeAlias = Literal["elementwise", "reduction", "movement", "contraction", "indexing"]
 
 _OUT = -1
@@ -62,7 +64,7 @@ class Primitive:
         self.name = name
         self.kind = kind
         self.forward = forward
-        self.vjps = vjps
+        self.vjps: tuple[Any, ...] = vjps
         self.joint = joint
         self.several = outputs == "several"
         self.batch = batch
@@ -76,7 +78,7 @@ class Primitive:
             None if joint else frozenset(i for i, rule in enumerate(vjps) if rule is not None)
         )
         self.reads = [[] if rule is None else self._reads(rule) for rule in vjps]
-        self.collect = [_collector(reads) for reads in self.reads]
+        self._collectors: dict[tuple[int, ...], Collector] = {}
 
     def _reads(self, rule: Rule) -> list[_Read]:
         names = [
@@ -102,35 +104,49 @@ class Primitive:
         known = ", ".join([*self.inputs, *([self.rest] if self.rest else []), "out"])
         raise TypeError(f"{self.name}: a vjp reads {name!r}, but there is only {known}")
 
+    def collector(self, argnums: tuple[int, ...]) -> Collector:
+        """A function ``(arrays, out)`` of what a node keeps if inputs ``argnums`` require grad.
+
+        It returns what each of their vjps reads, and the (shape, dtype) of each of those inputs. It
+        is compiled, since it runs at every operation: ``((arrays[1],), (arrays[0],)), ...``.
+        """
+        key = () if self.joint else argnums
+        found = self._collectors.get(key)
+        if found is None:
+            saved = [_tuple(read.expression() for read in self.reads[i]) for i in key or (0,)]
+            metas = [f"(arrays[{i}].shape, arrays[{i}].dtype)" for i in key]
+            source = f"lambda arrays, out: ({_tuple(saved)}, {_tuple(metas)})"
+            found = self._collectors[key] = eval(source, {"shape": np.shape})
+        if self.joint:  # of any number of inputs, which cannot be part of a source
+            return lambda arrays, out: (
+                found(arrays, out)[0],
+                tuple([(arrays[i].shape, arrays[i].dtype) for i in argnums]),
+            )
+        return found
+
     def __repr__(self) -> str:
         return f"<primitive {self.name}>"
+
+
+def _tuple(parts: Iterable[str]) -> str:
+    return "(" + "".join(f"{part}, " for part in parts) + ")"
 
 
 class _Read(NamedTuple):
     """One thing that a vjp reads: an input or the output, all from there on, or just its shape."""
 
-    index: int
+    position: int
     rest: bool
     shape_only: bool
 
-
-def _collector(reads: list[_Read]) -> Callable[[list[Array], Array], tuple[Any, ...]]:
-    """A function ``(arrays, out) -> what a rule reads``; the common cases avoid the loop."""
-    if not reads:
-        return lambda arrays, out: ()
-    if len(reads) == 1:
-        index, rest, shape_only = reads[0]
-        if rest and shape_only:
-            return lambda arrays, out: (tuple([np.shape(a) for a in arrays[index:]]),)
-        if rest:
-            return lambda arrays, out: (tuple(arrays[index:]),)
-        if shape_only:
-            return lambda arrays, out: (arrays[index].shape,)
-        if index == _OUT:
-            return lambda arrays, out: (out,)
-        return lambda arrays, out: (arrays[index],)
-    single = [_collector([read]) for read in reads]
-    return lambda arrays, out: tuple([collect(arrays, out)[0] for collect in single])
+    def expression(self) -> str:
+        """What it is, in Python, given the ``arrays`` that went in and what came ``out``."""
+        if self.position == _OUT:
+            return "out"
+        if self.rest:
+            arrays = f"arrays[{self.position}:]"
+            return f"tuple([shape(a) for a in {arrays}])" if self.shape_only else f"tuple({arrays})"
+        return f"arrays[{self.position}].shape" if self.shape_only else f"arrays[{self.position}]"
 
 
 class IndexedCotangent(NamedTuple):
@@ -144,6 +160,7 @@ class IndexedCotangent(NamedTuple):
     value: Any
 
     def add_to(self, xp: Any, total: Array) -> Array:
+        """``total`` with it added: in place on an array, which is the caller's."""
         return xp.index_add(total, self.key, self.value)
 
 
@@ -190,9 +207,9 @@ class Node:
         index: int | None = None,
         outputs: tuple[Any, ...] = (),
     ) -> None:
-        self.primitive = primitive
+        self.primitive: Any = primitive  # None for a leaf, and for one of several outputs
         self.backend = backend  # of the output; None where the output is not a raw array
-        self.parameters = parameters
+        self.parameters: Any = parameters
         self.parents = parents  # the nodes of the inputs that require grad
         self.argnums = argnums  # the positions of those inputs
         self.saved = saved  # for each parent, what its vjp reads; None once released
@@ -207,6 +224,7 @@ class Node:
 
     @property
     def is_leaf(self) -> bool:
+        """Whether no operation computed it."""
         return self.primitive is None and self.index is None
 
     def __reduce__(self) -> Any:
@@ -266,9 +284,11 @@ class TensorMode(Protocol):
 class Watch(Protocol):
     """What ``detect_anomaly`` does at each node of the walk."""
 
-    def before(self, node: Node) -> None: ...
+    def before(self, node: Node) -> None:
+        """Look at what the vjps of ``node`` are about to read."""
 
-    def after(self, node: Node, cotangent: Any) -> None: ...
+    def after(self, node: Node, cotangent: Any) -> None:
+        """Look at what a vjp of ``node`` returned."""
 
 
 def cotangents(
@@ -306,7 +326,6 @@ def cotangents(
         or any(seed is None for seed in raw_seeds)
         or any(node.backend is None and node.primitive is not None for node in order)
     )
-    mode = None if raw else tensors
     results: dict[Node, Any] = {} if targets is None else dict.fromkeys(targets)
     wanted = _towards(results, order) if targets is not None else None
     walk = _Walk(None if raw else tensors, create_graph, wanted, watch)
@@ -323,7 +342,7 @@ def cotangents(
             if node.hooks is not None:
                 g = run_hooks(node, g)
             parents = node.parents
-            if wanted is not None and node in results or not parents:
+            if (wanted is not None and node in results) or not parents:
                 results[node] = g
             if not parents or (boundary and node in boundary):
                 continue
@@ -454,10 +473,10 @@ class _Walk:
             if read.shape_only or isinstance(value, (bool, int, float)):
                 wrapped.append(value)
             elif read.rest:
-                rest = enumerate(value, read.index)
+                rest = enumerate(value, read.position)
                 wrapped.append(tuple(wrap(array, origin.get(i)) for i, array in rest))
             else:
-                wrapped.append(wrap(value, origin.get(read.index)))
+                wrapped.append(wrap(value, origin.get(read.position)))
         return wrapped
 
 
@@ -471,6 +490,7 @@ def unbroadcast(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
 
 
 def run_hooks(node: Node, g: Any) -> Any:
+    """The cotangent that the hooks of a node make of ``g``."""
     for hook in node.hooks or ():
         g = hook(g)
     return g

@@ -6,20 +6,22 @@ no more than its vjps read: a constant appears as ``const`` and values only wher
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from .graph import Node, topological_order
+from .graph import Node, Primitive, topological_order
 from .tensor import Tensor, canonical_dtype
 
 
 class _Line:
     """One node of the graph, spelled out."""
 
-    def __init__(self, name: str, operation: str, arguments: list[str], meta: str, keeps: str) -> None:
+    def __init__(self, name: str, operation: str, meta: str, keeps: str) -> None:
         self.name = name
         self.operation = operation
-        self.arguments = arguments
+        self.arguments: list[str] = []
+        self.inputs: list[str] = []  # those of the arguments that are nodes
         self.meta = meta
         self.keeps = keeps
 
@@ -39,7 +41,10 @@ def to_text(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
         for line in lines
     ]
     width = max(map(len, left), default=0)
-    rows = (f"{text:<{width}}  {line.meta:<20}{line.keeps}" for text, line in zip(left, lines, strict=True))
+    rows = (
+        f"{text:<{width}}  {line.meta:<20}{line.keeps}"
+        for text, line in zip(left, lines, strict=True)
+    )
     return "\n".join(row.rstrip() for row in rows)
 
 
@@ -47,11 +52,11 @@ def to_dot(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
     """The same graph in the language of Graphviz, leaves as boxes."""
     rows = ["digraph {", "  rankdir=LR;", "  node [fontname=monospace];"]
     for line in _spell_out(y, names):
+        label = json.dumps(f"{line.name}\n{line.operation}\n{line.meta}", ensure_ascii=False)
         shape = "box" if line.operation == "leaf" else "ellipse"
-        rows.append(f'  "{line.name}" [label="{line.name}\\n{line.operation}\\n{line.meta}", shape={shape}];')
-        for argument in line.arguments:
-            if not argument.startswith(("const", "axis", "shape", "key")) and "=" not in argument:
-                rows.append(f'  "{argument}" -> "{line.name}";')
+        name = json.dumps(line.name, ensure_ascii=False)
+        rows.append(f"  {name} [label={label}, shape={shape}];")
+        rows += [f"  {json.dumps(x, ensure_ascii=False)} -> {name};" for x in line.inputs]
     return "\n".join([*rows, "}"])
 
 
@@ -64,7 +69,7 @@ def _spell_out(y: Tensor, names: Mapping[str, Tensor] | None) -> list[_Line]:
         metas.update(zip(node.parents, node.metas, strict=False))
     given = {x._node: name for name, x in (names or {}).items() if x._node is not None}
     called: dict[Node, str] = {}
-    lines = []
+    lines: list[_Line] = []
     for node in order:
         if node.primitive is not None and node.primitive.several:
             continue  # its outputs have lines of their own
@@ -72,28 +77,35 @@ def _spell_out(y: Tensor, names: Mapping[str, Tensor] | None) -> list[_Line]:
         shape, dtype = metas[node]
         meta = f"{canonical_dtype(dtype)} {tuple(shape)}"
         maker = node.parents[0] if node.index is not None and node.parents else node
-        lines.append(_Line(called[node], *_operation(node, maker, called), meta, _kept(maker)))
+        line = _Line(called[node], _operation(node, maker), meta, _kept(maker))
+        if maker.primitive is not None and maker.saved is not None:
+            line.inputs = [called[parent] for parent in maker.parents]
+            line.arguments = _arguments(maker, maker.primitive, line.inputs)
+        lines.append(line)
     return lines
 
 
-def _operation(node: Node, maker: Node, called: dict[Node, str]) -> tuple[str, list[str]]:
-    primitive = maker.primitive
-    if primitive is None:
-        return ("leaf" if node.is_leaf else "released"), []
+def _operation(node: Node, maker: Node) -> str:
+    if node.is_leaf:
+        return "leaf"
+    if maker.primitive is None or maker.saved is None:
+        return "released"  # by backward, which dropped the way to the inputs, too
+    return maker.primitive.name + ("" if node.index is None else f"[{node.index}]")
+
+
+def _arguments(maker: Node, primitive: Primitive, inputs: list[str]) -> list[str]:
     read = {
         index: value
-        for argnum, reads in zip(maker.argnums, maker.saved or (), strict=False)
+        for argnum, reads in zip(maker.argnums, maker.saved, strict=False)
         for (index, rest, shape_only), value in zip(
             primitive.reads[0 if primitive.joint else argnum], reads, strict=False
         )
         if not rest and not shape_only
     }
-    known = {i: called[p] for i, p in zip(maker.argnums, maker.parents, strict=False)}
+    known = dict(zip(maker.argnums, inputs, strict=True))
     count = max(len(primitive.inputs), max(known, default=-1) + 1)
     arguments = [known[i] if i in known else _constant(read.get(i)) for i in range(count)]
-    arguments += [f"{key}={value}" for key, value in (maker.parameters or {}).items()]
-    suffix = "" if node.index is None else f"[{node.index}]"
-    return primitive.name + suffix, arguments
+    return arguments + [f"{key}={value}" for key, value in (maker.parameters or {}).items()]
 
 
 def _constant(value: Any) -> str:

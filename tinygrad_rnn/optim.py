@@ -15,13 +15,14 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
-from .tensor import Array, Tensor, backend_of, wrap
+from .graph import Array
+from .tensor import Tensor, backend_of, wrap
 
 __all__ = ["SGD", "Adam", "Optimizer", "clip_grad_norm_"]
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
-    """Scale all gradients so that their norm together is at most ``max_norm`` (Pascanu et al. 2013).
+    """Scale all gradients so that their joint norm is at most ``max_norm`` (Pascanu et al. 2013).
 
     Returns the norm before. Raises FloatingPointError for a norm that is not finite, gradients
     untouched. Parameters without a gradient count as zero.
@@ -60,9 +61,13 @@ class Optimizer:
             tensors = list(group["params"])
             for p in tensors:
                 if not isinstance(p, Tensor) or not p.is_leaf:
-                    raise TypeError(f"{type(self).__name__}: parameters are leaf Tensors, not {p!r}")
+                    raise TypeError(
+                        f"{type(self).__name__}: parameters are leaf Tensors, not {p!r}"
+                    )
                 if id(p) in seen:
-                    raise ValueError(f"{type(self).__name__}: a parameter of {p.shape} is given twice")
+                    raise ValueError(
+                        f"{type(self).__name__}: a parameter of {p.shape} is given twice"
+                    )
                 seen.add(id(p))
             self.param_groups.append({**defaults, **group, "params": tensors})
         self.state: dict[int, dict[str, Any]] = {}  # by the position of the parameter
@@ -138,9 +143,7 @@ def _beside(p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
     for name, value in state.items():
         source = backends.of(value)
         moved[name] = (
-            value
-            if source is None or source is target
-            else target.from_host(source.to_host(value))
+            value if source is None or source is target else target.from_host(source.to_host(value))
         )
     return moved
 

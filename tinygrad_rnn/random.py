@@ -1,12 +1,12 @@
 """Random numbers that depend on where they are drawn, not on when.
 
-Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) turns a key and a
-counter into four 32-bit words. The key is (seed, call); the counter is (draw site, time step, row,
-column block). So the mask that dropout draws for a row at a time step is the same whether the loop
-runs forwards or is replayed by a checkpoint, whatever rows surround it, on every backend.
+Philox-4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011) turns a key and
+a counter into four 32-bit words. The key is (seed, call); the counter is (draw site, time step,
+row, column block). So the mask that dropout draws for a row at a time step is the same whether the
+loop runs forwards or is replayed by a checkpoint, whatever rows surround it, on every backend.
 
-Initial weights come from ``host_generator``: drawn on the host, so that one seed gives the same model
-on every backend.
+Initial weights come from ``host_generator``: drawn on the host, so that one seed gives the same
+model on every backend.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,23 +41,33 @@ class _Stream:
 class _Site:
     """Where draws are made: a call, the time step within it, and how many came before."""
 
-    def __init__(self, call: int, step: int = 0, draws: int = 0) -> None:
+    def __init__(self, seed: int, call: int, step: int = 0, draws: int = 0) -> None:
+        self.seed = seed
         self.call = call
         self.step = step
         self.draws = draws
 
 
-class _Replay:
-    """Calls counted again from an earlier one, as a checkpoint needs them."""
+class Position(NamedTuple):
+    """Where the next draw is made: after how many calls from which seed, and where in a loop."""
 
-    def __init__(self, calls: int) -> None:
-        self.calls = calls
+    seed: int
+    calls: int
+    site: tuple[int, int, int, int] | None
+
+
+class _Calls:
+    """Calls counted from a position on, by one thread for itself."""
+
+    def __init__(self, at: Position) -> None:
+        self.seed = at.seed
+        self.calls = at.calls
 
 
 _lock = threading.Lock()
 _stream = _Stream(int(np.random.SeedSequence().generate_state(1)[0]))
 _site: ContextVar[_Site | None] = ContextVar("tinygrad_rnn_random_site", default=None)
-_replayed: ContextVar[_Replay | None] = ContextVar("tinygrad_rnn_random_replay", default=None)
+_own: ContextVar[_Calls | None] = ContextVar("tinygrad_rnn_random_calls", default=None)
 
 
 def manual_seed(seed: int) -> None:
@@ -95,18 +105,19 @@ def set_state(state: dict[str, Any]) -> None:
         _stream = restored
 
 
-def _next_call() -> int:
-    replay = _replayed.get()
+def _next_call() -> tuple[int, int]:
+    """The seed and the number of a new call."""
+    own = _own.get()
     with _lock:
-        counter = _stream if replay is None else replay
+        counter = _stream if own is None else own
         counter.calls += 1
-        return counter.calls
+        return counter.seed, counter.calls
 
 
 @contextmanager
 def loop() -> Iterator[Callable[[int], None]]:
     """Draws in this block belong to one call; the function it gives says which time step it is."""
-    site = _Site(_next_call())
+    site = _Site(*_next_call())
 
     def at_step(step: int) -> None:
         site.step, site.draws = step, 0
@@ -118,24 +129,37 @@ def loop() -> Iterator[Callable[[int], None]]:
         _site.reset(token)
 
 
-def position() -> tuple[int, ...]:
-    """Where the next draw is made, for ``replay``."""
-    site, replayed = _site.get(), _replayed.get()
-    if site is not None:
-        return site.call, site.step, site.draws
-    return ((_stream if replayed is None else replayed).calls,)
+@contextmanager
+def recorded() -> Iterator[Position]:
+    """Draws in this block are made as ever, and again in a block of ``replay(position)``.
+
+    Its calls are numbered apart while it runs: those of another thread must not come in between.
+    """
+    own, site = _own.get(), _site.get()
+    with _lock:
+        counter = _stream if own is None else own
+        place = None if site is None else (site.seed, site.call, site.step, site.draws)
+        at = Position(counter.seed, counter.calls, place)
+    calls = _Calls(at)
+    token = _own.set(calls)
+    try:
+        yield at
+    finally:
+        _own.reset(token)
+        with _lock:
+            counter.calls += calls.calls - at.calls
 
 
 @contextmanager
-def replay(at: tuple[int, ...]) -> Iterator[None]:
-    """Draws in this block are those that followed when ``at = position()`` was taken."""
-    site = _site.set(_Site(*at) if len(at) > 1 else None)
-    calls = _replayed.set(_Replay(at[0]))
+def replay(at: Position) -> Iterator[None]:
+    """Draws in this block are those that were made in a block of ``recorded``."""
+    site = _site.set(None if at.site is None else _Site(*at.site))
+    own = _own.set(_Calls(at))
     try:
         yield
     finally:
         _site.reset(site)
-        _replayed.reset(calls)
+        _own.reset(own)
 
 
 def uniform(
@@ -152,26 +176,28 @@ def uniform(
     native = native_dtype(chosen, default_dtype() if dtype is None else canonical_dtype(dtype))
     site = _site.get()
     if site is None:
-        counter = (_next_call(), 0, 0)
+        key, counter = _next_call(), (0, 0)
     else:
-        counter = (site.call, site.draws, site.step)
+        key, counter = (site.seed, site.call), (site.draws, site.step)
         site.draws += 1
-    unit = _uniform(chosen, shape, counter)
+    unit = _uniform(chosen, shape, key, counter)
     return wrap(chosen.astype(unit * (high - low) + low, native), None)
 
 
-def _uniform(xp: Any, shape: tuple[int, ...], counter: tuple[int, int, int]) -> Any:
+def _uniform(
+    xp: Any, shape: tuple[int, ...], key: tuple[int, int], counter: tuple[int, int]
+) -> Any:
     """Numbers in [0, 1) with 24 random bits, exact in float32, from word c % 4 of block c // 4."""
     rows = shape[0] if shape else 1
     columns = math.prod(shape[1:])
     blocks = -(-columns // 4)
-    call, site, step = counter
+    site, step = counter
     row = xp.reshape(xp.astype(xp.arange(rows), xp.uint64), (rows, 1))
     block = xp.reshape(xp.astype(xp.arange(blocks), xp.uint64), (1, blocks))
     zero = xp.zeros((rows, blocks), dtype=xp.uint64)
     words = _philox(
         xp,
-        (_stream.seed & _WORD, call & _WORD),
+        (key[0] & _WORD, key[1] & _WORD),
         (zero + _number(xp, site), zero + _number(xp, step), zero + row, zero + block),
     )
     mixed = xp.reshape(xp.stack(words, axis=-1), (rows, blocks * 4))[:, :columns]

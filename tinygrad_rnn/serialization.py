@@ -1,8 +1,8 @@
 """Files of arrays: safetensors, written atomically, read without executing anything.
 
-A file is written beside its destination, flushed to the disk and renamed, so a process killed at any
-moment leaves the old file or the new one. The subtle point is that nothing is ever unpickled: a file
-holds arrays and strings, and one that is damaged or foreign is an error and nothing more.
+A file is written beside its destination, flushed to the disk and renamed, so a process killed at
+any moment leaves the old file or the new one. The subtle point is that nothing is ever unpickled: a
+file holds arrays and strings, and one that is damaged or foreign is an error and nothing more.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def save(
     arrays: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write Tensors or arrays by name, and strings beside them, replacing ``path`` in one instant."""
+    """Write Tensors or arrays by name, and strings beside them, replacing ``path`` at once."""
     host = {
         name: np.ascontiguousarray(a.numpy() if isinstance(a, Tensor) else np.asarray(a))
         for name, a in arrays.items()
@@ -58,4 +58,6 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]],
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return arrays, dict(file.metadata() or {})
     except SafetensorError as error:
-        raise ValueError(f"load: {os.fspath(path)!r} is no intact safetensors file: {error}") from error
+        raise ValueError(
+            f"load: {os.fspath(path)!r} is no intact safetensors file: {error}"
+        ) from error

@@ -39,21 +39,31 @@ class Structure(NamedTuple):
 _LEAF_STRUCTURE = Structure(None, (), ())
 
 
-def flatten(tree: Any) -> tuple[list[Any], Structure]:
-    """The leaves of a nesting, dicts in the order of their keys' insertion, and its structure."""
+def flatten(tree: Any, like: Structure | None = None) -> tuple[list[Any], Structure]:
+    """The leaves of a nesting and its structure.
+
+    Dicts are taken in the order in which their keys were inserted; if ``like`` is given, in that of
+    the dicts there, so that two with the same keys have the same structure.
+    """
     leaves: list[Any] = []
-    return leaves, _take_apart(tree, leaves)
+    return leaves, _take_apart(tree, leaves, like)
 
 
-def _take_apart(tree: Any, leaves: list[Any]) -> Structure:
+def _take_apart(tree: Any, leaves: list[Any], like: Structure | None) -> Structure:
+    if not isinstance(tree, (dict, tuple, list)):
+        leaves.append(tree)
+        return _LEAF_STRUCTURE
+    keys = tuple(tree) if isinstance(tree, dict) else getattr(tree, "_fields", ())
+    parts: Sequence[Any] = tree  # type: ignore[assignment]
     if isinstance(tree, dict):
-        children = tuple(_take_apart(child, leaves) for child in tree.values())
-        return Structure(type(tree), tuple(tree), children)
-    if isinstance(tree, (tuple, list)):
-        children = tuple(_take_apart(child, leaves) for child in tree)
-        return Structure(type(tree), getattr(tree, "_fields", ()), children)
-    leaves.append(tree)
-    return _LEAF_STRUCTURE
+        if like is not None and len(like.keys) == len(keys) and set(like.keys) == set(keys):
+            keys = like.keys
+        parts = [tree[key] for key in keys]
+    models: Sequence[Structure | None] = [None] * len(parts)
+    if like is not None and len(like.children) == len(parts):
+        models = like.children
+    pairs = zip(parts, models, strict=True)
+    return Structure(type(tree), keys, tuple(_take_apart(p, leaves, m) for p, m in pairs))
 
 
 def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
@@ -63,14 +73,15 @@ def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
 
 
 def _put_together(structure: Structure, leaves: Any) -> Any:
-    if structure.container is None:
+    container: Any = structure.container
+    if container is None:
         return next(leaves)
     children = [_put_together(child, leaves) for child in structure.children]
-    if issubclass(structure.container, dict):
-        return structure.container(zip(structure.keys, children, strict=True))
+    if issubclass(container, dict):
+        return container(zip(structure.keys, children, strict=True))
     if structure.keys:
-        return structure.container(*children)
-    return structure.container(children)
+        return container(*children)
+    return container(children)
 
 
 def map_leaves(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
@@ -78,7 +89,7 @@ def map_leaves(function: Callable[..., Any], tree: Any, *others: Any) -> Any:
     leaves, structure = flatten(tree)
     columns = [leaves]
     for other in others:
-        other_leaves, other_structure = flatten(other)
+        other_leaves, other_structure = flatten(other, structure)
         if other_structure != structure:
             raise ValueError(f"structures differ: {structure} and {other_structure}")
         columns.append(other_leaves)

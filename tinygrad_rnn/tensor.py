@@ -20,7 +20,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
@@ -88,8 +88,9 @@ class Tensor:
     Made by ``tensor(data)`` (which copies), ``asarray(array)`` (which shares) and the creation
     functions; the constructor shares ``data``, which must be an array of a backend.
 
-    ``shape``, ``dtype`` (a NumPy dtype on every backend), ``ndim``, ``size``, ``backend``, ``device``
-    describe it; ``grad`` is a Tensor or None, filled by ``backward`` for leaves that require grad.
+    ``shape``, ``dtype`` (a NumPy dtype on every backend), ``ndim``, ``size``, ``backend``,
+    ``device`` describe it; ``grad`` is a Tensor or None, filled by ``backward`` for leaves that
+    require grad.
     """
 
     __slots__ = ("__weakref__", "_array", "_node")
@@ -97,6 +98,64 @@ class Tensor:
     __array_ufunc__ = None  # ndarray * tensor asks us; np.exp(tensor) raises
     _array: Any
     _node: Node | None
+
+    if TYPE_CHECKING:  # attached by the modules of primitives/, each beside its rule
+        at: Any
+        T: Tensor
+        mT: Tensor
+
+        def __add__(self, other: Any, /) -> Tensor: ...
+        def __radd__(self, other: Any, /) -> Tensor: ...
+        def __sub__(self, other: Any, /) -> Tensor: ...
+        def __rsub__(self, other: Any, /) -> Tensor: ...
+        def __mul__(self, other: Any, /) -> Tensor: ...
+        def __rmul__(self, other: Any, /) -> Tensor: ...
+        def __truediv__(self, other: Any, /) -> Tensor: ...
+        def __rtruediv__(self, other: Any, /) -> Tensor: ...
+        def __pow__(self, other: Any, /) -> Tensor: ...
+        def __rpow__(self, other: Any, /) -> Tensor: ...
+        def __floordiv__(self, other: Any, /) -> Tensor: ...
+        def __rfloordiv__(self, other: Any, /) -> Tensor: ...
+        def __mod__(self, other: Any, /) -> Tensor: ...
+        def __rmod__(self, other: Any, /) -> Tensor: ...
+        def __matmul__(self, other: Any, /) -> Tensor: ...
+        def __rmatmul__(self, other: Any, /) -> Tensor: ...
+        def __and__(self, other: Any, /) -> Tensor: ...
+        def __rand__(self, other: Any, /) -> Tensor: ...
+        def __or__(self, other: Any, /) -> Tensor: ...
+        def __ror__(self, other: Any, /) -> Tensor: ...
+        def __xor__(self, other: Any, /) -> Tensor: ...
+        def __rxor__(self, other: Any, /) -> Tensor: ...
+        def __lt__(self, other: Any, /) -> Tensor: ...
+        def __le__(self, other: Any, /) -> Tensor: ...
+        def __gt__(self, other: Any, /) -> Tensor: ...
+        def __ge__(self, other: Any, /) -> Tensor: ...
+        def __eq__(self, other: Any, /) -> Tensor: ...  # type: ignore[override]
+        def __ne__(self, other: Any, /) -> Tensor: ...  # type: ignore[override]
+        def __neg__(self) -> Tensor: ...
+        def __pos__(self) -> Tensor: ...
+        def __abs__(self) -> Tensor: ...
+        def __invert__(self) -> Tensor: ...
+        def __getitem__(self, key: Any, /) -> Tensor: ...
+        def astype(self, dtype: Any, /) -> Tensor: ...
+        def to(self, backend: str, /) -> Tensor: ...
+        def reshape(self, *shape: Any) -> Tensor: ...
+        def squeeze(self, /, axis: Any = None) -> Tensor: ...
+        def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def mean(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def max(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def min(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def prod(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def any(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def all(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def argmax(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def argmin(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
+        def var(
+            self, axis: Any = None, keepdims: bool = False, *, correction: float = 0.0
+        ) -> Tensor: ...
+        def std(
+            self, axis: Any = None, keepdims: bool = False, *, correction: float = 0.0
+        ) -> Tensor: ...
 
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         array = data._array if isinstance(data, Tensor) else data
@@ -114,7 +173,8 @@ class Tensor:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self._array.shape  # type: ignore[no-any-return]
+        shape: tuple[int, ...] = self._array.shape
+        return shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -183,13 +243,16 @@ class Tensor:
     def numpy(self) -> np.ndarray[Any, Any]:
         """The values as a NumPy array, copied from the device if need be; read-only if shared."""
         array = raw(self, "numpy()")
-        host = _backend_of_type[type(array)].to_host(array)
-        return backends.get("numpy").readonly(host)  # type: ignore[no-any-return]
+        host = _backend_of_type[type(array)].to_host(array).view()
+        host.flags.writeable = False
+        return host
 
     def item(self) -> Any:
         """The one value of a Tensor with a single element, as a Python number."""
         if self.size != 1:
-            raise ValueError(f"item: a tensor of shape {self.shape} has {self.size} values, not one")
+            raise ValueError(
+                f"item: a tensor of shape {self.shape} has {self.size} values, not one"
+            )
         return self.numpy().item()
 
     def tolist(self) -> Any:
@@ -210,7 +273,7 @@ class Tensor:
     def __bool__(self) -> bool:
         if self.size != 1:
             raise ValueError(
-                f"bool: the truth of a tensor of shape {self.shape} is ambiguous; use all() or any()"
+                f"bool: a tensor of shape {self.shape} has no one truth; use all() or any()"
             )
         return bool(self.item())
 
@@ -278,7 +341,7 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """What ``backward`` has accumulated here, or None."""
-        return None if self._node is None else self._node.grad  # type: ignore[no-any-return]
+        return None if self._node is None else self._node.grad
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
@@ -432,16 +495,16 @@ def set_default_dtype(dtype: Any) -> None:
 
 
 def default_dtype() -> np.dtype[Any]:
+    """The dtype that ``set_default_dtype`` set."""
     return _default_dtype
 
 
 @cache
 def canonical_dtype(dtype: Any) -> np.dtype[Any]:
     """The NumPy dtype of the same name as a backend's own."""
-    if isinstance(dtype, np.dtype):
-        return dtype
     try:
-        return np.dtype(dtype)
+        found: np.dtype[Any] = np.dtype(dtype)
+        return found
     except TypeError:
         return np.dtype(str(dtype).rpartition(".")[2])
 
@@ -469,25 +532,25 @@ def raw(x: Tensor, asked: str) -> Array:
     return x._array
 
 
-def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Any:
+def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
     """Carry out a primitive on Tensors, arrays and Python numbers; record it if need be.
 
-    Returns a Tensor, or a tuple of them if the primitive has several outputs.
+    Returns a Tensor; a primitive with several outputs gives a tuple of them, as ``apply_several``
+    says in its type.
     """
     mode = _mode.get()
     arrays = list(inputs)
     kind: type | None = None
     backend: Backend | None = None
     differentiable = primitive.differentiable
-    argnums, parents, metas = [], [], []
+    numbers, parents = [], []
     for i, x in enumerate(inputs):
         if isinstance(x, Tensor):
             array = arrays[i] = x._array
             node = x._node
             if node is not None and (differentiable is None or i in differentiable):
-                argnums.append(i)
+                numbers.append(i)
                 parents.append(node)
-                metas.append((array.shape, array.dtype))
         elif type(x) in _PYTHON_NUMBERS:
             continue
         else:
@@ -496,9 +559,9 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Any:
             kind = type(array)
             found = _backend_of_type.get(kind)
             if found is None:
-                return _interpreted(primitive, inputs, parameters)
+                return _interpreted(primitive, inputs, parameters)  # type: ignore[no-any-return]
             if backend is not None and found is not backend:
-                return _mixed(primitive, inputs, arrays, parameters)
+                return _mixed(primitive, inputs, arrays, parameters)  # type: ignore[no-any-return]
             backend = found
     if backend is None:
         return apply(primitive, as_tensor(inputs[0]), *inputs[1:], **parameters)
@@ -520,24 +583,36 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Any:
             backend = found
     line = _look_at(primitive, out) if mode.anomaly else None
     if not parents or not mode.recording:
-        return tuple([wrap(part, None) for part in out]) if primitive.several else wrap(out, None)
-    collected = (0,) if primitive.joint else argnums
-    saved = [primitive.collect[i](arrays, out) for i in collected]
+        return _unrecorded(primitive, out)  # type: ignore[no-any-return]
+    argnums = tuple(numbers)
+    saved, metas = primitive.collector(argnums)(arrays, out)
     node = Node(primitive, backend, parameters, tuple(parents), argnums, saved, metas)
     if line is not None:
         node.witness = _Witness(line, _checksums(node))
-    return outputs_of(node, out) if primitive.several else wrap(out, node)
+    if primitive.several:
+        return outputs_of(node, out)  # type: ignore[no-any-return]
+    return wrap(out, node)
+
+
+def apply_several(primitive: Primitive, *inputs: Any, **parameters: Any) -> tuple[Tensor, ...]:
+    """``apply``, for a primitive with several outputs."""
+    return apply(primitive, *inputs, **parameters)  # type: ignore[return-value]
 
 
 _PYTHON_NUMBERS = frozenset([int, float, bool])
 
 
+def _unrecorded(primitive: Primitive, out: Any) -> Any:
+    return tuple([wrap(part, None) for part in out]) if primitive.several else wrap(out, None)
+
+
 def outputs_of(node: Node, out: Any) -> Any:
     """The Tensors of what a recorded primitive returned."""
-    if not node.primitive.several:  # type: ignore[union-attr]
+    if not node.primitive.several:
         return wrap(out, node)
     node.outputs = tuple([(part.shape, part.dtype) for part in out])
-    return tuple([wrap(p, Node(None, None, None, (node,), index=i)) for i, p in enumerate(out)])
+    owner = (node,)
+    return tuple([wrap(p, Node(None, None, None, owner, (), (), (), i)) for i, p in enumerate(out)])
 
 
 def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[str, Any]) -> Any:
@@ -558,19 +633,11 @@ def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[s
         and (primitive.differentiable is None or i in primitive.differentiable)
     )
     if not argnums or not _mode.get().recording:
-        return tuple([wrap(part, None) for part in out]) if primitive.several else wrap(out, None)
+        return _unrecorded(primitive, out)
     arrays = [innermost.lifted(x) if isinstance(x, Tensor) else x for x in inputs]
-    collected = [0] if primitive.joint else argnums
-    node = Node(
-        primitive,
-        None,
-        parameters,
-        tuple([inputs[i]._node for i in argnums]),
-        argnums,
-        tuple([primitive.collect[i](arrays, out) for i in collected]),
-        tuple([(arrays[i].shape, arrays[i].dtype) for i in argnums]),
-    )
-    return outputs_of(node, out)
+    saved, metas = primitive.collector(argnums)(arrays, out)
+    parents = tuple([inputs[i]._node for i in argnums])
+    return outputs_of(Node(primitive, None, parameters, parents, argnums, saved, metas), out)
 
 
 class _TensorMode:
@@ -663,7 +730,9 @@ def _seed(output: Tensor, cotangent: Any) -> Tensor:
 def _mixed(
     primitive: Primitive, inputs: Sequence[Any], arrays: list[Any], parameters: dict[str, Any]
 ) -> Any:
-    if any(backends.of(a) is None and type(a) not in _PYTHON_NUMBERS for a in map(_array_of, inputs)):
+    if any(
+        backends.of(a) is None and type(a) not in _PYTHON_NUMBERS for a in map(_array_of, inputs)
+    ):
         return _interpreted(primitive, inputs, parameters)
     names = [b.name for b in map(backends.of, arrays) if b is not None]
     first = names[0]
@@ -727,7 +796,7 @@ def user_line() -> str:
 
 
 def _not_finite(x: Any) -> str | None:
-    """"nan" or "inf" if there is one in an array or Tensor of floats."""
+    """Which of "nan" and "inf" an array or Tensor of floats holds, if any."""
     array = x._array if isinstance(x, Tensor) else x
     found = backends.of(array)
     if found is None or canonical_dtype(array.dtype).kind != "f":
@@ -770,7 +839,9 @@ class _AnomalyWatch:
     def after(self, node: Node, cotangent: Any) -> None:
         bad = _not_finite(cotangent)
         if bad is not None:
-            hint = "" if node.witness else "; run the forward pass in detect_anomaly to see its line"
+            hint = (
+                "" if node.witness else "; run the forward pass in detect_anomaly to see its line"
+            )
             raise FloatingPointError(
                 f"the vjp of {graph.describe(node)} made {bad} in the backward pass{hint}"
             )

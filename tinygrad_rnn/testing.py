@@ -21,7 +21,12 @@ from .transforms import jvp, vjp
 Leaves: TypeAlias = list[Tensor]
 
 _ORDINALS = ("first", "second", "third", "fourth")
-_STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))  # exact for polynomials of degree 4
+_STENCIL = (
+    (-2, 1 / 12),
+    (-1, -2 / 3),
+    (1, 2 / 3),
+    (2, -1 / 12),
+)  # exact for polynomials of degree 4
 
 
 def check_grads(
@@ -38,13 +43,14 @@ def check_grads(
     """Compare derivatives of ``f`` at ``args`` with central finite differences, in float64.
 
     At each order, for random ``u`` and ``v``: the derivative in direction ``v`` by ``jvp``, each
-    element; ``<u, J v>`` by ``vjp``; and that the two modes agree to rounding. The next order does the
-    same to the function ``x -> u J(x)``.
+    element; ``<u, J v>`` by ``vjp``; and that the two modes agree to rounding. The next order does
+    the same to the function ``x -> u J(x)``.
 
     Args:
         f: takes ``args``, returns a Tensor or a structure of them. It must be smooth within twice
             ``step`` of ``args``, and draw no random numbers.
-        args: Tensors, arrays, numbers or structures of them. Those of floating dtype are converted to
+        args: Tensors, arrays, numbers or structures of them. Those of floating dtype are converted
+        to
             float64 and differentiated, others are passed on as they are.
         order: how many derivatives to look at.
         modes: "vjp", "jvp" or both.
@@ -166,7 +172,9 @@ class _Check:
             numeric = _inner(self.cotangents, self.difference(alone))
             derived = _inner([g], [v])
             if not self.close(derived, numeric):
-                lines.append(f"\n  argument {i} {x.shape} alone: vjp {derived:.9g}, not {numeric:.9g}")
+                lines.append(
+                    f"\n  argument {i} {x.shape} alone: vjp {derived:.9g}, not {numeric:.9g}"
+                )
         return "".join(lines)
 
 

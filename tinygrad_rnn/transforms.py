@@ -1,11 +1,12 @@
 """Transforms: derivatives as functions of functions, all made of one walk back through the graph.
 
 ``grad`` asks for the cotangents of given tensors. ``value_and_grad`` and ``vjp`` run a function on
-fresh leaves first; ``jvp`` is the vjp of the vjp: ``pull`` is linear in its cotangent ``u``, so pulling
-back through it gives the transpose of the transpose. They nest in any order, with ``vmap``, too.
+fresh leaves first; ``jvp`` is the vjp of the vjp: ``pull`` is linear in its cotangent ``u``, so
+pulling back through it gives the transpose of the transpose. They nest in any order, with ``vmap``,
+too.
 
-The subtle point is when a derivative is itself differentiable. ``grad`` does as ``create_graph`` says;
-the others look: if the function's result depends on anything outside that requires grad, the
+The subtle point is when a derivative is itself differentiable. ``grad`` does as ``create_graph``
+says; the others look: if the function's result depends on anything outside that requires grad, the
 derivative does so, too, and is recorded.
 """
 
@@ -22,7 +23,7 @@ from .graph import Node, Primitive, topological_order
 from .primitives.creation import eye, zeros_like
 from .primitives.elementwise import alias
 from .primitives.movement import reshape
-from .structure import Structure, flatten, map_leaves, unflatten
+from .structure import Structure, flatten, unflatten
 from .tensor import (
     Tensor,
     as_tensor,
@@ -30,7 +31,6 @@ from .tensor import (
     enable_grad,
     is_grad_enabled,
     namespace,
-    no_grad,
     outputs_of,
     pull_back,
     wrap,
@@ -100,7 +100,7 @@ def _matching(given: Any, structure: Structure, operation: str) -> list[Any]:
     """The leaves of cotangents that must be structured like an output."""
     if given is None:
         return [None] * len(flatten(unflatten(structure, [0] * _count(structure)))[0])
-    leaves, own = flatten(given)
+    leaves, own = flatten(given, structure)
     if own != structure:
         raise ValueError(f"{operation}: cotangents structured {own} for outputs {structure}")
     return leaves
@@ -116,14 +116,19 @@ def _fresh(x: Any) -> Tensor:
     """x as a leaf of a transform's own; still linked to x if x requires grad."""
     x = as_tensor(x)
     if x.dtype.kind != "f":
-        raise TypeError(f"a {x.dtype} argument has no derivative; use astype('float32')")
+        raise TypeError(
+            f"a derivative by an argument of {x.dtype} {x.shape}: only floating dtypes have one; "
+            "use astype('float32'), or leave it out of argnums"
+        )
     return alias(x) if x.requires_grad and is_grad_enabled() else wrap(x._array, Node())
 
 
 class _Run:
-    """A function run on fresh leaves in place of some arguments, its graph ready to be pulled on."""
+    """A function run on fresh leaves in place of some arguments; its graph can be pulled on."""
 
-    def __init__(self, f: Callable[..., Any], arguments: Sequence[Any], argnums: Sequence[int]) -> None:
+    def __init__(
+        self, f: Callable[..., Any], arguments: Sequence[Any], argnums: Sequence[int]
+    ) -> None:
         outer = is_grad_enabled()
         arguments = list(arguments)
         self.inputs: list[Tensor] = []
@@ -153,19 +158,19 @@ class _Run:
 
     def value(self) -> Any:
         """What the function returned, recorded only if it depends on something outside."""
-        return unflatten(
-            self.structure, [y if self.open else y.detach() for y in self.outputs]
-        )
+        return unflatten(self.structure, [y if self.open else y.detach() for y in self.outputs])
 
     def pull(
-        self, cotangents: Sequence[Any], *, create_graph: bool | None = None, retain_graph: bool = True
+        self,
+        cotangents: Sequence[Any],
+        *,
+        create_graph: bool | None = None,
+        retain_graph: bool = True,
     ) -> list[Tensor]:
         """The cotangent of each fresh leaf; zeros where the outputs do not depend on it."""
         record = self.open if create_graph is None else create_graph
         pairs = [
-            (y, g)
-            for y, g in zip(self.outputs, cotangents, strict=True)
-            if y._node is not None
+            (y, g) for y, g in zip(self.outputs, cotangents, strict=True) if y._node is not None
         ]
         found: dict[Node, Any] = {}
         if pairs:
@@ -202,7 +207,9 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> C
         run = _Run(lambda *xs: f(*xs, **options), arguments, _as_tuple(argnums))
         if len(run.outputs) != 1 or run.outputs[0].size != 1:
             shapes = ", ".join(str(y.shape) for y in run.outputs)
-            raise ValueError(f"value_and_grad: the function returns {shapes}, not a scalar; use vjp")
+            raise ValueError(
+                f"value_and_grad: the function returns {shapes}, not a scalar; use vjp"
+            )
         gradients = run.arranged(run.pull([None], retain_graph=False))
         return run.value(), gradients[0] if isinstance(argnums, int) else tuple(gradients)
 
@@ -231,7 +238,8 @@ def vjp(f: Callable[..., Any], *xs: Any) -> tuple[Any, Callable[[Any], tuple[Any
 def jvp(f: Callable[..., Any], xs: Any, vs: Any) -> tuple[Any, Any]:
     """``(y, dy)``: ``y = f(*xs)`` and its derivative in the direction ``vs``.
 
-    ``xs`` and ``vs`` are tuples with an entry for each argument, or single Tensors for one argument.
+    ``xs`` and ``vs`` are tuples with an entry for each argument, or single Tensors for one
+    argument.
     """
     arguments, directions = _arguments(xs, vs, "jvp")
     run = _Run(f, arguments, range(len(arguments)))
@@ -259,30 +267,36 @@ def jvp(f: Callable[..., Any], xs: Any, vs: Any) -> tuple[Any, Any]:
 
 
 def _arguments(xs: Any, vs: Any, operation: str) -> tuple[tuple[Any, ...], list[Tensor]]:
-    arguments = xs if isinstance(xs, (tuple, list)) else (xs,)
-    directions = vs if isinstance(vs, (tuple, list)) else (vs,)
+    arguments = xs if _are_several(xs) else (xs,)
+    directions = vs if _are_several(vs) else (vs,)
     points, structure = flatten(tuple(arguments))
-    leaves, own = flatten(tuple(directions))
+    leaves, own = flatten(tuple(directions), structure)
     if own != structure:
         raise ValueError(f"{operation}: directions structured {own} for arguments {structure}")
     tensors = [as_tensor(leaf) for leaf in leaves]
     for i, (x, v) in enumerate(zip(map(as_tensor, points), tensors, strict=True)):
         if x.shape != v.shape:
-            raise ValueError(f"{operation}: direction {i} of shape {v.shape} for a point of {x.shape}")
+            raise ValueError(
+                f"{operation}: direction {i} of shape {v.shape} for a point of {x.shape}"
+            )
     return tuple(arguments), tensors
+
+
+def _are_several(xs: Any) -> bool:
+    """Whether xs holds an entry for each argument; a named tuple is one structured argument."""
+    return isinstance(xs, (tuple, list)) and not hasattr(xs, "_fields")
 
 
 def hvp(f: Callable[..., Any], xs: Any, vs: Any) -> Any:
     """The Hessian of a scalar ``f`` at ``xs`` times ``vs``, structured like ``xs``."""
     arguments, directions = _arguments(xs, vs, "hvp")
-    several = isinstance(xs, (tuple, list))
 
     def gradient(*points: Any) -> Any:
         return value_and_grad(f, argnums=range(len(arguments)))(*points)[1]
 
     run = _Run(gradient, arguments, range(len(arguments)))
     products = run.arranged(run.pull(directions, retain_graph=False))
-    return type(xs)(products) if several else products[0]
+    return type(xs)(products) if _are_several(xs) else products[0]
 
 
 def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
@@ -317,7 +331,7 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callabl
 
 
 def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable[..., Any]:
-    """A function that gives all second derivatives of a scalar ``f``: the jacobian of its gradient."""
+    """A function that gives all second derivatives of a scalar ``f``: the gradient's jacobian."""
 
     def gradient(*arguments: Any) -> Any:
         return value_and_grad(f, argnums)(*arguments)[1]
@@ -328,9 +342,9 @@ def hessian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callable
 def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     """``f`` with a graph of a single node: what happens inside is computed again when needed.
 
-    Memory for time: only the arguments are kept, and the backward pass runs ``f`` once more, with the
-    same random draws. Tensors that ``f`` captures (the parameters of a module) get their gradients,
-    too; rebinding such a parameter in between is an error.
+    Memory for time: only the arguments are kept, and the backward pass runs ``f`` once more, with
+    the same random draws. Tensors that ``f`` captures (the parameters of a module) get their
+    gradients, too; rebinding such a parameter in between is an error.
     """
 
     def run(*arguments: Any) -> Any:
@@ -349,8 +363,8 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
 
         start = Node().serial
         fresh = [wrap(x._array, Node()) if x.requires_grad else x for x in tensors]
-        at = random.position()
-        results, out_structure = call(fresh)
+        with random.recorded() as at:
+            results, out_structure = call(fresh)
         recorded = [isinstance(y, Tensor) and y.requires_grad for y in results]
         if any(recorded):
             outputs = [y for y, r in zip(results, recorded, strict=True) if r]
@@ -363,8 +377,11 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _captured(outputs: list[Tensor], start: int) -> dict[Node, Any]:
-    """The older nodes that a function's nodes read, with what their cotangents must look like."""
+    """The older nodes that a function reads or returns, with what their cotangents look like."""
     captured: dict[Node, Any] = {}
+    for y in outputs:
+        if y._node is not None and y._node.serial < start:
+            captured[y._node] = (y._array.shape, y._array.dtype)
     for node in _newer([y._node for y in outputs if y._node is not None], start):
         for parent, meta in zip(node.parents, node.metas, strict=False):
             if parent.serial < start:
@@ -386,7 +403,7 @@ def _newer(roots: list[Node], start: int) -> list[Node]:
 
 def _checkpoint_node(
     call: Callable[..., Any],
-    at: tuple[int, ...],
+    at: random.Position,
     tensors: list[Tensor],
     captured: dict[Node, Any],
     outputs: list[Tensor],
@@ -401,7 +418,7 @@ def _checkpoint_node(
                 "checkpoint: a parameter was rebound between the forward and the backward pass; "
                 "take the optimiser's step after backward()"
             )
-        on_tensors = xp is namespace
+        on_tensors, recording = xp is namespace, is_grad_enabled()
         with enable_grad(), random.replay(at):
             xs = [
                 (_fresh(x) if on_tensors else wrap(x, Node())) if n else as_tensor(x)
@@ -413,7 +430,7 @@ def _checkpoint_node(
             [y for y in results if isinstance(y, Tensor) and y.requires_grad],
             g,
             [node for node in targets if node is not None],
-            create_graph=on_tensors,
+            create_graph=on_tensors and recording,
             boundary=captured,
         )
         parts = [found.get(node) for node in targets]  # type: ignore[arg-type]
@@ -434,7 +451,7 @@ def _checkpoint_node(
         primitive,
         backends.of(outputs[0]._array),
         {},
-        tuple([*(x._node for x in own), *captured]),  # type: ignore[arg-type]
+        tuple([*(x._node for x in own), *captured]),  # type: ignore[list-item]
         tuple(argnums),
         ((tuple([x._array for x in tensors]),),),
         tuple([*((x._array.shape, x._array.dtype) for x in own), *captured.values()]),

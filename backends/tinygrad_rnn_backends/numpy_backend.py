@@ -50,7 +50,9 @@ class NumpyBackend(ArrayNamespace):
         return np.add.reduce(x, axis=axis, dtype=dtype, keepdims=keepdims)  # np.sum, less a wrapper
 
     def sigmoid(self, x: Array) -> Array:
-        limit = _EXP_LIMIT[x.dtype.char]
+        limit = _EXP_LIMIT.get(x.dtype.char)
+        if limit is None:
+            return special.sigmoid(np, x)
         # Looking for large values is twice as fast as np.minimum(x, limit), and they are rare; for
         # few elements the calls are what costs.
         if x.size < 1024 or not np.maximum.reduce(x, axis=None, initial=0.0) <= limit:

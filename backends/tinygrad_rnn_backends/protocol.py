@@ -75,7 +75,7 @@ class Backend(Protocol):
     def erf(self, x: Array) -> Array:
         """The error function, to a few units in the last place."""
 
-    # Indexing with arrays of any integer dtype by NumPy's rules, which the standard has in part only.
+    # Indexing by NumPy's rules, with arrays of any integer dtype; the standard has it in part only.
     # An index out of range raises IndexError before anything is written; a device may instead let
     # those in arrays wrap around, because to look at them it would have to wait, but it may not
     # touch memory outside ``x``.

@@ -35,7 +35,7 @@ def normal(shape: Sequence[int], mean: float = 0.0, std: float = 1.0) -> HostArr
 
 
 def xavier_uniform(shape: Sequence[int]) -> HostArray:
-    """Uniform with variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010), for a shape (in, out)."""
+    """Uniform with variance 2 / (fan_in + fan_out) (Glorot & Bengio 2010), of shape (in, out)."""
     fan_in, fan_out = shape
     bound = math.sqrt(6 / max(fan_in + fan_out, 1))
     return uniform(shape, -bound, bound)

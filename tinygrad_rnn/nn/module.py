@@ -1,8 +1,8 @@
 """Modules: objects that hold parameters, found by walking their attributes in order of definition.
 
 There is no registration and no ``__setattr__``: an attribute that is a Parameter, a Buffer or a
-Module counts, and so does one inside a list, tuple or dict. The subtle point is sharing: a parameter
-reached by two names is listed, counted and saved once, under the first.
+Module counts, and so does one inside a list, tuple or dict. The subtle point is sharing: a
+parameter reached by two names is listed, counted and saved once, under the first.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Parameter(Tensor):
-    """A leaf that an optimiser trains. ``requires_grad=False`` freezes it; it is saved all the same.
+    """A leaf that an optimiser trains. ``requires_grad=False`` freezes it; it is still saved.
 
     A NumPy array goes to the default backend; anything else stays where it is.
     """
@@ -157,7 +157,9 @@ class Module:
             if tuple(array.shape) != own[k].shape
         ]
         problems = [f"missing: {', '.join(keys.missing)}"] if strict and keys.missing else []
-        problems += [f"unexpected: {', '.join(keys.unexpected)}"] if strict and keys.unexpected else []
+        problems += (
+            [f"unexpected: {', '.join(keys.unexpected)}"] if strict and keys.unexpected else []
+        )
         if problems or wrong:
             raise ValueError(
                 f"load_state_dict into {type(self).__name__}: " + "; ".join([*problems, *wrong])

@@ -1,8 +1,8 @@
 """Recurrent cells: one step of a network with a state, as compositions of primitives.
 
-A cell is called ``cell(x, state) -> (output, state)`` with x (B, I); ``unroll`` applies it over time.
-Nothing here knows of a gradient. Biases are one vector, added to the input's product. The subtle
-thing is the order of the gates within a matrix, PyTorch's: LSTM ``i f g o``, GRU ``r z n``.
+A cell is called ``cell(x, state) -> (output, state)`` with x (B, I); ``unroll`` applies it over
+time. Nothing here knows of a gradient. Biases are one vector, added to the input's product. The
+subtle thing is the order of the gates within a matrix, PyTorch's: LSTM ``i f g o``, GRU ``r z n``.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class _Cell(Module):
         """``x @ weight_ih + bias``, of all gates."""
         if x.shape[-1:] != (self.input_size,):
             raise ValueError(
-                f"{type(self).__name__}: expected x of shape (..., {self.input_size}), not {x.shape}"
+                f"{type(self).__name__}: expected x (..., {self.input_size}), not {x.shape}"
             )
         projected = x @ self.weight_ih
         return projected if self.bias is None else projected + self.bias
@@ -127,7 +127,9 @@ class LSTMCell(_Cell):
 
 
 class GRUCell(_Cell):
-    """Gated recurrent unit (Cho et al. 2014); the state is h (B, H)::
+    """Gated recurrent unit (Cho et al. 2014); the state is h (B, H).
+
+    ::
 
         r, z, n = split(x @ weight_ih + bias, 3);  hr, hz, hn = split(h @ weight_hh, 3)
         r, z = sigmoid(r + hr), sigmoid(z + hz)

@@ -17,7 +17,6 @@ from .axes import negative_axes, negative_axis
 from .elementwise import TensorLike, multiply
 from .indexing import getitem
 from .movement import (
-
     broadcast_to,
     expand_dims,
     moveaxis,
@@ -92,7 +91,7 @@ def matmul(x1: TensorLike, x2: TensorLike, /) -> Tensor:
 
 
 def outer(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """All products of an element of x1 and one of x2, which are flattened: (n,) and (m,) give (n, m)."""
+    """All products of an element of x1, flattened, and one of x2: (n,) and (m,) give (n, m)."""
     x1, x2 = as_tensor(x1), as_tensor(x2)
     return multiply(reshape(x1, (-1, 1)), reshape(x2, (1, -1)))
 
@@ -156,7 +155,7 @@ def einsum(subscripts: str, /, *operands: TensorLike) -> Tensor:
     for term, x in zip(terms, tensors, strict=True):
         for letter, n in zip(term, x.shape, strict=True):
             known = lengths.setdefault(letter, n)
-            if known != n and 1 not in (known, n) or (known != n and letter.isalpha()):
+            if (known != n and 1 not in (known, n)) or (known != n and letter.isalpha()):
                 raise ValueError(
                     f"einsum: {letter!r} of {subscripts!r} is {known} in one operand and {n} in "
                     f"another; shapes {', '.join(str(x.shape) for x in tensors)}"
@@ -219,9 +218,7 @@ def _diagonal(term: str, x: Tensor) -> tuple[str, Tensor]:
     return term, x
 
 
-def _contract(
-    left: str, x: Tensor, right: str, y: Tensor, needed: set[str]
-) -> tuple[str, Tensor]:
+def _contract(left: str, x: Tensor, right: str, y: Tensor, needed: set[str]) -> tuple[str, Tensor]:
     """One pair of operands as a (batched) matrix product."""
     for_one = [c for c in left if c not in right and c not in needed]
     if for_one:

@@ -44,8 +44,8 @@ def tensor(
 def asarray(data: Any, dtype: Any = None, *, backend: str | None = None) -> Tensor:
     """``data`` as a Tensor, **sharing** the memory of an array where it can.
 
-    Writing to such an array afterwards changes what the graph has saved; ``detect_anomaly`` notices,
-    nothing else does. ``tensor`` copies and is the safe choice.
+    Writing to such an array afterwards changes what the graph has saved; ``detect_anomaly``
+    notices, nothing else does. ``tensor`` copies and is the safe choice.
     """
     return _placed(_from_data(data, backend), dtype, backend)
 
@@ -81,7 +81,9 @@ def _holds_arrays(data: Any) -> bool:
     return isinstance(data, (np.ndarray, np.generic))
 
 
-def _create(name: str, backend: str | None, dtype: Any, requires_grad: bool, *arguments: Any) -> Tensor:
+def _create(
+    name: str, backend: str | None, dtype: Any, requires_grad: bool, *arguments: Any
+) -> Tensor:
     chosen = backends.default() if backend is None else backends.get(backend)
     native = native_dtype(chosen, default_dtype() if dtype is None else dtype)
     made = wrap(getattr(chosen, name)(*arguments, dtype=native), None)
@@ -94,21 +96,33 @@ def _shape(shape: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def zeros(
-    shape: int | Sequence[int], dtype: Any = None, *, requires_grad: bool = False, backend: str | None = None
+    shape: int | Sequence[int],
+    dtype: Any = None,
+    *,
+    requires_grad: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
     """Zeros."""
     return _create("zeros", backend, dtype, requires_grad, _shape(shape))
 
 
 def ones(
-    shape: int | Sequence[int], dtype: Any = None, *, requires_grad: bool = False, backend: str | None = None
+    shape: int | Sequence[int],
+    dtype: Any = None,
+    *,
+    requires_grad: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
     """Ones."""
     return _create("ones", backend, dtype, requires_grad, _shape(shape))
 
 
 def empty(
-    shape: int | Sequence[int], dtype: Any = None, *, requires_grad: bool = False, backend: str | None = None
+    shape: int | Sequence[int],
+    dtype: Any = None,
+    *,
+    requires_grad: bool = False,
+    backend: str | None = None,
 ) -> Tensor:
     """Uninitialised memory."""
     return _create("empty", backend, dtype, requires_grad, _shape(shape))
@@ -164,7 +178,13 @@ def linspace(
 
 
 def eye(
-    n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None, backend: str | None = None
+    n_rows: int,
+    n_cols: int | None = None,
+    /,
+    *,
+    k: int = 0,
+    dtype: Any = None,
+    backend: str | None = None,
 ) -> Tensor:
     """Ones on the ``k``-th diagonal, zeros elsewhere."""
     chosen = backends.default() if backend is None else backends.get(backend)

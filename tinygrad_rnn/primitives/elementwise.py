@@ -28,7 +28,11 @@ _subtract = Primitive(
     "subtract", "elementwise", lambda xp, x, y: x - y, lambda xp, g: g, lambda xp, g: -g
 )
 _multiply = Primitive(
-    "multiply", "elementwise", lambda xp, x, y: x * y, lambda xp, g, y: g * y, lambda xp, g, x: g * x
+    "multiply",
+    "elementwise",
+    lambda xp, x, y: x * y,
+    lambda xp, g, y: g * y,
+    lambda xp, g, x: g * x,
 )
 _divide = Primitive(
     "divide",
@@ -101,17 +105,17 @@ def floor_divide(x1: TensorLike, x2: TensorLike, /) -> Tensor:
 
 def remainder(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """x1 - x2 * floor(x1 / x2), with the sign of x2 as in Python."""
-    return x1 - floor_divide(x1, x2) * x2  # type: ignore[no-any-return]
+    return subtract(x1, multiply(floor_divide(x1, x2), x2))
 
 
 # Functions of one array.
 
 _abs = Primitive("abs", "elementwise", lambda xp, x: xp.abs(x), lambda xp, g, x: g * xp.sign(x))
-_sign = Primitive(
-    "sign", "elementwise", lambda xp, x: xp.sign(x), lambda xp, g: xp.zeros_like(g)
-)
+_sign = Primitive("sign", "elementwise", lambda xp, x: xp.sign(x), lambda xp, g: xp.zeros_like(g))
 _exp = Primitive("exp", "elementwise", lambda xp, x: xp.exp(x), lambda xp, g, out: g * out)
-_expm1 = Primitive("expm1", "elementwise", lambda xp, x: xp.expm1(x), lambda xp, g, out: g * (out + 1))
+_expm1 = Primitive(
+    "expm1", "elementwise", lambda xp, x: xp.expm1(x), lambda xp, g, out: g * (out + 1)
+)
 _log = Primitive("log", "elementwise", lambda xp, x: xp.log(x), lambda xp, g, x: g / x)
 _log1p = Primitive("log1p", "elementwise", lambda xp, x: xp.log1p(x), lambda xp, g, x: g / (x + 1))
 _sqrt = Primitive("sqrt", "elementwise", lambda xp, x: xp.sqrt(x), lambda xp, g, out: g / (2 * out))
@@ -261,10 +265,12 @@ def minimum(x1: TensorLike, x2: TensorLike, /) -> Tensor:
 
 
 def where(condition: TensorLike, x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """x1 where the boolean ``condition`` holds, x2 elsewhere. What is not chosen gets cotangent 0."""
+    """x1 where the boolean ``condition`` holds, x2 elsewhere. The other gets cotangent 0."""
     condition = as_tensor(condition)
     if condition.dtype.kind != "b":
-        raise TypeError(f"where: the condition is {condition.dtype}, not bool; compare it, as in x != 0")
+        raise TypeError(
+            f"where: the condition is {condition.dtype}, not bool; compare it, as in x != 0"
+        )
     if type(x1) in (bool, int, float) and type(x2) in (bool, int, float):
         x1 = as_tensor(x1).to(condition.backend)
     return apply(_where, condition, x1, x2)
@@ -418,7 +424,11 @@ def result_type(*operands: Any) -> np.dtype[Any]:
     """The dtype that an operation on these Tensors, dtypes and (weak) Python numbers has."""
     return np.result_type(
         *(
-            x.dtype if isinstance(x, Tensor) else x if type(x) in (bool, int, float) else canonical_dtype(x)
+            x.dtype
+            if isinstance(x, Tensor)
+            else x
+            if type(x) in (bool, int, float)
+            else canonical_dtype(x)
             for x in operands
         )
     )
@@ -445,44 +455,49 @@ def _in_place(symbol: str, operation: Any) -> Any:
                 f"x {symbol} y would rebind the name and leave the parameter as it was, "
                 "silently training nothing; assign its data: p.data = p.data - 0.1 * p.grad.data"
             )
-        return operation(self, other)  # type: ignore[no-any-return]
+        result: Tensor = operation(self, other)
+        return result
 
     return rebind
 
 
-def _attach() -> None:
-    for name, operation, symbol in (
-        ("add", add, "+="),
-        ("sub", subtract, "-="),
-        ("mul", multiply, "*="),
-        ("truediv", divide, "/="),
-        ("pow", pow, "**="),
-        ("floordiv", floor_divide, "//="),
-        ("mod", remainder, "%="),
-    ):
-        setattr(Tensor, f"__{name}__", operation)
-        setattr(Tensor, f"__r{name}__", lambda self, other, operation=operation: operation(other, self))
-        setattr(Tensor, f"__i{name}__", _in_place(symbol, operation))
-    for name, operation in (("and", logical_and), ("or", logical_or), ("xor", logical_xor)):
-        setattr(Tensor, f"__{name}__", operation)
-        setattr(Tensor, f"__r{name}__", lambda self, other, operation=operation: operation(other, self))
-    for name, primitive in (
-        ("eq", _equal),
-        ("ne", _not_equal),
-        ("lt", _less),
-        ("le", _less_equal),
-        ("gt", _greater),
-        ("ge", _greater_equal),
-    ):
-        setattr(Tensor, f"__{name}__", _comparison(primitive))
-    for name, operation in (
-        ("__neg__", negative),
-        ("__pos__", positive),
-        ("__abs__", abs),
-        ("__invert__", logical_not),
-        ("astype", astype),
-    ):
-        setattr(Tensor, name, operation)
+def _reflected(operation: Any) -> Any:
+    return lambda self, other: operation(other, self)
 
 
-_attach()
+_ARITHMETIC = {
+    "add": (add, "+="),
+    "sub": (subtract, "-="),
+    "mul": (multiply, "*="),
+    "truediv": (divide, "/="),
+    "pow": (pow, "**="),
+    "floordiv": (floor_divide, "//="),
+    "mod": (remainder, "%="),
+    "and": (logical_and, "&="),
+    "or": (logical_or, "|="),
+    "xor": (logical_xor, "^="),
+}
+_COMPARISONS = {
+    "__eq__": _equal,
+    "__ne__": _not_equal,
+    "__lt__": _less,
+    "__le__": _less_equal,
+    "__gt__": _greater,
+    "__ge__": _greater_equal,
+}
+_UNARY: dict[str, Any] = {
+    "__neg__": negative,
+    "__pos__": positive,
+    "__abs__": abs,
+    "__invert__": logical_not,
+    "astype": astype,
+}
+
+for _name, (_operation, _symbol) in _ARITHMETIC.items():
+    setattr(Tensor, f"__{_name}__", _operation)
+    setattr(Tensor, f"__r{_name}__", _reflected(_operation))
+    setattr(Tensor, f"__i{_name}__", _in_place(_symbol, _operation))
+for _name, _primitive in _COMPARISONS.items():
+    setattr(Tensor, _name, _comparison(_primitive))
+for _name, _operation in _UNARY.items():
+    setattr(Tensor, _name, _operation)

@@ -100,13 +100,13 @@ def getitem(x: TensorLike, key: Any, /) -> Tensor:
     x = as_tensor(x)
     entries = _entries(x, key)
     if not _has_arrays(entries):
-        return apply(_getitem, x, key=tuple(entries))  # type: ignore[no-any-return]
+        return apply(_getitem, x, key=tuple(entries))
     plan = _Plan(entries)
     if plan.basic is not None:
         x = apply(_getitem, x, key=plan.basic)
     if plan.order is not None:
         x = permute_dims(x, plan.order)
-    return apply(_getitem, x, *_index_tensors(x, plan.indices), key=plan.key)  # type: ignore[no-any-return]
+    return apply(_getitem, x, *_index_tensors(x, plan.indices), key=plan.key)
 
 
 def index_add(x: TensorLike, key: Any, values: TensorLike, /) -> Tensor:
@@ -136,7 +136,7 @@ def _add_at(x: Tensor, values: Any, key: Key, indices: Sequence[Tensor] = ()) ->
     values = values if isinstance(values, Tensor) else _constant(x, values)
     if values.dtype != x.dtype:
         values = values.astype(x.dtype)
-    return apply(_index_add, x, broadcast_to(values, addressed), *indices, key=key)  # type: ignore[no-any-return]
+    return apply(_index_add, x, broadcast_to(values, addressed), *indices, key=key)
 
 
 def _constant(x: Tensor, value: Any) -> Tensor:
@@ -182,10 +182,12 @@ def _as_indices(x: Tensor, indices: Any, operation: str) -> Tensor:
     if isinstance(indices, (list, tuple, int)):
         host = np.asarray(indices)
         indices = wrap(backend_of(x).from_host(host if host.size else host.astype(np.int64)), None)
-    indices = as_tensor(indices)
-    if indices.dtype.kind not in "iu":
-        raise TypeError(f"{operation}: indices are {indices.dtype}, not integers; use astype('int64')")
-    return indices
+    found = as_tensor(indices)
+    if found.dtype.kind not in "iu":
+        raise TypeError(
+            f"{operation}: indices are {found.dtype}, not integers; use astype('int64')"
+        )
+    return found
 
 
 class _At:
@@ -277,7 +279,7 @@ def _index_arrays(x: Tensor, entry: Any) -> list[Tensor]:
 
 
 class _Plan:
-    """A key with arrays, as up to three steps: a basic key, a permutation, then arrays side by side.
+    """A key with arrays, as three steps: a basic key, a permutation, then arrays side by side.
 
     By NumPy's rule the axes of the arrays take the place of the entries that they come from if
     those are adjacent, and come first otherwise; an int beside an array counts as one.
@@ -301,5 +303,5 @@ def _index_tensors(x: Tensor, indices: list[Any]) -> list[Tensor]:
     return [i if isinstance(i, Tensor) else wrap(backend.asarray(i), None) for i in indices]
 
 
-Tensor.__getitem__ = getitem  # type: ignore[attr-defined]
-Tensor.at = property(_At)  # type: ignore[attr-defined]
+setattr(Tensor, "__getitem__", getitem)  # noqa: B010
+setattr(Tensor, "at", property(_At))  # noqa: B010

@@ -17,10 +17,12 @@ from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
 
+import numpy as np
+
 import tinygrad_rnn_backends as backends
 
 from ..graph import Primitive
-from ..tensor import Tensor, apply, as_tensor, backend_of, wrap
+from ..tensor import Tensor, apply, apply_several, as_tensor, backend_of, wrap
 from .axes import Axis, negative_axes, negative_axis
 from .elementwise import TensorLike
 
@@ -37,14 +39,14 @@ def _cuts(sizes: tuple[int, ...], axis: int) -> tuple[Any, ...]:
     return tuple((..., slice(start, stop), *after) for start, stop in bounds)
 
 
-_reshape = Primitive(
+_reshape: Primitive = Primitive(
     "reshape",
     "movement",
     lambda xp, x, *, shape: xp.reshape(x, shape),
     lambda xp, g, x_shape, *, shape: xp.reshape(g, x_shape),
     batch=lambda size, batched, x, *, shape: apply(_reshape, x, shape=(size, *shape)),
 )
-_broadcast_to = Primitive(
+_broadcast_to: Primitive = Primitive(
     "broadcast_to",
     "movement",
     lambda xp, x, *, shape: xp.broadcast_to(x, shape),
@@ -55,7 +57,7 @@ _broadcast_to = Primitive(
         shape=(size, *shape),
     ),
 )
-_permute_dims = Primitive(
+_permute_dims: Primitive = Primitive(
     "permute_dims",
     "movement",
     lambda xp, x, *, axes: xp.permute_dims(x, axes),
@@ -217,7 +219,7 @@ def squeeze(x: TensorLike, /, axis: Axis = None) -> Tensor:
 def flip(x: TensorLike, /, *, axis: Axis = None) -> Tensor:
     """In reverse order along ``axis``."""
     x = as_tensor(x)
-    return apply(_flip, x, axis=negative_axes(axis, x.ndim, "flip"))  # type: ignore[no-any-return]
+    return apply(_flip, x, axis=negative_axes(axis, x.ndim, "flip"))
 
 
 def concat(xs: Sequence[TensorLike], /, *, axis: int | None = 0) -> Tensor:
@@ -226,14 +228,14 @@ def concat(xs: Sequence[TensorLike], /, *, axis: int | None = 0) -> Tensor:
     if axis is None:
         tensors, axis = [reshape(x, (-1,)) for x in tensors], 0
     along = negative_axis(axis, tensors[0].ndim, "concat")
-    return apply(_concat, *tensors, axis=along)  # type: ignore[no-any-return]
+    return apply(_concat, *tensors, axis=along)
 
 
 def stack(xs: Sequence[TensorLike], /, *, axis: int = 0) -> Tensor:
     """Joined along a new axis. The vjp is ``unstack``: time is joined once."""
     tensors = _several(xs, "stack")
     along = negative_axis(axis, tensors[0].ndim + 1, "stack")
-    return apply(_stack, *tensors, axis=along)  # type: ignore[no-any-return]
+    return apply(_stack, *tensors, axis=along)
 
 
 def _several(xs: Sequence[TensorLike], operation: str) -> list[Tensor]:
@@ -249,7 +251,7 @@ def unstack(x: TensorLike, /, *, axis: int = 0) -> tuple[Tensor, ...]:
     """The slices along ``axis``, which disappears. The vjp is ``stack``: time is split once."""
     x = as_tensor(x)
     along = negative_axis(axis, x.ndim, "unstack")
-    return apply(_unstack, x, axis=along) if x.shape[along] else ()
+    return apply_several(_unstack, x, axis=along) if x.shape[along] else ()
 
 
 def split(
@@ -264,11 +266,13 @@ def split(
         bounds = [0, *accumulate(cuts, max), n]
         sizes = tuple(stop - start for start, stop in pairwise(bounds))
     else:
-        sections = operator.index(sections_or_indices)
+        sections = operator.index(sections_or_indices)  # type: ignore[arg-type]
         if sections < 1 or n % sections:
-            raise ValueError(f"split: axis {axis} of shape {x.shape} has no {sections} equal sections")
+            raise ValueError(
+                f"split: axis {axis} of shape {x.shape} has no {sections} equal sections"
+            )
         sizes = (n // sections,) * sections
-    return list(apply(_split, x, sizes=sizes, axis=along))
+    return list(apply_several(_split, x, sizes=sizes, axis=along))
 
 
 def roll(x: TensorLike, /, shift: int | Sequence[int], *, axis: Axis = None) -> Tensor:
@@ -276,8 +280,9 @@ def roll(x: TensorLike, /, shift: int | Sequence[int], *, axis: Axis = None) -> 
     x = as_tensor(x)
     if axis is None:
         return reshape(roll(reshape(x, (-1,)), shift, axis=0), x.shape)
-    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
-    shifts = tuple(shift) if isinstance(shift, (tuple, list)) else (shift,) * len(axes)
+    axes: tuple[Any, ...] = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    several = isinstance(shift, (tuple, list))
+    shifts: tuple[Any, ...] = tuple(shift) if several else (shift,) * len(axes)  # type: ignore[arg-type]
     if len(axes) != len(shifts):
         raise ValueError(f"roll: {len(shifts)} shifts for {len(axes)} axes")
     for places, a in zip(shifts, axes, strict=True):
@@ -289,42 +294,29 @@ def roll(x: TensorLike, /, shift: int | Sequence[int], *, axis: Axis = None) -> 
     return x
 
 
-def pad(
-    x: TensorLike, /, pad_width: int | Sequence[Any], *, constant_values: float = 0
-) -> Tensor:
+def pad(x: TensorLike, /, pad_width: int | Sequence[Any], *, constant_values: float = 0) -> Tensor:
     """``constant_values`` put before and after each axis.
 
     ``pad_width`` is as in NumPy: ``((before, after), ...)`` for each axis, one ``(before, after)``
     or one number for all.
     """
     x = as_tensor(x)
-    widths = _pad_widths(pad_width, x.ndim)
-    backend = backend_of(x)
-    for along, (before, after) in zip(range(-x.ndim, 0), widths, strict=True):
-        parts = [x]
-        for place, n in ((0, before), (len(parts) + 1, after)):
-            if n:
-                shape = tuple(n if i - x.ndim == along else m for i, m in enumerate(x.shape))
-                fill = wrap(backend.asarray(constant_values), None).astype(x.dtype)
-                parts.insert(place, broadcast_to(fill, shape))
-        x = concat(parts, axis=along) if len(parts) > 1 else x
+    fill = wrap(backend_of(x).asarray(constant_values), None).astype(x.dtype)
+    for i, (before, after) in enumerate(_pad_widths(pad_width, x.ndim)):
+        sides = [broadcast_to(fill, (*x.shape[:i], n, *x.shape[i + 1 :])) for n in (before, after)]
+        x = concat([sides[0], x, sides[1]], axis=i) if before or after else x
     return x
 
 
 def _pad_widths(pad_width: Any, ndim: int) -> list[tuple[int, int]]:
-    if isinstance(pad_width, int):
-        widths = [(pad_width, pad_width)] * ndim
-    else:
-        given = [tuple(w) if isinstance(w, (tuple, list)) else w for w in pad_width]
-        if all(isinstance(w, int) for w in given):
-            before, after = given if len(given) == 2 else (given[0], given[0])
-            widths = [(before, after)] * ndim
-        else:
-            pairs = [(w, w) if isinstance(w, int) else (w[0], w[-1]) for w in given]
-            widths = pairs * ndim if len(pairs) == 1 else pairs
-    if len(widths) != ndim or any(n < 0 for pair in widths for n in pair):
+    """A pair for each axis: broadcast, as NumPy does, to shape (ndim, 2)."""
+    try:
+        pairs = np.broadcast_to(np.asarray(pad_width), (ndim, 2)).tolist()
+    except ValueError:
+        pairs = None
+    if pairs is None or not all(isinstance(n, int) and n >= 0 for pair in pairs for n in pair):
         raise ValueError(f"pad: pad_width={pad_width!r} does not fit a tensor of {ndim} axes")
-    return widths
+    return [(before, after) for before, after in pairs]
 
 
 def repeat(x: TensorLike, repeats: int | Sequence[int], /, *, axis: int | None = None) -> Tensor:
@@ -346,7 +338,7 @@ def repeat(x: TensorLike, repeats: int | Sequence[int], /, *, axis: int | None =
     if len(counts) != n or any(c < 0 for c in counts):
         raise ValueError(f"repeat: {len(counts)} numbers of repeats for an axis of length {n}")
     places = [i for i, times in enumerate(counts) for _ in range(times)]
-    return x[(..., places, *(slice(None),) * (-along - 1))]  # type: ignore[no-any-return]
+    return x[(..., places, *(slice(None),) * (-along - 1))]
 
 
 def tile(x: TensorLike, repetitions: int | Sequence[int], /) -> Tensor:

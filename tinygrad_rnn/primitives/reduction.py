@@ -22,7 +22,9 @@ def _spread(xp: Any, g: Any, shape: tuple[int, ...], axis: tuple[int, ...]) -> A
     return xp.broadcast_to(xp.reshape(g, kept(shape, axis)), shape)
 
 
-def _share_of_extremum(xp: Any, g: Any, x: Any, out: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
+def _share_of_extremum(
+    xp: Any, g: Any, x: Any, out: Any, *, axis: tuple[int, ...], keepdims: bool
+) -> Any:
     shape = kept(x.shape, axis)
     chosen = x == xp.reshape(out, shape)
     winners = xp.sum(xp.astype(chosen, g.dtype), axis=axis, keepdims=True)
@@ -78,7 +80,7 @@ _argmin = Primitive(
 def _reduce(primitive: Primitive, x: TensorLike, axis: Axis, keepdims: bool) -> Tensor:
     x = as_tensor(x)
     axes = negative_axes(axis, x.ndim, primitive.name)
-    return apply(primitive, x, axis=axes, keepdims=bool(keepdims))  # type: ignore[no-any-return]
+    return apply(primitive, x, axis=axes, keepdims=bool(keepdims))
 
 
 def sum(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -111,8 +113,10 @@ def prod(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tens
     """
     x = as_tensor(x)
     axes = negative_axes(axis, x.ndim, "prod")
-    shape = kept(x.shape, axes) if keepdims else tuple(
-        n for i, n in enumerate(x.shape) if i - x.ndim not in axes
+    shape = (
+        kept(x.shape, axes)
+        if keepdims
+        else tuple(n for i, n in enumerate(x.shape) if i - x.ndim not in axes)
     )
     others = tuple(a for a in range(-x.ndim, 0) if a not in axes)
     n = count(x.shape, axes)
@@ -130,7 +134,7 @@ def prod(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tens
 def var(
     x: TensorLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
-    """The variance over ``axis``: the squared deviations' sum over their number - ``correction``."""
+    """The variance over ``axis``: the sum of squared deviations / (number - ``correction``)."""
     x = as_tensor(x)
     n = count(x.shape, negative_axes(axis, x.ndim, "var"))
     total = sum(square(x - mean(x, axis=axis, keepdims=True)), axis=axis, keepdims=keepdims)
@@ -194,7 +198,7 @@ def _arg(primitive: Primitive, x: TensorLike, axis: int | None, keepdims: bool) 
         out: Tensor = apply(primitive, reshape(x, (-1,)), axis=-1, keepdims=False)
         return reshape(out, (1,) * x.ndim) if keepdims else out
     along = negative_axis(axis, x.ndim, primitive.name)
-    return apply(primitive, x, axis=along, keepdims=bool(keepdims))  # type: ignore[no-any-return]
+    return apply(primitive, x, axis=along, keepdims=bool(keepdims))
 
 
 def argmax(x: TensorLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
@@ -209,7 +213,8 @@ def argmin(x: TensorLike, /, *, axis: int | None = None, keepdims: bool = False)
 
 def _method(function: Any) -> Any:
     def method(self: Tensor, axis: Axis = None, keepdims: bool = False, **options: Any) -> Tensor:
-        return function(self, axis=axis, keepdims=keepdims, **options)  # type: ignore[no-any-return]
+        out: Tensor = function(self, axis=axis, keepdims=keepdims, **options)
+        return out
 
     method.__name__, method.__doc__ = function.__name__, function.__doc__
     return method

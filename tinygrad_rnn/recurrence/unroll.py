@@ -1,12 +1,13 @@
 """``unroll``: a cell applied over time. There is no backpropagation through time in this file.
 
-That is the point of it. The loop runs, every primitive of every step becomes a node of the graph, and
-``backward`` walks through them as through any others: BPTT is what reverse mode does on an unrolled
-graph. Whatever runs this loop faster is measured against it.
+That is the point of it. The loop runs, every primitive of every step becomes a node of the graph,
+and ``backward`` walks through them as through any others: BPTT is what reverse mode does on an
+unrolled graph. Whatever runs this loop faster is measured against it.
 
 The subtle part is ragged input. A step that a row does not take must leave its state as it was and
-contribute nothing, even if the padding holds nan: inputs at such steps are replaced by zeros on
-entry, since 0 * nan would reach a weight's gradient.
+contribute nothing, though the loop computes it. What is not chosen gets a cotangent of 0, but 0 *
+nan would reach a weight's gradient. So such a step never sees the padding, which may hold nan, nor
+zeros, by which a cell may divide: it is given an input of a step that the row does take.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import random
-from ..primitives.creation import asarray
-from ..primitives.elementwise import where
+from ..primitives.creation import arange, asarray, zeros_like
+from ..primitives.elementwise import astype, where
 from ..primitives.movement import reshape, stack, unstack
+from ..primitives.reduction import any, argmax, max
 from ..structure import Structure, flatten, map_leaves, unflatten
 from ..tensor import Tensor, as_tensor, default_dtype, no_grad
 
@@ -44,14 +46,15 @@ def unroll(
         xs: a Tensor (T, B, ...), or a structure of Tensors that share axis 0.
         state: a structure of Tensors that the cell takes and returns, batch along axis 0. If None,
             ``cell.initial_state(batch_shape, dtype, backend)`` is asked for it.
-        lengths: how many steps each row takes, B integers on the host. Outputs after a row's end are
-            zero, and its final state is the one at its end. Not together with ``mask``.
-        mask: booleans (T, B); where False, a row skips the step: its state is carried and its output
-            is zero.
+        lengths: how many steps each row takes, B integers on the host. Outputs after a row's end
+            are zero, and its final state is the one at its end. Not together with ``mask``.
+        mask: booleans (T, B); where False, a row skips the step: its state is carried and its
+            output is zero.
         reset: booleans (T, B); where True, a row starts that step from the initial state.
         reverse: from the last step of each row to its first; outputs stay at the steps of their
             inputs.
-        mode: "literal" runs the loop step by step; so does "auto", until planned execution is there.
+        mode: "literal" runs the loop step by step; so does "auto", until planned execution is
+            there.
 
     Returns:
         ``(outputs, state)``: the outputs stacked along axis 0, structured as the cell's, and the
@@ -65,7 +68,7 @@ def unroll(
         raise ValueError(f"unroll: mode is 'auto', 'literal' or 'planned', not {mode!r}")
     if mode == "planned":
         raise NotImplementedError(
-            "unroll: planned execution is not part of this version; mode='auto' runs the loop literally"
+            "unroll: this version cannot plan a loop yet; mode='auto' runs it literally"
         )
     return _Loop(cell, xs, state, lengths, mask, reset, reverse).run()
 
@@ -93,7 +96,7 @@ class _Loop:
             return self._nothing()
         columns = [unstack(self._without_padding(x)) for x in self.xs]
         outputs: list[list[Tensor]] = []
-        structure: Structure | None = None
+        structure: Structure | None = None  # of the outputs
         state = self.initial
         order = range(self.steps)[::-1] if self.reverse else range(self.steps)
         with random.loop() as at_step:
@@ -103,11 +106,18 @@ class _Loop:
                 if self.reset is not None:
                     state = _choose(self.reset[t], self.initial, state)
                 output, following = self._step(x, state)
-                leaves, structure = flatten(output)
+                leaves, own = flatten(output, structure)
+                structure = own if structure is None else structure
+                if own != structure:
+                    raise TypeError(
+                        f"unroll: the cell returned outputs structured {structure}, then {own}; "
+                        "they must agree from step to step"
+                    )
                 leaves = [as_tensor(y) for y in leaves]
-                if self.valid is not None and self.valid[t] is not None:
-                    following = _choose(self.valid[t], following, state)
-                    leaves = [where(_beside(self.valid[t], y), y, 0) for y in leaves]
+                valid = None if self.valid is None else self.valid[t]
+                if valid is not None:
+                    following = _choose(valid, following, state)
+                    leaves = [_zero_unless(valid, y) for y in leaves]
                 state = following
                 outputs.append(leaves)
         if self.reverse:
@@ -149,7 +159,7 @@ class _Loop:
     def _batch_length(self) -> int | None:
         for leaf in [*flatten(self.initial)[0], *(x[0] for x in self.xs if len(x) and x.ndim > 1)]:
             if leaf.ndim:
-                return leaf.shape[0]  # type: ignore[no-any-return]
+                return int(leaf.shape[0])
         return None
 
     def _valid(self, lengths: Any, mask: Any) -> list[Tensor | None] | None:
@@ -182,19 +192,23 @@ class _Loop:
         return list(unstack(found))
 
     def _without_padding(self, x: Tensor) -> Tensor:
-        if self.valid is None or all(v is None for v in self.valid):
+        if self.valid is None or self.valid.count(None) == self.steps:
             return x
-        ones = asarray(np.ones(self.batch or 0, dtype=bool), backend=x.backend)
+        if x.shape[1:2] != (self.batch,) or not self.batch:
+            return x  # the same for all rows, or there is none
+        ones = asarray(np.ones(self.batch, dtype=bool), backend=x.backend)
         valid = stack([ones if v is None else v for v in self.valid])
-        return where(reshape(valid, valid.shape + (1,) * (x.ndim - 2)), x, 0)
+        return where(_beside(valid, x), x, _input_taken(x.detach(), valid))
 
 
 def _time_length(xs: list[Tensor]) -> int:
-    if any(not x.ndim for x in xs):
+    if min(x.ndim for x in xs) < 1:
         raise ValueError("unroll: xs needs an axis of time in front")
     steps = {x.shape[0] for x in xs}
     if len(steps) > 1:
-        raise ValueError(f"unroll: the parts of xs have different numbers of steps: {sorted(steps)}")
+        raise ValueError(
+            f"unroll: the parts of xs have different numbers of steps: {sorted(steps)}"
+        )
     return steps.pop()
 
 
@@ -202,9 +216,26 @@ def _zeros(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return asarray(np.zeros(shape, dtype=x.dtype), backend=x.backend)
 
 
+def _input_taken(x: Tensor, valid: Tensor) -> Tensor:
+    """For each row of x (T, B, ...) its input at the first step that it takes, (B, ...).
+
+    A row that takes none gets one of another row; zeros if there is no such row, either.
+    """
+    taken = astype(valid, "int32")
+    step = argmax(taken, axis=0)
+    steps = max(taken, axis=0)
+    row = where(steps > 0, arange(x.shape[1], dtype=step.dtype, backend=x.backend), argmax(steps))
+    chosen = x[step[row], row]
+    return where(any(valid), chosen, zeros_like(chosen))
+
+
+def _zero_unless(flags: Tensor, x: Tensor) -> Tensor:
+    return where(_beside(flags, x), x, False if x.dtype.kind == "b" else 0)
+
+
 def _beside(flags: Tensor, x: Tensor) -> Tensor:
-    """Flags (B,) shaped to choose between rows of x (B, ...)."""
-    return reshape(flags, flags.shape + (1,) * (x.ndim - 1))
+    """Flags (B,) or (T, B) shaped to choose between elements of x, which starts with these axes."""
+    return reshape(flags, flags.shape + (1,) * (x.ndim - flags.ndim))
 
 
 def _choose(flags: Any, chosen: Any, other: Any) -> Any:
@@ -213,7 +244,7 @@ def _choose(flags: Any, chosen: Any, other: Any) -> Any:
 
 def _check_state(given: Any, returned: Any) -> None:
     before, structure = flatten(given)
-    after, own = flatten(returned)
+    after, own = flatten(returned, structure)
     if own != structure:
         raise TypeError(
             f"unroll: the cell was given a state structured {structure} and returned {own}. A cell "

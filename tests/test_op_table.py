@@ -1,0 +1,677 @@
+"""Every operation of the table: values, dtypes, derivatives, vmap and errors, on every backend.
+
+The subtle point is completeness. The last tests here fail if the package has a primitive that no
+row reaches, or a public function that no row calls, so that a new operation cannot go untested.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+import tinygrad_rnn.primitives
+import tinygrad_rnn_backends as backends
+from op_table import (
+    BINARY,
+    COMPARISONS,
+    DIFFERENTIABLE,
+    ELSEWHERE,
+    REDUCTIONS,
+    ROWS,
+    UNARY,
+    Row,
+    Sample,
+    names,
+)
+from tinygrad_rnn import Primitive
+from tinygrad_rnn.testing import check_grads
+
+Array = np.ndarray[Any, Any]
+
+rows = pytest.mark.parametrize("row", ROWS, ids=names(ROWS))
+differentiable = pytest.mark.parametrize("row", DIFFERENTIABLE, ids=names(DIFFERENTIABLE))
+
+
+def tensor(host: Array, **options: Any) -> tg.Tensor:
+    """On the default backend, where ``tg.tensor`` would leave an array on NumPy."""
+    return tg.tensor(host, backend=backends.default().name, **options)
+
+
+def leaves(result: Any) -> list[Any]:
+    return list(result) if isinstance(result, (list, tuple)) else [result]
+
+
+def evaluate(row: Row, arrays: list[Array], sample: Sample) -> list[Any]:
+    return leaves(row(*map(tensor, arrays), **sample.keywords))
+
+
+def expected(row: Row, arrays: list[Array], sample: Sample) -> list[Array]:
+    with np.errstate(all="ignore"):
+        return [np.asarray(y) for y in leaves(row.reference(*arrays, **sample.keywords))]
+
+
+def assert_same(results: list[Any], references: list[Array], rtol: float, atol: float) -> None:
+    assert len(results) == len(references)
+    for y, reference in zip(results, references, strict=True):
+        assert isinstance(y, tg.Tensor)
+        assert (y.shape, y.dtype) == (reference.shape, reference.dtype)
+        np.testing.assert_allclose(y.numpy(), reference, rtol=rtol, atol=atol)
+
+
+def cast(arrays: list[Array], dtype: str) -> list[Array]:
+    return [a.astype(dtype) if a.dtype.kind == "f" else a for a in arrays]
+
+
+# Values and dtypes.
+
+
+@rows
+@given(data=st.data())
+def test_value_is_numpys(row: Row, backend: Any, data: Any) -> None:
+    sample = data.draw(row.samples)
+    arrays = sample.arrays()
+    results = evaluate(row, arrays, sample)
+    assert all(y.backend == backend.name for y in results)
+    assert_same(results, expected(row, arrays, sample), 1e-11, 1e-13)
+
+
+@rows
+@given(data=st.data())
+@settings(max_examples=8)
+def test_float32_stays_float32(row: Row, backend: Any, data: Any) -> None:
+    sample = data.draw(row.samples)
+    arrays = cast(sample.arrays(), "float32")
+    assert_same(evaluate(row, arrays, sample), expected(row, arrays, sample), 1e-5, 1e-5)
+    xs = [tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
+    wanted = [x for i, x in enumerate(xs) if i in row.argnums]
+    for y in leaves(row(*xs, **sample.keywords)):
+        if y.requires_grad:
+            found = tg.grad(y, wanted, tg.ones_like(y), retain_graph=True, allow_unused=True)
+            for x, g in zip(wanted, found, strict=True):
+                assert g is None or (g.shape, g.dtype, g.backend) == (x.shape, x.dtype, x.backend)
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.integers], ids=str)
+@given(data=st.data())
+@settings(max_examples=8)
+def test_integers_give_what_they_give_in_numpy(row: Row, backend: Any, data: Any) -> None:
+    sample = data.draw(row.samples)
+    for dtype in ("int64", "int32", "uint8"):
+        arrays = [np.round(4 * a).astype(dtype) for a in sample.arrays()]
+        results = evaluate(row, arrays, sample)
+        assert_same(results, expected(row, arrays, sample), 1e-12, 0)
+        assert not any(y.requires_grad for y in results)
+
+
+@pytest.mark.parametrize("row", BINARY + COMPARISONS, ids=str)
+@pytest.mark.parametrize("number", [2, 0.75, 2.0, 0, 1, -1.5], ids=str)
+def test_python_numbers_are_weak(row: Row, number: float, backend: Any) -> None:
+    rng = np.random.default_rng(0)
+    for dtype in ("float32", "float64"):
+        x = rng.uniform(0.4, 2.5, size=(2, 3)).astype(dtype)
+        tensor = tensor(x)
+        pairs = [((tensor, number), (x, number)), ((number, tensor), (number, x))]
+        for mine, numpys in pairs:
+            if number == 0 and row.name in ("divide", "floor_divide", "remainder"):
+                continue
+            if number == -1.5 and row.name == "pow" and mine[0] == number:
+                continue
+            reference = row.reference(*numpys)
+            assert_same([row(*mine)], [reference], 1e-6 if dtype == "float32" else 1e-14, 1e-6)
+
+
+@pytest.mark.parametrize("row", BINARY + COMPARISONS, ids=str)
+@pytest.mark.parametrize("number", [2, 2.0], ids=["int", "float"])
+def test_integers_with_python_numbers(row: Row, number: float) -> None:
+    x = np.array([1, 5, 2], dtype="int32")
+    assert_same([row(tensor(x), number)], [row.reference(x, number)], 1e-14, 0)
+    assert_same([row(number, tensor(x))], [row.reference(number, x)], 1e-14, 0)
+
+
+OPERATORS: tuple[tuple[str, Callable[[Any, Any], Any]], ...] = (
+    ("add", lambda x, y: x + y),
+    ("subtract", lambda x, y: x - y),
+    ("multiply", lambda x, y: x * y),
+    ("divide", lambda x, y: x / y),
+    ("floor_divide", lambda x, y: x // y),
+    ("remainder", lambda x, y: x % y),
+    ("pow", lambda x, y: x**y),
+    ("equal", lambda x, y: x == y),
+    ("not_equal", lambda x, y: x != y),
+    ("less", lambda x, y: x < y),
+    ("less_equal", lambda x, y: x <= y),
+    ("greater", lambda x, y: x > y),
+    ("greater_equal", lambda x, y: x >= y),
+)
+
+
+@pytest.mark.parametrize(("name", "operator"), OPERATORS, ids=[name for name, _ in OPERATORS])
+def test_operators_of_every_pair_of_operands(name: str, operator: Any) -> None:
+    x, y = np.array([1.5, 2.0, 3.0]), np.array([2.5, 2.0, 0.5])
+    for left, right in (
+        (tensor(x), tg.tensor(y)),
+        (tensor(x), y),
+        (x, tg.tensor(y)),
+        (tensor(x), y[0]),
+        (x[0], tg.tensor(y)),
+        (tensor(x), 2.0),
+        (2.0, tg.tensor(y)),
+    ):
+        host = [v.numpy() if isinstance(v, tg.Tensor) else v for v in (left, right)]
+        assert_same([operator(left, right)], [operator(*host)], 1e-14, 0)
+    a, b = np.array([True, False]), np.array([True, True])
+    t = tensor(a)
+    assert_same([t & b, t | b, t ^ b, ~t], [a & b, a | b, a ^ b, ~a], 0, 0)
+    assert_same([-tensor(x), +tensor(x), abs(tg.tensor(-x))], [-x, x, x], 0, 0)
+    assert_same([tensor(x) @ y, x @ tg.tensor(y)], [np.array(x @ y)] * 2, 1e-14, 0)
+
+
+METHODS = [row for row in REDUCTIONS if row.name not in ("logsumexp", "cumulative_sum")]
+
+
+@pytest.mark.parametrize("row", METHODS, ids=str)
+@given(data=st.data())
+@settings(max_examples=10)
+def test_reductions_are_methods(row: Row, data: Any) -> None:
+    sample = data.draw(row.samples)
+    (x,) = map(tensor, sample.arrays())
+    reference = row(x, **sample.keywords).numpy()
+    np.testing.assert_array_equal(getattr(x, row.name)(**sample.keywords).numpy(), reference)
+    keywords = dict(sample.keywords)
+    axis, keepdims = keywords.pop("axis"), keywords.pop("keepdims")
+    np.testing.assert_array_equal(
+        getattr(x, row.name)(axis, keepdims, **keywords).numpy(), reference
+    )
+
+
+def test_methods_of_shape(backend: Any) -> None:
+    host = np.arange(6.0).reshape(1, 2, 3)
+    x = tensor(host)
+    for y, reference in (
+        (x.T, host.T),
+        (x.mT, host.mT),
+        (x.reshape(3, -1), host.reshape(3, -1)),
+        (x.reshape((3, 2)), host.reshape(3, 2)),
+        (x.reshape(6), host.reshape(6)),
+        (x.squeeze(), host.squeeze()),
+        (x.squeeze(axis=0), host.squeeze(axis=0)),
+        (x.astype("float32"), host.astype("float32")),
+    ):
+        assert_same([y], [reference], 0, 0)
+
+
+def test_creation(backend: Any) -> None:
+    f32 = np.float32
+    for y, reference in (
+        (tg.tensor([[1, 2], [3, 4]]), np.array([[1, 2], [3, 4]])),
+        (tg.tensor([1.5, 2]), np.array([1.5, 2], f32)),
+        (tg.tensor(2.5), np.array(2.5, f32)),
+        (tg.tensor(True), np.array(True)),
+        (tg.tensor([1, 2], dtype="float64"), np.array([1.0, 2])),
+        (tensor(np.array([1.0, 2])), np.array([1.0, 2])),
+        (tg.tensor([]), np.array([], f32)),
+        (tg.asarray([1.0]), np.array([1.0], f32)),
+        (tg.asarray(3), np.array(3)),
+        (tg.zeros((2, 0)), np.zeros((2, 0), f32)),
+        (tg.zeros(3, "int32"), np.zeros(3, "int32")),
+        (tg.ones(()), np.ones((), f32)),
+        (tg.full((2,), 2.5), np.full(2, 2.5, f32)),
+        (tg.full((2,), 7), np.full(2, 7)),
+        (tg.full(2, True), np.full(2, True)),
+        (tg.arange(4), np.arange(4)),
+        (tg.arange(1, 2, 0.25), np.arange(1, 2, 0.25, dtype=f32)),
+        (tg.arange(5, 0, -2), np.arange(5, 0, -2)),
+        (tg.linspace(0, 1, 5), np.linspace(0, 1, 5, dtype=f32)),
+        (tg.linspace(0, 1, 4, endpoint=False), np.linspace(0, 1, 4, endpoint=False, dtype=f32)),
+        (tg.eye(2), np.eye(2, dtype=f32)),
+        (tg.eye(2, 3, k=1, dtype="float64"), np.eye(2, 3, k=1)),
+    ):
+        assert y.backend == backend.name
+        assert_same([y], [reference], 1e-6, 0)
+    assert tg.empty((2, 3)).shape == tg.empty_like(tg.zeros((2, 3))).shape == (2, 3)
+
+
+def test_result_type() -> None:
+    x = tg.zeros((2,))
+    assert tg.result_type(x, 2.0) == tg.result_type(x, 1) == np.float32
+    assert tg.result_type(x, tg.float64) == tg.result_type(tg.arange(3), x) == np.float64
+    assert tg.result_type(True, tg.tensor([1], dtype="int8")) == np.int8
+
+
+# Derivatives.
+
+
+@differentiable
+@given(data=st.data())
+@settings(max_examples=12)
+def test_first_and_second_derivative(row: Row, backend: Any, data: Any) -> None:
+    sample = data.draw(row.samples)
+    check_grads(lambda *xs: row(*xs, **sample.keywords), [tensor(a) for a in sample.arrays()])
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if not r.argnums], ids=str)
+@given(data=st.data())
+@settings(max_examples=3)
+def test_not_differentiable(row: Row, data: Any) -> None:
+    sample = data.draw(row.samples)
+    xs = [tensor(a, requires_grad=a.dtype.kind == "f") for a in sample.arrays()]
+    assert not any(y.requires_grad for y in leaves(row(*xs, **sample.keywords)))
+
+
+@pytest.mark.parametrize("row", [r for r in BINARY if r.argnums], ids=str)
+@pytest.mark.parametrize("number", [2, 3, 0.75, 1, 2.0, -0.5], ids=str)
+def test_derivative_beside_a_number(row: Row, number: float, backend: Any) -> None:
+    x = np.array([[0.6, 1.31], [1.7, 2.44]])
+    check_grads(lambda x: row(x, number), [tensor(x)], order=3)
+    if row.name != "pow" or number > 0:
+        check_grads(lambda x: row(number, x), [tensor(x)], order=3)
+
+
+# vmap.
+
+
+class Batch:
+    """The inputs of a sample for several examples, and the axis that counts them in each."""
+
+    def __init__(self, row: Row, sample: Sample, data: Any) -> None:
+        self.size = data.draw(st.sampled_from((2, 3, 1)))
+        self.axes: list[int | None] = [
+            data.draw(st.sampled_from((0, None, 1, -1) if x.shape else (0, None)))
+            for x in sample.inputs
+        ]
+        if all(axis is None for axis in self.axes):
+            self.axes[0] = 0
+        self.examples = [sample.arrays(seed) for seed in range(self.size)]
+        self.tensors = [
+            tensor(self.examples[0][i] if axis is None else self.stacked(i, axis))
+            for i, axis in enumerate(self.axes)
+        ]
+
+    def stacked(self, i: int, axis: int) -> Array:
+        return np.stack([example[i] for example in self.examples], axis=axis)
+
+    def example(self, n: int) -> list[Any]:
+        return [
+            tensor(self.examples[0 if axis is None else n][i])
+            for i, axis in enumerate(self.axes)
+        ]
+
+
+@rows
+@given(data=st.data())
+@settings(max_examples=12)
+def test_vmap_is_a_loop(row: Row, backend: Any, data: Any) -> None:
+    sample = data.draw(row.samples)
+    batch = Batch(row, sample, data)
+
+    def f(*xs: Any) -> list[Any]:
+        return leaves(row(*xs, **sample.keywords))
+
+    looped = [f(*batch.example(n)) for n in range(batch.size)]
+    results = tg.vmap(f, in_axes=tuple(batch.axes))(*batch.tensors)
+    wanted = [np.stack([y.numpy() for y in ys]) for ys in zip(*looped, strict=True)]
+    assert_same(results, wanted, 1e-11, 1e-13)
+
+
+@differentiable
+@given(data=st.data())
+@settings(max_examples=8)
+def test_vmap_of_grad_and_grad_of_vmap(row: Row, backend: Any, data: Any) -> None:
+    sample = data.draw(row.samples)
+    batch = Batch(row, sample, data)
+    argnums = tuple(i for i in row.argnums if i < len(sample.inputs))
+
+    def weighted(y: Any) -> Any:
+        weights = np.cos(np.arange(y.size)).reshape(y.shape)
+        return tg.sum(y * tensor(weights))
+
+    def f(*xs: Any) -> Any:
+        return sum(weighted(y) for y in leaves(row(*xs, **sample.keywords))) + 0 * tg.sum(
+            xs[argnums[0]]
+        )
+
+    gradient = tg.value_and_grad(f, argnums)
+    looped = [gradient(*batch.example(n))[1] for n in range(batch.size)]
+    each = [[g.numpy() for g in gs] for gs in zip(*looped, strict=True)]
+    results = tg.vmap(lambda *xs: gradient(*xs)[1], tuple(batch.axes))(*batch.tensors)
+    assert_same(list(results), [np.stack(gs) for gs in each], 1e-10, 1e-12)
+
+    factors = tensor(np.arange(1.0, batch.size + 1))
+    mapped = tg.vmap(f, tuple(batch.axes))
+    _, results = tg.value_and_grad(lambda *xs: tg.sum(factors * mapped(*xs)), argnums)(
+        *batch.tensors
+    )
+    for i, g, gs in zip(argnums, results, each, strict=True):
+        scaled = [(n + 1) * one for n, one in enumerate(gs)]
+        axis = batch.axes[i]
+        total = np.sum(scaled, axis=0) if axis is None else np.stack(scaled, axis=axis)
+        np.testing.assert_allclose(g.numpy(), total, rtol=1e-10, atol=1e-12)
+
+
+# Errors.
+
+X = np.ones((2, 3))
+
+ERRORS: tuple[tuple[Callable[[], Any], type[Exception], tuple[str, ...]], ...] = (
+    *(
+        (lambda row=row: row(tg.tensor(X), tg.ones((4, 1, 2))), ValueError,
+         (row.name.replace("remainder", "floor_divide"), "(2, 3)", "(4, 1, 2)", "broadcast"))
+        for row in BINARY + COMPARISONS
+    ),
+    *(
+        (lambda row=row: getattr(tg, row.name)(tg.tensor(X), axis=2), IndexError,
+         (row.name, "axis 2", "2 axes", "-2 to 1"))
+        for row in REDUCTIONS
+    ),
+    *(
+        (lambda name=name: getattr(tg, name)(tg.tensor(X), axis=(0, -2)), ValueError, (name, "twice"))
+        for name in ("sum", "mean", "max", "prod", "var", "std", "logsumexp", "any", "flip", "squeeze")
+    ),
+    *(
+        (lambda name=name: getattr(tg, name)("text"), TypeError, ("str", "expected a Tensor"))
+        for name in [row.name for row in UNARY] + ["sum", "reshape", "softmax", "relu"]
+        if name != "reshape"
+    ),
+    (lambda: tg.sum(tg.tensor(X), axis=0.5), TypeError, ("sum", "integer", "0.5")),
+    (lambda: tg.max(tg.zeros((0, 2)), axis=0), ValueError, ("max", "(0, 2)")),
+    (lambda: tg.argmax(tg.zeros((0,))), ValueError, ("argmax", "(0,)")),
+    (lambda: tg.where(tg.tensor(X), 1.0, 2.0), TypeError, ("where", "float64", "bool", "x != 0")),
+    (lambda: tg.where(tg.tensor(X) > 0, tg.ones(2), 0), ValueError, ("where", "(2, 3)", "(2,)")),
+    (lambda: tg.cumulative_sum(tg.tensor(X)), ValueError, ("cumulative_sum", "axis", "(2, 3)")),
+    (lambda: tg.reshape(tg.tensor(X), (4, 2)), ValueError, ("reshape", "6 elements", "(4, 2)")),
+    (lambda: tg.reshape(tg.tensor(X), (-1, -1)), ValueError, ("reshape", "(-1, -1)")),
+    (lambda: tg.reshape(tg.tensor(X), (4, -1)), ValueError, ("reshape", "(4, -1)")),
+    (lambda: tg.broadcast_to(tg.tensor(X), (3, 2)), ValueError, ("broadcast_to", "(2, 3)", "(3, 2)")),
+    (lambda: tg.broadcast_arrays(tg.tensor(X), tg.ones(2)), ValueError, ("broadcast_arrays", "(2,)")),
+    (lambda: tg.permute_dims(tg.tensor(X), (0,)), ValueError, ("permute_dims", "(2, 3)")),
+    (lambda: tg.permute_dims(tg.tensor(X), (0, 0)), ValueError, ("permute_dims", "twice")),
+    (lambda: tg.moveaxis(tg.tensor(X), 2, 0), IndexError, ("moveaxis", "axis 2")),
+    (lambda: tg.matrix_transpose(tg.ones(3)), ValueError, ("matrix_transpose", "(3,)")),
+    (lambda: tg.expand_dims(tg.tensor(X), axis=4), IndexError, ("expand_dims", "axis 4")),
+    (lambda: tg.squeeze(tg.tensor(X), axis=0), ValueError, ("squeeze", "(2, 3)", "length 1")),
+    (lambda: tg.concat([tg.tensor(X), tg.ones((3, 2))]), ValueError, ("concat", "(2, 3)", "(3, 2)")),
+    (lambda: tg.concat([]), ValueError, ("concat", "nothing")),
+    (lambda: tg.concat(tg.tensor(X)), TypeError, ("concat", "sequence")),
+    (lambda: tg.stack([tg.tensor(X), tg.ones(3)]), ValueError, ("stack", "(2, 3)", "(3,)")),
+    (lambda: tg.stack([tg.ones(3)], axis=2), IndexError, ("stack", "axis 2")),
+    (lambda: tg.unstack(tg.tensor(X), axis=2), IndexError, ("unstack", "axis 2")),
+    (lambda: tg.split(tg.tensor(X), 2, axis=1), ValueError, ("split", "(2, 3)", "2 equal")),
+    (lambda: tg.split(tg.tensor(X), [2, 1], axis=1), ValueError, ("split", "[2, 1]", "order")),
+    (lambda: tg.roll(tg.tensor(X), (1, 2, 3), axis=(0, 1)), ValueError, ("roll", "3 shifts", "2 axes")),
+    (lambda: tg.pad(tg.tensor(X), ((1, 1),) * 3), ValueError, ("pad", "2 axes")),
+    (lambda: tg.pad(tg.tensor(X), (1, 2, 3)), ValueError, ("pad", "(1, 2, 3)", "2 axes")),
+    (lambda: tg.pad(tg.tensor(X), -1), ValueError, ("pad", "-1")),
+    (lambda: tg.repeat(tg.tensor(X), [1, 2, 3], axis=0), ValueError, ("repeat", "3", "length 2")),
+    (lambda: tg.repeat(tg.tensor(X), -1), ValueError, ("repeat", "-1")),
+    (lambda: tg.tile(tg.tensor(X), -1), ValueError, ("tile", "-1")),
+    (lambda: tg.matmul(tg.tensor(X), tg.tensor(X)), ValueError, ("matmul", "float64 (2, 3)")),
+    (lambda: tg.ones((4, 2, 3)) @ tg.ones((5, 3, 2)), ValueError, ("matmul", "(4, 2, 3)", "(5, 3, 2)")),
+    (lambda: tg.ones((4, 2, 3)) @ tg.ones((2, 3)), ValueError, ("matmul", "(4, 2, 3)", "(2, 3)")),
+    (lambda: tg.matmul(tg.tensor(X), 2.0), ValueError, ("matmul", "(2, 3)", "multiply")),
+    (lambda: tg.vecdot(tg.tensor(X), tg.ones(2)), ValueError, ("vecdot", "(2, 3)", "(2,)")),
+    (lambda: tg.tensordot(tg.tensor(X), tg.tensor(X), axes=1), ValueError, ("tensordot", "(2, 3)")),
+    (lambda: tg.tensordot(tg.tensor(X), tg.tensor(X), axes=3), ValueError, ("tensordot", "axes=3")),
+    (lambda: tg.einsum("ij,jk", tg.tensor(X), tg.tensor(X)), ValueError, ("einsum", "'j'", "(2, 3)")),
+    (lambda: tg.einsum("ij->k", tg.tensor(X)), ValueError, ("einsum", "'ij->k'")),
+    (lambda: tg.einsum("ij", tg.tensor(X), tg.tensor(X)), ValueError, ("einsum", "1 terms", "2 op")),
+    (lambda: tg.einsum("ijk", tg.tensor(X)), ValueError, ("einsum", "'ijk'", "2 axes")),
+    (lambda: tg.einsum(tg.tensor(X), "ij"), TypeError, ("einsum", "string")),
+    (lambda: tg.take(tg.tensor(X), [0]), ValueError, ("take", "axis", "(2, 3)")),
+    (lambda: tg.take(tg.tensor(X), [0.5], axis=0), TypeError, ("take", "float", "astype")),
+    (lambda: tg.take(tg.tensor(X), [3], axis=1), IndexError, ("(2, 3)", "3")),
+    (lambda: tg.take_along_axis(tg.tensor(X), [0], axis=0), ValueError, ("take_along_axis", "(1,)")),
+    (lambda: tg.gelu(tg.tensor(X), approximate="erf"), ValueError, ("gelu", "'erf'", "'tanh'")),
+    (lambda: tg.mse_loss(tg.tensor(X), tg.ones(3)), ValueError, ("mse_loss", "(2, 3)", "(3,)")),
+    (lambda: tg.mse_loss(X, X, reduction="avg"), ValueError, ("mse_loss", "'avg'", "'mean'")),
+    (lambda: tg.layer_norm(tg.ones(())), ValueError, ("layer_norm", "last axis")),
+    (lambda: tg.layer_norm(tg.tensor(X), tg.ones(2)), ValueError, ("layer_norm", "(2,)", "(2, 3)")),
+    (lambda: tg.cross_entropy(tg.tensor(X), [0]), ValueError, ("cross_entropy", "(2, 3)", "(1,)")),
+    (lambda: tg.cross_entropy(tg.tensor(X), [0, 3]), IndexError, ("cross_entropy", "3 classes")),
+    (lambda: tg.cross_entropy(tg.tensor(X), [0, -1]), IndexError, ("cross_entropy", "-1", "3 classes")),
+    (lambda: tg.cross_entropy(tg.tensor(X), [0, 1], tg.ones(2)), ValueError, ("(2,)", "3 classes")),
+    (lambda: tg.cross_entropy(tg.tensor(X), [0, 1], reduction="x"), ValueError, ("cross_entropy", "'x'")),
+    (lambda: tg.cross_entropy(tg.tensor(X), [0, 1], label_smoothing=2), ValueError, ("smoothing", "2")),
+    (lambda: tg.cross_entropy(tg.tensor(X), tg.ones(3)), ValueError, ("(2, 3)", "(3,)")),
+    (lambda: tg.dropout(tg.tensor(X), 1.5), ValueError, ("dropout", "1.5")),
+    (lambda: tg.one_hot(tg.tensor(X), 3), TypeError, ("one_hot", "float64")),
+    (lambda: tg.one_hot(tg.tensor([3]), 3), ValueError, ("one_hot", "3")),
+    (lambda: tg.tril(tg.ones(3)), ValueError, ("tril", "(3,)")),
+    (lambda: tg.tensor([[1], [1, 2]]), ValueError, ("tensor", "rectangular")),
+    (lambda: tg.tensor(["a"]), TypeError, ("tensor", "numbers")),
+    (lambda: tg.tensor([1, 2], requires_grad=True), TypeError, ("int64", "astype")),
+    (lambda: tg.tensor([1, 2]) & 1, TypeError, ("logical_and", "int64", "bool")),
+    (lambda: ~tg.tensor([1, 2]), TypeError, ("logical_not", "int64", "bool")),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ERRORS, ids=lambda case: f"{case[2][0]}-{case[2][-1]}")
+def test_error_names_operation_shapes_and_cure(case: Any) -> None:
+    call, kind, parts = case
+    with pytest.raises(kind) as caught:
+        call()
+    for part in parts:
+        assert part in str(caught.value)
+
+
+# The table and the package.
+
+
+def primitives() -> dict[str, Primitive]:
+    found = {}
+    for module in pkgutil.iter_modules(tinygrad_rnn.primitives.__path__):
+        for value in vars(
+            importlib.import_module(f"tinygrad_rnn.primitives.{module.name}")
+        ).values():
+            if isinstance(value, Primitive):
+                found[value.name] = value
+    return found
+
+
+PRIMITIVES = primitives()
+
+
+def test_every_primitive_is_reached_by_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    reached = set()
+
+    def counted(primitive: Primitive) -> Callable[..., Any]:
+        forward = primitive.forward
+
+        def count(*arrays: Any, **parameters: Any) -> Any:
+            reached.add(primitive.name)
+            return forward(*arrays, **parameters)
+
+        return count
+
+    for primitive in PRIMITIVES.values():
+        monkeypatch.setattr(primitive, "forward", counted(primitive))
+
+    @given(st.data())
+    @settings(max_examples=3)
+    def reach(row: Row, data: Any) -> None:
+        sample = data.draw(row.samples)
+        evaluate(row, sample.arrays(), sample)
+
+    for row in ROWS:
+        reach(row)
+    assert reached == set(PRIMITIVES) - {"alias", "to"}  # see test_to; transforms use alias
+
+
+def test_every_public_function_of_tensors_has_a_row() -> None:
+    public = {
+        name
+        for name, value in vars(tg).items()
+        if inspect.isfunction(value)
+        and value.__module__.startswith(("tinygrad_rnn.primitives.", "tinygrad_rnn.functional"))
+    }
+    covered = {row.name for row in ROWS}
+    assert public - covered == set(ELSEWHERE)
+    assert not covered & set(ELSEWHERE)
+
+
+READS: dict[str, tuple[str, ...]] = {
+    # For each input what its vjp reads, that is, what a node keeps: only where not nothing.
+    "multiply": ("y", "x"),
+    "divide": ("y", "y out"),
+    "pow": ("x y", "x out"),
+    "abs": ("x",),
+    "exp": ("out",),
+    "expm1": ("out",),
+    "log": ("x",),
+    "log1p": ("x",),
+    "sqrt": ("out",),
+    "square": ("x",),
+    "sin": ("x",),
+    "cos": ("x",),
+    "tanh": ("out",),
+    "sigmoid": ("out",),
+    "softplus": ("x",),
+    "erf": ("x",),
+    "relu": ("out",),
+    "maximum": ("x y", "x y"),
+    "minimum": ("x y", "x y"),
+    "where": ("", "condition", "condition"),
+    "sum": ("x_shape",),
+    "max": ("x out",),
+    "min": ("x out",),
+    "reshape": ("x_shape",),
+    "broadcast_to": ("x_shape",),
+    "concat": ("arrays_shapes",),
+    "matmul": ("y", "x y_shape"),
+    "getitem": ("indices",),
+    "index_add": ("", "indices"),
+}
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_a_node_keeps_what_its_vjps_read(name: str) -> None:
+    primitive = PRIMITIVES[name]
+    reads = [
+        " ".join(list(inspect.signature(rule).parameters)[2:][: len(primitive.reads[i])])
+        for i, rule in enumerate(primitive.vjps)
+        if rule is not None
+    ]
+    assert tuple(filter(None, reads)) == tuple(filter(None, READS.get(name, ())))
+
+
+class Touched(Exception):
+    """A rule has looked at a value that it declared to read."""
+
+
+def _touch(*_: Any, **__: Any) -> Any:
+    raise Touched
+
+
+class Untouchable:
+    """Stands for an array, a shape or several of them, and raises whatever a rule does with it."""
+
+    __array_ufunc__ = __array_function__ = _touch
+    __getattr__ = __iter__ = __len__ = __getitem__ = __bool__ = __index__ = __float__ = _touch
+    __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = _touch
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __eq__ = __gt__ = __lt__ = _touch
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_every_declared_read_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[str, tuple[Any, ...]] = {}
+
+    def recorded(primitive: Primitive) -> Callable[..., Any]:
+        forward = primitive.forward
+
+        def record(xp: Any, *arrays: Any, **parameters: Any) -> Any:
+            out = forward(xp, *arrays, **parameters)
+            if all(isinstance(a, np.ndarray) and a.size for a in arrays):
+                calls.setdefault(primitive.name, (xp, list(arrays), out, parameters))
+            return out
+
+        return record
+
+    for primitive in PRIMITIVES.values():
+        monkeypatch.setattr(primitive, "forward", recorded(primitive))
+
+    @given(st.data())
+    @settings(max_examples=5)
+    def run(row: Row, data: Any) -> None:
+        sample = data.draw(row.samples)
+        evaluate(row, sample.arrays(), sample)
+
+    for row in ROWS:
+        run(row)
+    for name, (xp, arrays, out, parameters) in calls.items():
+        primitive = PRIMITIVES[name]
+        g = tuple(map(np.ones_like, out)) if primitive.several else np.ones_like(out)
+        for i, rule in enumerate(primitive.vjps):
+            if rule is None:
+                continue
+            reads = primitive.collect[i](arrays, out)
+            rule(xp, g, *reads, **parameters)
+            for j in range(len(reads)):
+                replaced = [Untouchable() if j == k else read for k, read in enumerate(reads)]
+                with pytest.raises(Touched):
+                    rule(xp, g, *replaced, **parameters)
+    assert set(calls) == set(PRIMITIVES) - {"alias", "to"}
+
+
+@pytest.mark.parametrize(
+    ("operation", "keeps_input", "keeps_output"),
+    [
+        (lambda z: z + 1.0, False, False),
+        (lambda z: tg.reshape(z, (-1,)), False, False),
+        (lambda z: tg.sum(z, axis=0), False, False),
+        (lambda z: tg.concat([z, z]), False, False),
+        (lambda z: tg.stack([z, z]), False, False),
+        (tg.tanh, False, True),
+        (tg.sigmoid, False, True),
+        (tg.relu, False, True),
+        (tg.square, True, False),
+        (tg.softplus, True, False),
+        (lambda z: z * 2.0, False, False),
+        (lambda z: z @ np.ones((3, 2)), False, False),
+    ],
+)
+def test_arrays_that_no_vjp_reads_are_not_kept(
+    operation: Callable[[Any], Any], keeps_input: bool, keeps_output: bool
+) -> None:
+    z = tg.tensor(np.ones((2, 3)), requires_grad=True) - 0.5
+    y = operation(z)
+    end = tg.sum(y)
+    alive = [weakref.ref(t._array) for t in (z, y)]
+    del z, y
+    assert [ref() is not None for ref in alive] == [keeps_input, keeps_output]
+    end.backward()
+    assert [ref() is not None for ref in alive] == [False, False]
+
+
+def test_to_moves_and_its_cotangent_comes_back() -> None:
+    x = tg.tensor([1.0, 2.0], dtype="float64", requires_grad=True)
+    y = x.to("array_api_strict")
+    assert (x.backend, y.backend, y.dtype) == ("numpy", "array_api_strict", np.float64)
+    g = tg.grad(tg.sum(y * y * y), x, create_graph=True)
+    assert g.backend == "numpy"
+    np.testing.assert_allclose(g.numpy(), [3.0, 12.0])
+    np.testing.assert_allclose(tg.grad(tg.sum(g), x).numpy(), [6.0, 12.0])
+    assert x.to("numpy") is x
+    with pytest.raises(TypeError, match=r"add: .*different backends.*x\.to\('numpy'\)"):
+        x + y
+
+
+def test_dropout(backend: Any) -> None:
+    tg.manual_seed(3)
+    x = tg.ones((100, 50), dtype="float64", requires_grad=True)
+    y = tg.dropout(x, p=0.2)
+    values, counts = np.unique(y.numpy(), return_counts=True)
+    np.testing.assert_allclose(values, [0, 1.25])
+    assert abs(counts[0] / 5000 - 0.2) < 0.03
+    np.testing.assert_array_equal(tg.grad(tg.sum(y), x).numpy(), y.numpy())
+    assert tg.dropout(x, training=False) is x
+    assert tg.dropout(x, p=0.0) is x
+    assert not np.any(tg.dropout(x, p=1.0).numpy())
