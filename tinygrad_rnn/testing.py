@@ -1,5 +1,6 @@
-"""Tools for tests of one's own: derivatives against finite differences.
+"""Tools for tests of one's own: derivatives against finite differences, backends against NumPy.
 
+``check_backend(name)`` is what a new backend should pass; it is written beside the protocol.
 ``check_grads(f, args)`` is what a new primitive or cell should pass. The subtle point is what it
 compares: directional derivatives, in random directions. A handful of evaluations then checks all
 elements at once, and a second derivative is just the first one of another function, the gradient.
@@ -12,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
+
+from tinygrad_rnn_backends.conformance import check_backend as check_backend
 
 from .primitives.creation import asarray
 from .structure import flatten, unflatten
@@ -50,8 +53,7 @@ def check_grads(
         f: takes ``args``, returns a Tensor or a structure of them. It must be smooth within twice
             ``step`` of ``args``, and draw no random numbers.
         args: Tensors, arrays, numbers or structures of them. Those of floating dtype are converted
-        to
-            float64 and differentiated, others are passed on as they are.
+            to float64 and differentiated, others are passed on as they are.
         order: how many derivatives to look at.
         modes: "vjp", "jvp" or both.
         rtol: tolerance relative to the derivative.
