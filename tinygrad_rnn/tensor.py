@@ -373,7 +373,7 @@ class Tensor:
             raise TypeError(f"register_hook: a function, not {type(hook).__name__}")
 
         def run(g: Any) -> Any:
-            given = g if isinstance(g, Tensor) else as_tensor(g)
+            given = g if isinstance(g, Tensor) else as_tensor(g, share=True)
             changed = hook(given)
             if changed is None:
                 return g
@@ -461,8 +461,11 @@ def wrap(array: Any, node: Node | None) -> Tensor:
     return tensor
 
 
-def as_tensor(x: Any) -> Tensor:
-    """``x`` as a Tensor: arrays are shared and keep their dtype, Python floats get the default."""
+def as_tensor(x: Any, *, share: bool = False) -> Tensor:
+    """``x`` as a Tensor: arrays keep their dtype, Python floats get the default.
+
+    An array is copied unless it is to be shared: a node may save it, and you may write to it.
+    """
     if isinstance(x, Tensor):
         return x
     if isinstance(x, (bool, int, float)):
@@ -471,7 +474,8 @@ def as_tensor(x: Any) -> Tensor:
         x = np.asarray(x)
     found = backends.of(x)
     if found is not None:
-        return wrap(x if type(x) in found.array_types else found.asarray(x), None)
+        own = share and type(x) in found.array_types
+        return wrap(x if own else found.asarray(x, copy=not share), None)
     raise TypeError(
         f"expected a Tensor, an array or a number, not {type(x).__name__}; "
         "tinygrad_rnn.tensor(data) makes a Tensor from lists"
@@ -664,7 +668,7 @@ class _TensorMode:
 
 def _wrap_other(array: Any, node: Node | None) -> Tensor:
     """A Tensor on something that interprets primitives, or on a NumPy scalar of a reduction."""
-    return as_tensor(array) if isinstance(array, np.generic) else wrap(array, node)
+    return as_tensor(array, share=True) if isinstance(array, np.generic) else wrap(array, node)
 
 
 def pull_back(

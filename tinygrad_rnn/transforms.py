@@ -421,7 +421,7 @@ def _checkpoint_node(
         on_tensors, recording = xp is namespace, is_grad_enabled()
         with enable_grad(), random.replay(at):
             xs = [
-                (_fresh(x) if on_tensors else wrap(x, Node())) if n else as_tensor(x)
+                (_fresh(x) if on_tensors else wrap(x, Node())) if n else as_tensor(x, share=True)
                 for x, n in zip(inputs, needed, strict=True)
             ]
             results, _ = call(xs)

@@ -96,7 +96,7 @@ def outer(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     return multiply(reshape(x1, (-1, 1)), reshape(x2, (1, -1)))
 
 
-def vecdot(x1: TensorLike, x2: TensorLike, /, *, axis: int = -1) -> Tensor:
+def vecdot(x1: TensorLike, x2: TensorLike, /, axis: int = -1) -> Tensor:
     """The inner products along ``axis``, the others broadcasting."""
     x1, x2 = as_tensor(x1), as_tensor(x2)
     lengths = [x.shape[negative_axis(axis, x.ndim, "vecdot")] for x in (x1, x2)]

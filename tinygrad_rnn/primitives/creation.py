@@ -59,7 +59,7 @@ def _from_data(data: Any, backend: str | None) -> Tensor:
     if isinstance(data, Tensor):
         return data
     if isinstance(data, np.generic) or backends.of(data) is not None:
-        return as_tensor(data)
+        return as_tensor(data, share=True)
     try:
         host = np.asarray(data)
     except (ValueError, TypeError) as error:

@@ -146,7 +146,7 @@ def _constant(x: Tensor, value: Any) -> Tensor:
     return as_tensor(value)
 
 
-def take(x: TensorLike, indices: Any, /, *, axis: int | None = None) -> Tensor:
+def take(x: TensorLike, indices: Any, /, axis: int | None = None) -> Tensor:
     """The slices of x along ``axis`` at integer ``indices`` of any shape, which takes its place.
 
     ``axis`` may be left out for one axis only. An embedding is ``take(weight, tokens, axis=0)``.
@@ -160,7 +160,7 @@ def take(x: TensorLike, indices: Any, /, *, axis: int | None = None) -> Tensor:
     return getitem(x, (*(slice(None),) * along, _as_indices(x, indices, "take")))
 
 
-def take_along_axis(x: TensorLike, indices: Any, /, *, axis: int = -1) -> Tensor:
+def take_along_axis(x: TensorLike, indices: Any, /, axis: int = -1) -> Tensor:
     """``out[..., i, ...] = x[..., indices[..., i, ...], ...]`` along ``axis``; the others agree."""
     x = as_tensor(x)
     places = _as_indices(x, indices, "take_along_axis")

@@ -195,7 +195,7 @@ def matrix_transpose(x: TensorLike, /) -> Tensor:
     return permute_dims(x, (*range(x.ndim - 2), -1, -2))
 
 
-def expand_dims(x: TensorLike, /, *, axis: int | Sequence[int] = 0) -> Tensor:
+def expand_dims(x: TensorLike, /, axis: int | Sequence[int] = 0) -> Tensor:
     """New axes of length 1 at the positions ``axis`` of the result."""
     x = as_tensor(x)
     added = len(axis) if isinstance(axis, (tuple, list)) else 1
@@ -216,13 +216,13 @@ def squeeze(x: TensorLike, /, axis: Axis = None) -> Tensor:
     return reshape(x, tuple(n for i, n in enumerate(x.shape) if i - x.ndim not in axes))
 
 
-def flip(x: TensorLike, /, *, axis: Axis = None) -> Tensor:
+def flip(x: TensorLike, /, axis: Axis = None) -> Tensor:
     """In reverse order along ``axis``."""
     x = as_tensor(x)
     return apply(_flip, x, axis=negative_axes(axis, x.ndim, "flip"))
 
 
-def concat(xs: Sequence[TensorLike], /, *, axis: int | None = 0) -> Tensor:
+def concat(xs: Sequence[TensorLike], /, axis: int | None = 0) -> Tensor:
     """Joined along an axis that they have; None joins them flattened."""
     tensors = _several(xs, "concat")
     if axis is None:
@@ -231,7 +231,7 @@ def concat(xs: Sequence[TensorLike], /, *, axis: int | None = 0) -> Tensor:
     return apply(_concat, *tensors, axis=along)
 
 
-def stack(xs: Sequence[TensorLike], /, *, axis: int = 0) -> Tensor:
+def stack(xs: Sequence[TensorLike], /, axis: int = 0) -> Tensor:
     """Joined along a new axis. The vjp is ``unstack``: time is joined once."""
     tensors = _several(xs, "stack")
     along = negative_axis(axis, tensors[0].ndim + 1, "stack")
@@ -247,7 +247,7 @@ def _several(xs: Sequence[TensorLike], operation: str) -> list[Tensor]:
     return tensors
 
 
-def unstack(x: TensorLike, /, *, axis: int = 0) -> tuple[Tensor, ...]:
+def unstack(x: TensorLike, /, axis: int = 0) -> tuple[Tensor, ...]:
     """The slices along ``axis``, which disappears. The vjp is ``stack``: time is split once."""
     x = as_tensor(x)
     along = negative_axis(axis, x.ndim, "unstack")
@@ -255,27 +255,28 @@ def unstack(x: TensorLike, /, *, axis: int = 0) -> tuple[Tensor, ...]:
 
 
 def split(
-    x: TensorLike, /, sections_or_indices: int | Sequence[int], *, axis: int = 0
+    x: TensorLike, /, sections_or_indices: int | Sequence[int], axis: int = 0
 ) -> list[Tensor]:
     """Cut along ``axis``: into so many equal sections, or before each of the given indices."""
     x = as_tensor(x)
     along = negative_axis(axis, x.ndim, "split")
     n = x.shape[along]
-    if isinstance(sections_or_indices, (tuple, list)):
-        cuts = [max(0, min(i if i >= 0 else n + i, n)) for i in sections_or_indices]
-        bounds = [0, *accumulate(cuts, max), n]
-        sizes = tuple(stop - start for start, stop in pairwise(bounds))
-    else:
-        sections = operator.index(sections_or_indices)  # type: ignore[arg-type]
+    if isinstance(sections_or_indices, (int, np.integer)):
+        sections = int(sections_or_indices)
         if sections < 1 or n % sections:
             raise ValueError(
                 f"split: axis {axis} of shape {x.shape} has no {sections} equal sections"
             )
         sizes = (n // sections,) * sections
+    else:
+        places = [operator.index(i) for i in sections_or_indices]
+        cuts = [max(0, min(i if i >= 0 else n + i, n)) for i in places]
+        bounds = [0, *accumulate(cuts, max), n]
+        sizes = tuple(stop - start for start, stop in pairwise(bounds))
     return list(apply_several(_split, x, sizes=sizes, axis=along))
 
 
-def roll(x: TensorLike, /, shift: int | Sequence[int], *, axis: Axis = None) -> Tensor:
+def roll(x: TensorLike, /, shift: int | Sequence[int], axis: Axis = None) -> Tensor:
     """Moved by ``shift`` along ``axis``, what falls off the end coming in at the front."""
     x = as_tensor(x)
     if axis is None:
@@ -319,7 +320,7 @@ def _pad_widths(pad_width: Any, ndim: int) -> list[tuple[int, int]]:
     return [(before, after) for before, after in pairs]
 
 
-def repeat(x: TensorLike, repeats: int | Sequence[int], /, *, axis: int | None = None) -> Tensor:
+def repeat(x: TensorLike, /, repeats: int | Sequence[int], axis: int | None = None) -> Tensor:
     """Each element along ``axis`` (of the flattened tensor for None) so many times in a row."""
     x = as_tensor(x)
     if axis is None:
@@ -341,7 +342,7 @@ def repeat(x: TensorLike, repeats: int | Sequence[int], /, *, axis: int | None =
     return x[(..., places, *(slice(None),) * (-along - 1))]
 
 
-def tile(x: TensorLike, repetitions: int | Sequence[int], /) -> Tensor:
+def tile(x: TensorLike, /, repetitions: int | Sequence[int]) -> Tensor:
     """The whole of x so many times along each axis; missing numbers are 1, as are missing axes."""
     x = as_tensor(x)
     times = (repetitions,) if isinstance(repetitions, int) else tuple(repetitions)

@@ -83,29 +83,29 @@ def _reduce(primitive: Primitive, x: TensorLike, axis: Axis, keepdims: bool) -> 
     return apply(primitive, x, axis=axes, keepdims=bool(keepdims))
 
 
-def sum(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def sum(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum over ``axis``; 0 of nothing."""
     return _reduce(_sum, x, axis, keepdims)
 
 
-def mean(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def mean(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The arithmetic mean over ``axis``; nan of nothing."""
     x = as_tensor(x)
     n = count(x.shape, negative_axes(axis, x.ndim, "mean"))
     return sum(x, axis=axis, keepdims=keepdims) * (1 / n if n else float("nan"))
 
 
-def max(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def max(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The largest element over ``axis``; elements that tie share the cotangent equally."""
     return _reduce(_max, x, axis, keepdims)
 
 
-def min(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def min(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The smallest element over ``axis``; elements that tie share the cotangent equally."""
     return _reduce(_min, x, axis, keepdims)
 
 
-def prod(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def prod(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The product over ``axis``; 1 of nothing.
 
     A tree of products of halves: no element is divided by, so zeros need no special case in a
@@ -132,7 +132,7 @@ def prod(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tens
 
 
 def var(
-    x: TensorLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    x: TensorLike, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
     """The variance over ``axis``: the sum of squared deviations / (number - ``correction``)."""
     x = as_tensor(x)
@@ -143,13 +143,13 @@ def var(
 
 
 def std(
-    x: TensorLike, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    x: TensorLike, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
     """The standard deviation over ``axis``, the root of ``var``."""
     return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
 
 
-def logsumexp(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def logsumexp(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """log(sum(exp(x))) over ``axis``, which does not overflow; -inf where all are -inf.
 
     The maximum that is subtracted and added again is a constant to the derivative: the function
@@ -164,7 +164,7 @@ def logsumexp(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) ->
 
 
 def cumulative_sum(
-    x: TensorLike, /, *, axis: int | None = None, include_initial: bool = False
+    x: TensorLike, /, axis: int | None = None, include_initial: bool = False
 ) -> Tensor:
     """Running sums along ``axis``, which may be left out for one axis only.
 
@@ -182,12 +182,12 @@ def cumulative_sum(
     return out
 
 
-def any(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def any(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether any element over ``axis`` is true."""
     return _reduce(_any, x, axis, keepdims)
 
 
-def all(x: TensorLike, /, *, axis: Axis = None, keepdims: bool = False) -> Tensor:
+def all(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """Whether all elements over ``axis`` are true."""
     return _reduce(_all, x, axis, keepdims)
 
@@ -201,12 +201,12 @@ def _arg(primitive: Primitive, x: TensorLike, axis: int | None, keepdims: bool) 
     return apply(primitive, x, axis=along, keepdims=bool(keepdims))
 
 
-def argmax(x: TensorLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+def argmax(x: TensorLike, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
     """The index of the (first) largest element, along ``axis`` or of the flattened tensor."""
     return _arg(_argmax, x, axis, keepdims)
 
 
-def argmin(x: TensorLike, /, *, axis: int | None = None, keepdims: bool = False) -> Tensor:
+def argmin(x: TensorLike, /, axis: int | None = None, keepdims: bool = False) -> Tensor:
     """The index of the (first) smallest element, along ``axis`` or of the flattened tensor."""
     return _arg(_argmin, x, axis, keepdims)
 
