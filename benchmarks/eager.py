@@ -258,7 +258,7 @@ class Bench:
                     f"{held['input'] / 1e6:.2f}",
                     f"{total / 1e6:.2f}",
                     f"{total / needed:.3f}",
-                    f"{MEMORY_TARGET:.2f}" if result.side == OURS else "-",
+                    f"{MEMORY_TARGET:.2f}" if result.side == OURS and size == SIZES[-1] else "-",
                 ]
             )
         explanation = (

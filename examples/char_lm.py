@@ -7,7 +7,7 @@ end come a sample of its writing and its bits per character on the held-out text
 n-gram models, which are hard to beat on so small a text.
 
     python examples/char_lm.py                               about two minutes on 2 cores
-    python examples/char_lm.py --text FILE --minutes 20      another text, for longer
+    python examples/char_lm.py --text FILE --steps 10000     another text, for longer
     python examples/char_lm.py --resume                      go on where it was stopped (Ctrl-C)
     python examples/char_lm.py --sample-only --prime "The "  only write
     python examples/char_lm.py --quick                       some seconds: does it run?
@@ -39,25 +39,28 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim, serialization
 
 RARE = "?"  # stands for all characters that the training text holds less than 20 times
+QUICK = {"hidden": 64, "steps": 40, "limit": 60_000, "out": Path("runs/char_lm_quick.safetensors")}
+FIXED = ("corpus", "text", "limit", "embedding", "hidden", "layers", "batch", "window")
+SETTINGS = (*FIXED, "dropout", "lr", "steps", "seed")  # what a checkpoint remembers
 
 
 class CharLSTM(nn.Module):
     """Characters (T, B) to logits of the one that follows each, (T, B, characters)."""
 
-    def __init__(self, characters: int, embedding: int, hidden: int, layers: int, dropout: float):
-        sizes = [embedding] + [hidden] * layers
-        self.embedding = nn.Embedding(characters, embedding)
-        self.cells = [nn.LSTMCell(sizes[i], sizes[i + 1]) for i in range(layers)]
-        self.readout = nn.Linear(hidden, characters)
-        self.dropout = dropout
+    def __init__(self, characters: int, args: argparse.Namespace) -> None:
+        sizes = [args.embedding] + [args.hidden] * args.layers
+        self.embedding = nn.Embedding(characters, args.embedding)
+        self.cells = [nn.LSTMCell(sizes[i], sizes[i + 1]) for i in range(args.layers)]
+        self.readout = nn.Linear(args.hidden, characters)
+        self.dropout = args.dropout
 
     def forward(self, characters: tg.Tensor, states: Any = None) -> tuple[tg.Tensor, Any]:
         """``states`` holds (h, c) of each layer; None is zeros."""
         x = self.embedding(characters)
         following = []
         for cell, state in zip(self.cells, states or [None] * len(self.cells), strict=True):
-            x, state = tg.unroll(cell, x, state)
             x = tg.dropout(x, self.dropout, self.training)
+            x, state = tg.unroll(cell, x, state)
             following.append(state)
         return self.readout(x), following
 
@@ -65,32 +68,6 @@ class CharLSTM(nn.Module):
 def bits(logits: tg.Tensor, targets: tg.Tensor) -> tg.Tensor:
     """The mean of -log2(probability) over the characters that did follow."""
     return tg.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1)) / math.log(2)
-
-
-@tg.no_grad()
-def evaluate(model: CharLSTM, inputs: tg.Tensor, targets: tg.Tensor) -> float:
-    """Bits per character on whole streams of text."""
-    total, states = 0.0, None
-    model.eval()
-    for t in range(0, len(inputs), 100):
-        logits, states = model(inputs[t : t + 100], states)
-        total += bits(logits, targets[t : t + 100]).item() * len(logits)
-    model.train()
-    return total / len(inputs)
-
-
-@tg.no_grad()
-def write(model: CharLSTM, vocabulary: str, args: argparse.Namespace) -> str:
-    """``--prime``, and what the model adds to it."""
-    text, states = args.prime, None
-    read = encode(text or "\n", vocabulary)
-    model.eval()
-    for _ in range(args.length):
-        logits, states = model(tg.tensor(read[:, None], backend=args.backend), states)
-        p = tg.softmax(logits[-1, 0].astype("float64") / args.temperature).numpy()
-        read = tg.random.host_generator().choice(len(p), size=1, p=p)
-        text += vocabulary[read[0]]
-    return text
 
 
 # The text.
@@ -163,12 +140,8 @@ def ngram_bits(ids: np.ndarray, split: int, order: int, size: int) -> float:
 # Training.
 
 
-def main() -> None:
-    """Read, train, save, write, compare."""
-    args, saved = arguments()
-    tg.set_default_backend(args.backend)
-    tg.manual_seed(args.seed)
-
+def train(args: argparse.Namespace, arrays: dict[str, np.ndarray], saved: dict[str, Any]) -> None:
+    """The whole run, from the beginning or from what a checkpoint holds."""
     text = read_text(args)
     split = len(text) * 9 // 10
     counts = Counter(text[:split])
@@ -177,22 +150,38 @@ def main() -> None:
     inputs, targets = streams(ids[:split], args.batch, args.backend)
     held_out = streams(ids[split - 1 :], 32, args.backend)
     windows = len(inputs) // args.window
+    if not windows or not len(held_out[0]):
+        sys.exit(f"{len(text)} characters do not fill {args.batch} windows of {args.window}")
+    print(f"Text: {len(text):,} characters, {len(vocabulary)} different; the last tenth is held out.")
+    bpc = {f"order-{n} n-gram": ngram_bits(ids, split, n, len(vocabulary)) for n in (2, 4)}
+    print("n-grams there, in bits per character: order-2 {:.3f}, order-4 {:.3f}".format(*bpc.values()))
 
-    model = CharLSTM(len(vocabulary), args.embedding, args.hidden, args.layers, args.dropout)
-    optimizer = optim.Adam(model.parameters(), lr=args.lr)
-    step, states = 0, None
+    tg.manual_seed(args.seed)
+    model = CharLSTM(len(vocabulary), args)
+    optimizer = optim.Adam(model.parameters())
+    states, step, seconds = None, 0, 0.0
+    about = {"text": zlib.crc32(text.encode()), "vocabulary": vocabulary}
+    if saved:
+        if saved["text"] != about["text"]:
+            sys.exit("--resume: the text is not the one that the checkpoint was trained on")
+        states = restore(model, optimizer, arrays, args.backend)
+        step, seconds = saved["step"], saved["seconds"]
+        tg.random.set_state(saved["random"])
 
-    with progress() as show, interruptible() as stopped:
-        while step < args.steps and not stopped:
+    begun, spent, held = step, 0.0, math.nan
+    with progress(step) as show, interruptions() as pressed:
+        while step < args.steps:
+            start = time.perf_counter()
             t = step % windows * args.window
             if t == 0:
                 states = None  # the text begins anew
             logits, states = model(inputs[t : t + args.window], states)
-            states = [(h.detach(), c.detach()) for h, c in states]  # this truncates BPTT
             loss = bits(logits, targets[t : t + args.window])
             optimizer.zero_grad()
             loss.backward()
             optim.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.param_groups[0]["lr"] = learning_rate(step, args.steps, args.lr)
             optimizer.step()
+            states = [(h.detach(), c.detach()) for h, c in states]  # the truncation
             step += 1
+            ...

@@ -78,7 +78,7 @@ class Primitive:
             None if joint else frozenset(i for i, rule in enumerate(vjps) if rule is not None)
         )
         self.reads = [[] if rule is None else self._reads(rule) for rule in vjps]
-        self._collectors: dict[tuple[int, ...], Collector] = {}
+        self.collectors: dict[tuple[int, ...], Collector] = {}
 
     def _reads(self, rule: Rule) -> list[_Read]:
         names = [
@@ -111,12 +111,12 @@ class Primitive:
         is compiled, since it runs at every operation: ``((arrays[1],), (arrays[0],)), ...``.
         """
         key = () if self.joint else argnums
-        found = self._collectors.get(key)
+        found = self.collectors.get(key)
         if found is None:
             saved = [_tuple(read.expression() for read in self.reads[i]) for i in key or (0,)]
             metas = [f"(arrays[{i}].shape, arrays[{i}].dtype)" for i in key]
             source = f"lambda arrays, out: ({_tuple(saved)}, {_tuple(metas)})"
-            found = self._collectors[key] = eval(source, {"shape": np.shape})
+            found = self.collectors[key] = eval(source, {"shape": np.shape})
         if self.joint:  # of any number of inputs, which cannot be part of a source
             return lambda arrays, out: (
                 found(arrays, out)[0],

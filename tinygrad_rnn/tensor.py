@@ -589,7 +589,8 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
     if not parents or not mode.recording:
         return _unrecorded(primitive, out)  # type: ignore[no-any-return]
     argnums = tuple(numbers)
-    saved, metas = primitive.collector(argnums)(arrays, out)
+    collect = primitive.collectors.get(argnums) or primitive.collector(argnums)
+    saved, metas = collect(arrays, out)
     node = Node(primitive, backend, parameters, tuple(parents), argnums, saved, metas)
     if line is not None:
         node.witness = _Witness(line, _checksums(node))

@@ -90,7 +90,7 @@ class _Conformance:
         self.count = 0
 
     def method(self, name: str) -> Callable[..., Any]:
-        """A method of the backend, looked up when it is called, so that a missing one is a failure."""
+        """A method of the backend, looked up when called, so that a missing one is a failure."""
         return lambda *arguments: getattr(self.backend, name)(*arguments)
 
     def check_call(self, call: _Call) -> None:
@@ -460,6 +460,7 @@ def _keys() -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
     yield from ((cube, key) for key in keys)
     yield (7, 2), (np.arange(1000) * 3 % 7,)
     yield (5,), (np.arange(300) % 4,)
+    yield (200, 2), (index(-1, -56, -1, dtype="int8"),)
     yield (0, 3), (index(),)
     yield (3, 0), (index(1, 1),)
 

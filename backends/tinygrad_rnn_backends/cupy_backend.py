@@ -12,6 +12,7 @@ The logic is written over a module, so that tests without a GPU can run it over 
 from __future__ import annotations
 
 import importlib
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -100,18 +101,20 @@ class CupyBackend(ArrayNamespace):
         if self._on_device:
             self._xp.cuda.Device().synchronize()
 
+    @cached_property
+    def _functions(self) -> Any:
+        return importlib.import_module("cupyx.scipy.special")  # each is one kernel
+
     def sigmoid(self, x: Array) -> Array:
-        if self._on_device:  # one kernel
-            return importlib.import_module("cupyx.scipy.special").expit(x)
-        return special.sigmoid(self.namespace, x)
+        special.require_floating(self.namespace, x, "sigmoid")
+        return self._functions.expit(x) if self._on_device else special.sigmoid(self.namespace, x)
 
     def erf(self, x: Array) -> Array:
-        if self._on_device:
-            return importlib.import_module("cupyx.scipy.special").erf(x)
-        return special.erf(self.namespace, x)
+        special.require_floating(self.namespace, x, "erf")
+        return self._functions.erf(x) if self._on_device else special.erf(self.namespace, x)
 
     def index_add(self, x: Array, key: Key, values: Array) -> Array:
-        xp, key = self._xp, tuple(key)
+        xp, key = self._xp, _widened(key)
         if not x.size:
             x[key]  # raises if the key addresses anything; the kernel would write there
         elif x.dtype.kind == "f":
@@ -123,13 +126,25 @@ class CupyBackend(ArrayNamespace):
         return x
 
     def last_writer(self, shape: tuple[int, ...], key: Key) -> Array:
-        xp, key = self._xp, tuple(key)
+        xp, key = self._xp, _widened(key)
         writer = xp.zeros(shape, dtype=xp.uint64)  # 0 is none; there is no atomic int64 maximum
         addressed = writer[key]
         if addressed.size:
             order = xp.arange(1, addressed.size + 1, dtype=xp.uint64).reshape(addressed.shape)
             xp.maximum.at(writer, key, order)
         return writer.astype(xp.int64) - 1
+
+
+def _widened(key: Key) -> tuple[Any, ...]:
+    """A key whose arrays hold at least 32 bits: CuPy wraps an index around in its own type.
+
+    In int8, -1 of an axis of 200 would become -57, which is outside the array.
+    """
+    entries: list[Any] = list(key)
+    return tuple(
+        entry.astype("int32") if hasattr(entry, "dtype") and entry.dtype.itemsize < 4 else entry
+        for entry in entries
+    )
 
 
 def _no_device(runtime: Any, error: Exception) -> str:

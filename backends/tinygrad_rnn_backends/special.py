@@ -25,14 +25,14 @@ def sigmoid(xp: Any, x: Any) -> Any:
     In this form a very negative x keeps its relative accuracy. A large one must not overflow, but
     the quotient rounds to 1 long before that.
     """
-    _require_floating(xp, x, "sigmoid")
+    require_floating(xp, x, "sigmoid")
     grown = xp.exp(xp.minimum(x, 0.9 * math.log(xp.finfo(x.dtype).max)))
     return grown / (grown + 1.0)
 
 
 def erf(xp: Any, x: Any) -> Any:
     """erf of a floating-point array of any shape, to two units in the last place."""
-    _require_floating(xp, x, "erf")
+    require_floating(xp, x, "erf")
     near_terms, tail_terms = _terms(float(xp.finfo(x.dtype).eps))
     magnitude = xp.abs(x)
     square = xp.minimum(magnitude, 1.0)
@@ -47,7 +47,8 @@ def erf(xp: Any, x: Any) -> Any:
     return xp.where(magnitude < 1.0, near, xp.sign(x) * (1.0 - tail))
 
 
-def _require_floating(xp: Any, x: Any, operation: str) -> None:
+def require_floating(xp: Any, x: Any, operation: str) -> None:
+    """Raise a TypeError that names the cure, if x holds no real floating-point numbers."""
     if not xp.isdtype(x.dtype, "real floating"):
         raise TypeError(f"{operation} of {x.dtype}: give it a floating dtype by astype")
 

@@ -50,7 +50,8 @@ def unroll(
             are zero, and its final state is the one at its end. Not together with ``mask``.
         mask: booleans (T, B); where False, a row skips the step: its state is carried and its
             output is zero.
-        reset: booleans (T, B); where True, a row starts that step from the initial state.
+        reset: booleans (T, B); where True, a row starts that step from the initial state. A step
+            that the row does not take resets nothing.
         reverse: from the last step of each row to its first; outputs stay at the steps of their
             inputs.
         mode: "literal" runs the loop step by step; so does "auto", until planned execution is
@@ -103,6 +104,7 @@ class _Loop:
             for t in order:
                 at_step(t)
                 x = unflatten(self.x_structure, [column[t] for column in columns])
+                before = state
                 if self.reset is not None:
                     state = _choose(self.reset[t], self.initial, state)
                 output, following = self._step(x, state)
@@ -116,7 +118,7 @@ class _Loop:
                 leaves = [as_tensor(y) for y in leaves]
                 valid = None if self.valid is None else self.valid[t]
                 if valid is not None:
-                    following = _choose(valid, following, state)
+                    following = _choose(valid, following, before)
                     leaves = [_zero_unless(valid, y) for y in leaves]
                 state = following
                 outputs.append(leaves)
@@ -169,6 +171,7 @@ class _Loop:
         if mask is not None:
             raise ValueError("unroll: give lengths or a mask, not both")
         ends = np.asarray(lengths)
+        ends = ends if ends.size else ends.astype(np.int64)
         if ends.dtype.kind not in "iu" or ends.shape != (self.batch,):
             raise ValueError(
                 f"unroll: lengths are {self.batch} integers, one for each row, not "
@@ -183,7 +186,10 @@ class _Loop:
     def _steps_of(self, flags: Any, name: str) -> list[Any] | None:
         if flags is None:
             return None
-        found = as_tensor(np.asarray(flags) if isinstance(flags, (list, tuple)) else flags)
+        found = flags
+        if isinstance(flags, (list, tuple, np.ndarray)):
+            found = asarray(np.array(flags), backend=self.xs[0].backend)
+        found = as_tensor(found)
         if found.shape != (self.steps, self.batch) or found.dtype.kind != "b":
             raise ValueError(
                 f"unroll: {name} is bool of shape {(self.steps, self.batch)} (time, batch), not "
