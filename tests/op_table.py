@@ -451,7 +451,7 @@ def labels(classes: int) -> Domain:
 
     def draw(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
         found = rng.integers(0, classes, size=shape)
-        ignored = rng.uniform(size=shape) < 0.3
+        ignored = np.asarray(rng.uniform(size=shape) < 0.3)
         if ignored.size:
             ignored.flat[0] = False
         return np.where(ignored, -100, found)

@@ -158,7 +158,9 @@ class _Run:
 
     def value(self) -> Any:
         """What the function returned, recorded only if it depends on something outside."""
-        return unflatten(self.structure, [y if self.open else y.detach() for y in self.outputs])
+        return unflatten(
+            self.structure, [y if self.open else wrap(y._array, None) for y in self.outputs]
+        )
 
     def pull(
         self,
@@ -425,13 +427,14 @@ def _checkpoint_node(
                 for x, n in zip(inputs, needed, strict=True)
             ]
             results, _ = call(xs)
-        targets = [x._node if n else None for x, n in zip(xs, needed, strict=True)] + [*captured]
+        own = [x._node if n else None for x, n in zip(xs, needed, strict=True)]
+        targets = [*own, *captured]
         found = pull_back(
             [y for y in results if isinstance(y, Tensor) and y.requires_grad],
             g,
             [node for node in targets if node is not None],
             create_graph=on_tensors and recording,
-            boundary=captured,
+            boundary={node for node in targets if node is not None},
         )
         parts = [found.get(node) for node in targets]  # type: ignore[arg-type]
         return parts if on_tensors else [None if p is None else p._array for p in parts]

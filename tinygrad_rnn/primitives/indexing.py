@@ -230,7 +230,7 @@ def _has_arrays(entries: list[Any]) -> bool:
 
 
 def _entries(x: Tensor, key: Any) -> list[Any]:
-    """A key as ints, slices, None and integer Tensors, with no ellipsis and nothing boolean."""
+    """A key as ints, slices, None and integer Tensors, for each axis, and nothing boolean."""
     key = key if isinstance(key, tuple) else (key,)
     entries: list[Any] = []
     for entry in key:
@@ -249,11 +249,11 @@ def _entries(x: Tensor, key: Any) -> list[Any]:
     if len(dots) > 1:
         raise IndexError("getitem: more than one ellipsis")
     missing = [slice(None)] * (x.ndim - consumed)
-    if dots:
+    if dots and (missing or not _has_arrays(entries)):
         entries[dots[0] : dots[0] + 1] = missing
-    elif _has_arrays(entries):
+    elif _has_arrays(entries) and not dots:
         entries += missing
-    return entries
+    return entries  # with an ellipsis of no axes, if it may separate arrays
 
 
 def _index_arrays(x: Tensor, entry: Any) -> list[Tensor]:
@@ -282,17 +282,21 @@ class _Plan:
     """A key with arrays, as three steps: a basic key, a permutation, then arrays side by side.
 
     By NumPy's rule the axes of the arrays take the place of the entries that they come from if
-    those are adjacent, and come first otherwise; an int beside an array counts as one.
+    those are adjacent, and come first otherwise; an int beside an array counts as one, and an
+    ellipsis separates even if it stands for no axes.
     """
 
     def __init__(self, entries: list[Any]) -> None:
+        at = [i for i, e in enumerate(entries) if isinstance(e, (int, Tensor))]
+        adjacent = at[-1] - at[0] + 1 == len(at)
+        entries = [e for e in entries if e is not Ellipsis]
         basic = tuple(e if e is None or isinstance(e, slice) else slice(None) for e in entries)
         self.basic = basic if any(e != slice(None) for e in basic) else None
         at = [i for i, e in enumerate(entries) if isinstance(e, (int, Tensor))]
         self.indices = [entries[i] for i in at]
         first = at[0]
         self.order = None
-        if at[-1] - first + 1 != len(at):
+        if not adjacent:
             self.order = tuple(at) + tuple(i for i in range(len(entries)) if i not in at)
             first = 0
         self.key = (slice(None),) * first + (ARRAY,) * len(at)

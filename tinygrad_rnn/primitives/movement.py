@@ -32,6 +32,12 @@ def _pieces(x: Any, sizes: tuple[int, ...], axis: int) -> tuple[Any, ...]:
     return tuple([x[key] for key in _cuts(sizes, axis)])
 
 
+def _slices(x: Any, axis: int) -> tuple[Any, ...]:
+    """``x`` at each place along a negative ``axis``; the ellipsis keeps NumPy from giving scalars."""
+    after = (slice(None),) * (-axis - 1)
+    return tuple([x[(..., i, *after)] for i in range(x.shape[axis])])
+
+
 @lru_cache(maxsize=256)
 def _cuts(sizes: tuple[int, ...], axis: int) -> tuple[Any, ...]:
     after = (slice(None),) * (-axis - 1)
@@ -94,7 +100,7 @@ _stack = Primitive(
 _unstack = Primitive(
     "unstack",
     "movement",
-    lambda xp, x, *, axis: xp.unstack(x, axis=axis),
+    lambda xp, x, *, axis: _slices(x, axis),
     lambda xp, g, *, axis: xp.stack(g, axis=axis),
     outputs="several",
 )
