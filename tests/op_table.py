@@ -109,6 +109,14 @@ def grid(offset: float) -> Domain:
     return lambda rng, shape: rng.integers(-4, 5, size=shape) * 0.5 + offset
 
 
+def between_integers(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.integers(-4, 4, size=shape) + rng.uniform(0.3, 0.7, size=shape)
+
+
+def divisor(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.choice((1.0, 2.0, -1.0, -2.0), size=shape)
+
+
 def coarse(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     """Halves, many of which tie."""
     return rng.integers(-3, 4, size=shape) * 0.5
@@ -407,6 +415,14 @@ KEYS: tuple[Any, ...] = (
 """Keys for arrays of shape (2, 3, 2); ``test_indexing.py`` draws all sorts."""
 
 
+def beside(x: tg.Tensor, key: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The arrays of a key on the backend of x."""
+    return tuple(
+        tg.tensor(entry, backend=x.backend) if isinstance(entry, np.ndarray) else entry
+        for entry in key
+    )
+
+
 @st.composite
 def indexed(draw: Any, adds: bool = False) -> Sample:
     key = draw(st.sampled_from(KEYS))
@@ -606,7 +622,7 @@ BINARY = (
     Row("divide", several(real, nonzero), np.divide, argnums=(0, 1), scalars=True),
     Row("pow", several(positive, real), np.power, argnums=(0, 1), scalars=True),
     Row("floor_divide", several(real, nonzero), np.floor_divide, argnums=(), scalars=True),
-    Row("remainder", several(grid(0.1), grid(0.2)), np.remainder, argnums=(0, 1), scalars=True),
+    Row("remainder", several(between_integers, divisor), np.remainder, argnums=(0, 1), scalars=True),
     Row(
         "maximum",
         several(grid(0), grid(0.2)),
@@ -677,7 +693,7 @@ CHOICES = (
 
 REDUCTIONS = (
     Row("sum", reduced(), np.sum, integers=True),
-    Row("mean", reduced(each=lengths_above_0), np.mean, integers=True),
+    Row("mean", reduced(each=lengths_above_0), np.mean),
     Row("max", reduced(distinct, lengths_above_0), np.max, integers=True),
     Row("min", reduced(distinct, lengths_above_0), np.min, integers=True),
     Row("prod", reduced(), np.prod, integers=True),
@@ -725,9 +741,12 @@ CONTRACTIONS = (
 )  # fmt: skip
 
 INDEXING = (
-    Row("getitem", indexed(), lambda x, key: x[key], lambda x, key: x[key], integers=True),
-    Row("index_add", indexed(True), _add_at, lambda x, v, key: x.at[key].add(v), argnums=(0, 1)),
-    Row("getitem", indexed(True), _set_at, lambda x, v, key: x.at[key].set(v), argnums=(0, 1), variant="set"),
+    Row("getitem", indexed(), lambda x, key: x[key], lambda x, key: x[beside(x, key)],
+        integers=True),
+    Row("index_add", indexed(True), _add_at, lambda x, v, key: x.at[beside(x, key)].add(v),
+        argnums=(0, 1)),
+    Row("getitem", indexed(True), _set_at, lambda x, v, key: x.at[beside(x, key)].set(v),
+        argnums=(0, 1), variant="set"),
     Row("take", taken(), np.take),
     Row("take_along_axis", taken_along(), np.take_along_axis),
 )  # fmt: skip

@@ -124,8 +124,8 @@ def test_python_numbers_are_weak(row: Row, number: float, backend: Any) -> None:
         for mine, numpys in pairs:
             if number == 0 and row.name in ("divide", "floor_divide", "remainder"):
                 continue
-            if number == -1.5 and row.name == "pow" and mine[0] == number:
-                continue
+            if number == -1.5 and row.name == "pow" and mine[0] is number:
+                continue  # a negative base
             reference = row.reference(*numpys)
             assert_same([row(*mine)], [reference], 1e-6 if dtype == "float32" else 1e-14, 1e-6)
 
@@ -271,7 +271,7 @@ def test_not_differentiable(row: Row, data: Any) -> None:
 @pytest.mark.parametrize("row", [r for r in BINARY if r.argnums], ids=str)
 @pytest.mark.parametrize("number", [2, 3, 0.75, 1, 2.0, -0.5], ids=str)
 def test_derivative_beside_a_number(row: Row, number: float, backend: Any) -> None:
-    x = np.array([[0.6, 1.31], [1.7, 2.44]])
+    x = np.array([[0.64, 1.31], [1.7, 2.44]])
     check_grads(lambda x: row(x, number), [tensor(x)], order=3)
     if row.name != "pow" or number > 0:
         check_grads(lambda x: row(number, x), [tensor(x)], order=3)
@@ -444,7 +444,6 @@ ERRORS: tuple[tuple[Callable[[], Any], type[Exception], tuple[str, ...]], ...] =
     (lambda: tg.cross_entropy(tg.tensor(X), tg.ones(3)), ValueError, ("(2, 3)", "(3,)")),
     (lambda: tg.dropout(tg.tensor(X), 1.5), ValueError, ("dropout", "1.5")),
     (lambda: tg.one_hot(tg.tensor(X), 3), TypeError, ("one_hot", "float64")),
-    (lambda: tg.one_hot(tg.tensor([3]), 3), ValueError, ("one_hot", "3")),
     (lambda: tg.tril(tg.ones(3)), ValueError, ("tril", "(3,)")),
     (lambda: tg.tensor([[1], [1, 2]]), ValueError, ("tensor", "rectangular")),
     (lambda: tg.tensor(["a"]), TypeError, ("tensor", "numbers")),
@@ -478,32 +477,6 @@ def primitives() -> dict[str, Primitive]:
 
 
 PRIMITIVES = primitives()
-
-
-def test_every_primitive_is_reached_by_a_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    reached = set()
-
-    def counted(primitive: Primitive) -> Callable[..., Any]:
-        forward = primitive.forward
-
-        def count(*arrays: Any, **parameters: Any) -> Any:
-            reached.add(primitive.name)
-            return forward(*arrays, **parameters)
-
-        return count
-
-    for primitive in PRIMITIVES.values():
-        monkeypatch.setattr(primitive, "forward", counted(primitive))
-
-    @given(st.data())
-    @settings(max_examples=3)
-    def reach(row: Row, data: Any) -> None:
-        sample = data.draw(row.samples)
-        evaluate(row, sample.arrays(), sample)
-
-    for row in ROWS:
-        reach(row)
-    assert reached == set(PRIMITIVES) - {"alias", "to"}  # see test_to; transforms use alias
 
 
 def test_every_public_function_of_tensors_has_a_row() -> None:
@@ -581,8 +554,8 @@ class Untouchable:
     __hash__ = None  # type: ignore[assignment]
 
 
-def test_every_declared_read_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: dict[str, tuple[Any, ...]] = {}
+def test_every_primitive_is_reached_and_needs_all_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: dict[str, list[tuple[Any, ...]]] = {name: [] for name in PRIMITIVES}
 
     def recorded(primitive: Primitive) -> Callable[..., Any]:
         forward = primitive.forward
@@ -590,7 +563,7 @@ def test_every_declared_read_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         def record(xp: Any, *arrays: Any, **parameters: Any) -> Any:
             out = forward(xp, *arrays, **parameters)
             if all(isinstance(a, np.ndarray) and a.size for a in arrays):
-                calls.setdefault(primitive.name, (xp, list(arrays), out, parameters))
+                calls[primitive.name].append((xp, list(arrays), out, parameters))
             return out
 
         return record
@@ -599,26 +572,32 @@ def test_every_declared_read_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(primitive, "forward", recorded(primitive))
 
     @given(st.data())
-    @settings(max_examples=5)
+    @settings(max_examples=10)
     def run(row: Row, data: Any) -> None:
         sample = data.draw(row.samples)
         evaluate(row, sample.arrays(), sample)
 
     for row in ROWS:
         run(row)
-    for name, (xp, arrays, out, parameters) in calls.items():
-        primitive = PRIMITIVES[name]
-        g = tuple(map(np.ones_like, out)) if primitive.several else np.ones_like(out)
+    monkeypatch.undo()
+    unreached = {name for name, recordings in calls.items() if not recordings}
+    assert unreached == {"alias", "to"}  # transforms use the one; test_to_moves... has the other
+    for name, primitive in PRIMITIVES.items():
         for i, rule in enumerate(primitive.vjps):
-            if rule is None:
-                continue
-            reads = primitive.collect[i](arrays, out)
-            rule(xp, g, *reads, **parameters)
-            for j in range(len(reads)):
-                replaced = [Untouchable() if j == k else read for k, read in enumerate(reads)]
-                with pytest.raises(Touched):
-                    rule(xp, g, *replaced, **parameters)
-    assert set(calls) == set(PRIMITIVES) - {"alias", "to"}
+            for j in range(len(primitive.reads[i])):
+                assert any(uses(primitive, i, rule, j, call) for call in calls[name]), (name, i, j)
+
+
+def uses(primitive: Primitive, i: int, rule: Any, j: int, call: tuple[Any, ...]) -> bool:
+    """Whether a rule looks at its j-th read, given what one call of the forward had."""
+    xp, arrays, out, parameters = call
+    g = tuple(map(np.ones_like, out)) if primitive.several else np.ones_like(out)
+    (reads, *_), _ = primitive.collector((i,))(arrays, out)
+    try:
+        rule(xp, g, *(Untouchable() if j == k else x for k, x in enumerate(reads)), **parameters)
+    except Touched:
+        return True
+    return False
 
 
 @pytest.mark.parametrize(

@@ -105,6 +105,12 @@ def layer_norm(
     x = as_tensor(x)
     if not x.ndim:
         raise ValueError("layer_norm: a scalar has no last axis")
+    for name, factor in (("weight", weight), ("bias", bias)):
+        if factor is not None and as_tensor(factor).shape not in ((), x.shape[-1:]):
+            raise ValueError(
+                f"layer_norm: {name} of shape {as_tensor(factor).shape} for x of shape {x.shape}; "
+                f"one of {x.shape[-1:]} is needed"
+            )
     centred = x - mean(x, axis=-1, keepdims=True)
     out = centred / sqrt(mean(square(centred), axis=-1, keepdims=True) + eps)
     if weight is not None:
@@ -194,10 +200,17 @@ def cross_entropy(
             f"{logits.shape[:-1]} (classes) or {input.shape} (probabilities), not {target.shape}"
         )
     valid = target != ignore_index
-    chosen = where(valid, target, 0)
+    # A negative index would count from the end; this way it is out of range like a large one.
+    chosen = where(valid, where(target < 0, classes - target, target), 0)
+    try:
+        factor = where(valid, take(factors, chosen), 0.0)
+    except IndexError as error:
+        raise IndexError(
+            f"cross_entropy: a target is neither one of {classes} classes nor ignore_index "
+            f"{ignore_index}: {error}"
+        ) from error
     likelihood = squeeze(take_along_axis(log_probabilities, expand_dims(chosen, axis=-1)), axis=-1)
-    factor = where(valid, take(factors, chosen), 0.0)
-    losses = -factor * likelihood
+    losses = -factor * where(valid, likelihood, 0.0)
     if label_smoothing:
         spread = where(valid, -sum(log_probabilities * factors, axis=-1), 0.0)
         losses = (1 - label_smoothing) * losses + label_smoothing / classes * spread

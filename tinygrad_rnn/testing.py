@@ -136,7 +136,7 @@ class _Check:
         if "vjp" in modes and "jvp" in modes:
             forward = _inner(self.cotangents, tangents)
             size = _inner(self.cotangents, tangents, abs) + _inner(pulled, self.directions, abs)
-            if abs(forward - derived) > 1e-11 * size:
+            if abs(forward - derived) > 1e-11 * size + 1e-13:
                 self.fail(f"<u, J v> is {forward:.15g} by jvp, {derived:.15g} by vjp")
 
     def difference(self, directions: Leaves) -> list[np.ndarray[Any, Any]]:

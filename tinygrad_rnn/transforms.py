@@ -13,6 +13,7 @@ derivative does so, too, and is recorded.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import tinygrad_rnn_backends as backends
@@ -31,6 +32,7 @@ from .tensor import (
     enable_grad,
     is_grad_enabled,
     namespace,
+    no_grad,
     outputs_of,
     pull_back,
     wrap,
@@ -83,9 +85,10 @@ def grad(
     targets = [x._node for x in wanted if x._node is not None]
     if allow_unused and all(isinstance(y, Tensor) and not y.requires_grad for y in outputs):
         return unflatten(structure, [None] * len(wanted))
-    found = pull_back(
-        outputs, cotangents, targets, create_graph=create_graph, retain_graph=retain_graph
-    )
+    with nullcontext() if create_graph else no_grad():  # inside vmap: at the levels around, too
+        found = pull_back(
+            outputs, cotangents, targets, create_graph=create_graph, retain_graph=retain_graph
+        )
     results = [None if x._node is None else found[x._node] for x in wanted]
     for i, (x, g) in enumerate(zip(wanted, results, strict=True)):
         if g is None and not allow_unused:

@@ -14,7 +14,7 @@ from typing import Any
 from ..graph import Primitive
 from ..tensor import Tensor, apply, as_tensor
 from .axes import negative_axes, negative_axis
-from .elementwise import TensorLike, multiply
+from .elementwise import TensorLike, astype, in_place, multiply, result_type
 from .indexing import getitem
 from .movement import (
     broadcast_to,
@@ -104,7 +104,8 @@ def vecdot(x1: TensorLike, x2: TensorLike, /, axis: int = -1) -> Tensor:
         raise ValueError(f"vecdot: axis {axis} of shapes {x1.shape} and {x2.shape} differs")
     if axis >= 0 and x1.ndim != x2.ndim:
         raise ValueError("vecdot: tensors of different ndim need a negative axis")
-    return sum(multiply(x1, x2), axis=axis)
+    products = multiply(x1, x2)
+    return astype(sum(products, axis=axis), products.dtype)  # NumPy sums small integers to large ones
 
 
 def tensordot(
@@ -160,7 +161,7 @@ def einsum(subscripts: str, /, *operands: TensorLike) -> Tensor:
                     f"einsum: {letter!r} of {subscripts!r} is {known} in one operand and {n} in "
                     f"another; shapes {', '.join(str(x.shape) for x in tensors)}"
                 )
-            lengths[letter] = max(known, n)
+            lengths[letter] = n if known == 1 else known
     pairs = [_diagonal(term, x) for term, x in zip(terms, tensors, strict=True)]
     for i, (term, x) in enumerate(pairs):
         # An axis of an ellipsis broadcasts if it is as long as the others, or else is given up.
@@ -173,7 +174,8 @@ def einsum(subscripts: str, /, *operands: TensorLike) -> Tensor:
     spare = tuple(i for i, letter in enumerate(term) if letter not in result)
     x = sum(x, axis=spare) if spare else x
     term = "".join(letter for letter in term if letter in result)
-    return permute_dims(x, [term.index(letter) for letter in result])
+    out = permute_dims(x, [term.index(letter) for letter in result])
+    return astype(out, result_type(*tensors))  # sums of small integers are large ones
 
 
 def _einsum_terms(subscripts: str, ndims: list[int]) -> tuple[list[str], str]:
@@ -252,5 +254,9 @@ def _rmatmul(self: Tensor, other: TensorLike) -> Tensor:
     return matmul(other, self)
 
 
-for _name, _operation in (("__matmul__", matmul), ("__rmatmul__", _rmatmul)):
+for _name, _operation in (
+    ("__matmul__", matmul),
+    ("__rmatmul__", _rmatmul),
+    ("__imatmul__", in_place("@=", matmul)),
+):
     setattr(Tensor, _name, _operation)

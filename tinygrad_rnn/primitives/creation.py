@@ -59,26 +59,31 @@ def _from_data(data: Any, backend: str | None) -> Tensor:
     if isinstance(data, Tensor):
         return data
     if isinstance(data, np.generic) or backends.of(data) is not None:
-        return as_tensor(data, share=True)
+        x = as_tensor(data, share=True)
+        if x.dtype.kind not in "biuf":
+            raise TypeError(f"tensor: an array of {x.dtype} holds no real numbers")
+        return x
+    innermost = _innermost(data)
+    if isinstance(innermost, Tensor):
+        raise TypeError("tensor: a list of tensors would lose their graph; use stack or concat")
     try:
         host = np.asarray(data)
     except (ValueError, TypeError) as error:
         raise type(error)(
-            f"tensor: {type(data).__name__} is no rectangular nesting of numbers ({error}); "
-            "to join tensors use stack or concat"
+            f"tensor: {type(data).__name__} is no rectangular nesting of numbers ({error})"
         ) from None
     if host.dtype.kind not in "biuf":
         raise TypeError(f"tensor: {type(data).__name__} of {host.dtype} holds no real numbers")
-    if host.dtype == np.float64 and not _holds_arrays(data):
+    if host.dtype == np.float64 and not isinstance(innermost, (np.ndarray, np.generic)):
         host = host.astype(default_dtype())
     chosen = backends.default() if backend is None else backends.get(backend)
     return wrap(chosen.from_host(host), None)
 
 
-def _holds_arrays(data: Any) -> bool:
+def _innermost(data: Any) -> Any:
     while isinstance(data, (list, tuple)) and data:
         data = data[0]
-    return isinstance(data, (np.ndarray, np.generic))
+    return data
 
 
 def _create(
@@ -241,7 +246,10 @@ def _triangle(x: TensorLike, k: int, *, lower: bool) -> Tensor:
 
 
 def one_hot(x: TensorLike, /, num_classes: int, *, dtype: Any = None) -> Tensor:
-    """Integers of any shape as rows of zeros with a 1 at their place: a last axis is added."""
+    """Integers of any shape as rows of zeros with a 1 at their place: a last axis is added.
+
+    A number below 0 or not below ``num_classes`` gives a row of zeros.
+    """
     x = as_tensor(x)
     if x.dtype.kind not in "iu":
         raise TypeError(f"one_hot: classes are {x.dtype}, not integers")

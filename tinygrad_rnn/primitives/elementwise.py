@@ -84,7 +84,9 @@ def divide(x1: TensorLike, x2: TensorLike, /) -> Tensor:
 def pow(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """x1 ** x2. The derivative by x1 is 0 where x2 is 0; the one by x2 is 0 where x1 is 0."""
     if type(x2) in (int, float) and x2 == 2:
-        return square(x1)
+        x1 = as_tensor(x1)
+        if type(x2) is int or x1.dtype.kind == "f":
+            return square(x1)
     return apply(_pow, x1, x2)
 
 
@@ -340,24 +342,33 @@ def greater_equal(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     return apply(_greater_equal, x1, x2)
 
 
+def _logical(primitive: Primitive, *xs: TensorLike) -> Tensor:
+    for x in xs:
+        if (dtype := as_tensor(x).dtype).kind != "b":
+            raise TypeError(
+                f"{primitive.name}: an operand is {dtype}, not bool; compare it, as in x != 0"
+            )
+    return apply(primitive, *xs)
+
+
 def logical_and(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """Both, of booleans."""
-    return apply(_logical_and, x1, x2)
+    return _logical(_logical_and, x1, x2)
 
 
 def logical_or(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """Either or both, of booleans."""
-    return apply(_logical_or, x1, x2)
+    return _logical(_logical_or, x1, x2)
 
 
 def logical_xor(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """Exactly one, of booleans."""
-    return apply(_logical_xor, x1, x2)
+    return _logical(_logical_xor, x1, x2)
 
 
 def logical_not(x: TensorLike, /) -> Tensor:
     """The opposite, of booleans."""
-    return apply(_logical_not, x)
+    return _logical(_logical_not, x)
 
 
 def isnan(x: TensorLike, /) -> Tensor:
@@ -448,7 +459,8 @@ def _comparison(primitive: Primitive) -> Any:
     return compare
 
 
-def _in_place(symbol: str, operation: Any) -> Any:
+def in_place(symbol: str, operation: Any) -> Any:
+    """``x += y``: ``x = x + y``, except for a parameter, which it would leave as it was."""
     def rebind(self: Tensor, other: Any) -> Tensor:
         if self.is_leaf and self.requires_grad:
             raise TypeError(
@@ -496,7 +508,7 @@ _UNARY: dict[str, Any] = {
 for _name, (_operation, _symbol) in _ARITHMETIC.items():
     setattr(Tensor, f"__{_name}__", _operation)
     setattr(Tensor, f"__r{_name}__", _reflected(_operation))
-    setattr(Tensor, f"__i{_name}__", _in_place(_symbol, _operation))
+    setattr(Tensor, f"__i{_name}__", in_place(_symbol, _operation))
 for _name, _primitive in _COMPARISONS.items():
     setattr(Tensor, _name, _comparison(_primitive))
 for _name, _operation in _UNARY.items():

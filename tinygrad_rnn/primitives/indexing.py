@@ -22,7 +22,7 @@ from ..graph import IndexedCotangent, Primitive
 from ..tensor import Tensor, apply, as_tensor, backend_of, raw, wrap
 from .axes import negative_axis
 from .elementwise import TensorLike, maximum, where
-from .movement import broadcast_to, moveaxis, permute_dims, reshape
+from .movement import broadcast_shape, broadcast_to, moveaxis, permute_dims, reshape
 
 
 class _Array:
@@ -48,9 +48,10 @@ def _batch_getitem(size: int, batched: list[bool], x: Any, *indices: Any, key: K
     if not any(batched[1:]):
         return apply(_getitem, x, *indices, key=(slice(None), *key))
     first = key.index(ARRAY)
+    positions, indices = _lined_up(size, batched[1:], indices)
     if batched[0]:
         x = moveaxis(x, 0, first)
-        key, indices = (*key, ARRAY), (_positions(size, indices), *indices)
+        key, indices = (*key, ARRAY), (positions, *indices)
     return moveaxis(apply(_getitem, x, *indices, key=key), first, 0)
 
 
@@ -65,15 +66,20 @@ def _batch_index_add(
         return apply(_index_add, x, values, *indices, key=(slice(None), *key))
     first = key.index(ARRAY)
     x, values = moveaxis(x, 0, first), moveaxis(values, 0, first)
-    indices = (_positions(size, indices), *indices)
-    return moveaxis(apply(_index_add, x, values, *indices, key=(*key, ARRAY)), first, 0)
+    positions, indices = _lined_up(size, batched[2:], indices)
+    return moveaxis(apply(_index_add, x, values, positions, *indices, key=(*key, ARRAY)), first, 0)
 
 
-def _positions(size: int, indices: Sequence[Tensor]) -> Tensor:
-    """The number of each example, shaped to go with index arrays that have the batch axis first."""
-    ndim = max(index.ndim for index in indices)
-    backend = backend_of(indices[0])
-    return reshape(wrap(backend.arange(size), None), (size, *(1,) * (ndim - 1)))
+def _lined_up(
+    size: int, batched: list[bool], indices: Sequence[Tensor]
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """The number of each example, and index arrays that broadcast with it in front."""
+    ndim = max(index.ndim - b for index, b in zip(indices, batched, strict=True))
+    numbers = reshape(wrap(backend_of(indices[0]).arange(size), None), (size, *(1,) * ndim))
+    return numbers, tuple(
+        reshape(index, (size, *(1,) * (ndim + 1 - index.ndim), *index.shape[1:])) if b else index
+        for index, b in zip(indices, batched, strict=True)
+    )
 
 
 _getitem = Primitive(
@@ -133,17 +139,20 @@ def _zeros_like(x: Tensor) -> Tensor:
 
 def _add_at(x: Tensor, values: Any, key: Key, indices: Sequence[Tensor] = ()) -> Tensor:
     addressed = apply(_getitem, x.detach(), *indices, key=key).shape
-    values = values if isinstance(values, Tensor) else _constant(x, values)
-    if values.dtype != x.dtype:
-        values = values.astype(x.dtype)
-    return apply(_index_add, x, broadcast_to(values, addressed), *indices, key=key)
+    return apply(_index_add, x, _fitted(x, values, addressed), *indices, key=key)
 
 
-def _constant(x: Tensor, value: Any) -> Tensor:
-    """A number or an array as a Tensor beside x."""
-    if isinstance(value, (bool, int, float)):
-        return wrap(backend_of(x).from_host(np.asarray(value, dtype=x.dtype)), None)
-    return as_tensor(value)
+def _fitted(x: Tensor, values: Any, addressed: tuple[int, ...]) -> Tensor:
+    """What is to be put into elements of x, in their shape and dtype."""
+    if type(values) in (bool, int, float):
+        host = np.asarray(values, dtype=np.result_type(values, x.dtype))
+        values = wrap(backend_of(x).from_host(host), None)
+    given = as_tensor(values)
+    if not np.can_cast(given.dtype, x.dtype, "same_kind"):
+        raise TypeError(f"at[]: {given.dtype} values do not fit into a tensor of {x.dtype}")
+    if broadcast_shape("at[]", given.shape, addressed) != addressed:
+        raise ValueError(f"at[]: values of shape {given.shape} for elements of shape {addressed}")
+    return broadcast_to(given.astype(x.dtype), addressed)
 
 
 def take(x: TensorLike, indices: Any, /, axis: int | None = None) -> Tensor:
@@ -213,8 +222,7 @@ class _AtKey:
         x = self._x
         entries = _entries(x, self._key)
         addressed = getitem(x.detach(), self._key).shape
-        values = values if isinstance(values, Tensor) else _constant(x, values)
-        flat = reshape(broadcast_to(values.astype(x.dtype), addressed), (-1,))
+        flat = reshape(_fitted(x, values, addressed), (-1,))
         if not flat.size:
             return x
         key = tuple(raw(e, "at[].set") if isinstance(e, Tensor) else e for e in entries)
@@ -233,6 +241,7 @@ def _entries(x: Tensor, key: Any) -> list[Any]:
     """A key as ints, slices, None and integer Tensors, for each axis, and nothing boolean."""
     key = key if isinstance(key, tuple) else (key,)
     entries: list[Any] = []
+    masks = []
     for entry in key:
         if entry is None or entry is Ellipsis or isinstance(entry, slice):
             entries.append(entry)
@@ -241,7 +250,9 @@ def _entries(x: Tensor, key: Any) -> list[Any]:
         elif isinstance(entry, (int, np.integer)):
             entries.append(operator.index(entry))
         else:
-            entries.extend(_index_arrays(x, entry))
+            arrays, mask_shape = _index_arrays(x, entry)
+            masks += [] if mask_shape is None else [(arrays[0], mask_shape)]
+            entries += arrays
     consumed = sum(entry is not None and entry is not Ellipsis for entry in entries)
     if consumed > x.ndim:
         raise IndexError(f"getitem: {consumed} indices for a tensor of shape {x.shape}")
@@ -253,11 +264,18 @@ def _entries(x: Tensor, key: Any) -> list[Any]:
         entries[dots[0] : dots[0] + 1] = missing
     elif _has_arrays(entries) and not dots:
         entries += missing
+    for first, shape in masks:
+        before = entries[: [entry is first for entry in entries].index(True)]
+        axis = sum(entry is not None and entry is not Ellipsis for entry in before)
+        if x.shape[axis : axis + len(shape)] != shape:
+            raise IndexError(
+                f"getitem: a mask of shape {shape} at axis {axis} of a tensor of shape {x.shape}"
+            )
     return entries  # with an ellipsis of no axes, if it may separate arrays
 
 
-def _index_arrays(x: Tensor, entry: Any) -> list[Tensor]:
-    """An entry that is a list, an array or a Tensor, as integer Tensors: several for a mask."""
+def _index_arrays(x: Tensor, entry: Any) -> tuple[list[Tensor], tuple[int, ...] | None]:
+    """A list, an array or a Tensor as integer Tensors, several for a mask, and a mask's shape."""
     if isinstance(entry, (list, tuple, range)):
         host = np.asarray(entry)
         entry = wrap(backend_of(x).from_host(host if host.size else host.astype(np.int64)), None)
@@ -272,10 +290,11 @@ def _index_arrays(x: Tensor, entry: Any) -> list[Tensor]:
         mask = raw(index, "a boolean index")
         if index.ndim == 0:
             raise IndexError("getitem: a boolean index needs at least one axis")
-        return [wrap(places, None) for places in backends.of(mask).nonzero(mask)]  # type: ignore[union-attr]
+        places = backends.of(mask).nonzero(mask)  # type: ignore[union-attr]
+        return [wrap(array, None) for array in places], index.shape
     if index.dtype.kind not in "iu":
         raise IndexError(f"getitem: indices are {index.dtype}, not integers; use astype('int64')")
-    return [index.detach()]
+    return [index.detach()], None
 
 
 class _Plan:

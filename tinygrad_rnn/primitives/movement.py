@@ -135,7 +135,7 @@ def _transfer(xp: Any, g: Any, target: str) -> Any:
 def reshape(x: TensorLike, /, shape: int | Sequence[int]) -> Tensor:
     """The same elements in row-major order in another shape; one length may be -1: what is left."""
     x = as_tensor(x)
-    lengths = (shape,) if isinstance(shape, int) else tuple(operator.index(n) for n in shape)
+    lengths = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(operator.index(n) for n in shape)
     known = math.prod(n for n in lengths if n != -1)
     if lengths.count(-1) == 1 and known and x.size % known == 0:
         lengths = tuple(x.size // known if n == -1 else n for n in lengths)
@@ -276,8 +276,9 @@ def split(
         sizes = (n // sections,) * sections
     else:
         places = [operator.index(i) for i in sections_or_indices]
-        cuts = [max(0, min(i if i >= 0 else n + i, n)) for i in places]
-        bounds = [0, *accumulate(cuts, max), n]
+        bounds = [0, *(max(0, min(i if i >= 0 else n + i, n)) for i in places), n]
+        if bounds != sorted(bounds):
+            raise ValueError(f"split: the indices {places} are not in order along axis {axis}")
         sizes = tuple(stop - start for start, stop in pairwise(bounds))
     return list(apply_several(_split, x, sizes=sizes, axis=along))
 
@@ -290,6 +291,7 @@ def roll(x: TensorLike, /, shift: int | Sequence[int], axis: Axis = None) -> Ten
     axes: tuple[Any, ...] = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
     several = isinstance(shift, (tuple, list))
     shifts: tuple[Any, ...] = tuple(shift) if several else (shift,) * len(axes)  # type: ignore[arg-type]
+    axes = axes * len(shifts) if len(axes) == 1 else axes
     if len(axes) != len(shifts):
         raise ValueError(f"roll: {len(shifts)} shifts for {len(axes)} axes")
     for places, a in zip(shifts, axes, strict=True):
@@ -332,7 +334,7 @@ def repeat(x: TensorLike, /, repeats: int | Sequence[int], axis: int | None = No
     if axis is None:
         x, axis = reshape(x, (-1,)), 0
     along = negative_axis(axis, x.ndim, "repeat")
-    if isinstance(repeats, int):
+    if isinstance(repeats, (int, np.integer)):
         if repeats < 0:
             raise ValueError(f"repeat: {repeats} times is not possible")
         ahead = x.shape[: x.ndim + along + 1]
@@ -351,7 +353,9 @@ def repeat(x: TensorLike, /, repeats: int | Sequence[int], axis: int | None = No
 def tile(x: TensorLike, /, repetitions: int | Sequence[int]) -> Tensor:
     """The whole of x so many times along each axis; missing numbers are 1, as are missing axes."""
     x = as_tensor(x)
-    times = (repetitions,) if isinstance(repetitions, int) else tuple(repetitions)
+    times = (repetitions,) if isinstance(repetitions, (int, np.integer)) else tuple(repetitions)
+    if any(n < 0 for n in times):
+        raise ValueError(f"tile: repetitions={repetitions!r} are not possible")
     ndim = max(x.ndim, len(times))
     times = (1,) * (ndim - len(times)) + times
     shape = (1,) * (ndim - x.ndim) + x.shape

@@ -13,7 +13,7 @@ from typing import Any
 from ..graph import Primitive
 from ..tensor import Tensor, apply, as_tensor
 from .axes import Axis, count, kept, negative_axes, negative_axis
-from .elementwise import TensorLike, exp, isfinite, log, sqrt, square, where
+from .elementwise import TensorLike, astype, exp, isfinite, log, sqrt, square, where
 from .movement import concat, pad, permute_dims, reshape
 
 
@@ -112,6 +112,8 @@ def prod(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     derivative of any order.
     """
     x = as_tensor(x)
+    if x.dtype.kind != "f":  # as NumPy's, the product of small integers is a large one
+        x = astype(x, "uint64" if x.dtype.kind == "u" else "int64")
     axes = negative_axes(axis, x.ndim, "prod")
     shape = (
         kept(x.shape, axes)
@@ -146,7 +148,9 @@ def std(
     x: TensorLike, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
     """The standard deviation over ``axis``, the root of ``var``."""
-    return sqrt(var(x, axis=axis, correction=correction, keepdims=keepdims))
+    x = as_tensor(x)
+    axes = negative_axes(axis, x.ndim, "std")
+    return sqrt(var(x, axis=axes, correction=correction, keepdims=keepdims))
 
 
 def logsumexp(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
