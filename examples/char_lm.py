@@ -30,7 +30,7 @@ from texts import Corpus, encode, ngram_bits, python_manual, shakespeare, stream
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
 
-QUICK = {"limit": 60_000, "hidden": 64, "batch": 16, "steps": 200, "save_every": 50}
+QUICK = {"limit": 60_000, "hidden": 96, "batch": 8, "window": 32, "lr": 0.015, "steps": 400}
 QUICK["out"] = "runs/char_lm_quick.safetensors"
 SAVED = ["corpus", "text", "limit", "embedding", "hidden", "layers", "dropout"]
 SAVED += ["batch", "window", "lr", "steps"]  # what a run that is resumed keeps
@@ -176,7 +176,7 @@ def main() -> None:
 
 
 def prepare(args: argparse.Namespace) -> tuple[Run | None, Corpus | None]:
-    """The saved run, if one is asked for, whose settings then hold; and the text, if one is needed."""
+    """The saved run, if one is asked for, whose settings then hold; the text, if one is needed."""
     tg.set_default_backend(args.backend)
     run = None
     if args.resume or args.sample_only:

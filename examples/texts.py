@@ -59,7 +59,7 @@ def streams(ids: np.ndarray, batch: int) -> tuple[np.ndarray, np.ndarray]:
 def ngram_bits(corpus: Corpus, order: int) -> float:
     """Held-out bits per character of an n-gram model that looks ``order`` characters back.
 
-    It is interpolated Kneser-Ney (Kneser & Ney 1995): the counts of what followed the last ``order``
+    It is interpolated Kneser-Ney (Kneser & Ney 1995): counts of what followed the last ``order``
     characters in training are discounted; what that frees goes to the prediction from one character
     fewer, and so on down to the uniform distribution.
     """

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
@@ -23,6 +24,11 @@ import tinygrad_rnn as tg
 Array = np.ndarray[Any, Any]
 Domain = Callable[[np.random.Generator, tuple[int, ...]], Array]
 Samples = st.SearchStrategy["Sample"]
+
+
+def examples(n: int) -> settings:
+    """So many examples where 25 are usual: with TINYGRAD_RNN_EXAMPLES=100, four times as many."""
+    return settings(max_examples=-(-n * settings.default.max_examples // 25))
 
 
 @dataclass(frozen=True)

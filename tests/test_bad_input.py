@@ -90,7 +90,7 @@ def test_a_float_index(call: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("key", [1.0, "a", {}, True, (0, True), object()])
 def test_an_index_of_no_use(key: Any) -> None:
-    with pytest.raises((IndexError, TypeError), match="index|indices|not integers"):
+    with pytest.raises((IndexError, TypeError), match=r"index|indices|not integers"):
         leaf(2, 2)[key]
 
 
@@ -188,7 +188,7 @@ def test_a_backend_that_nobody_registered() -> None:
         lambda: leaf(2).to("cuda"),
         lambda: nn.Linear(2, 2).to("cuda"),
     ):
-        with pytest.raises(ValueError, match="no backend 'cuda'.*numpy.*register_backend"):
+        with pytest.raises(ValueError, match=r"no backend 'cuda'.*numpy.*register_backend"):
             call()
     assert tg.zeros(1).backend == "numpy"
 
@@ -202,7 +202,7 @@ def test_a_backend_that_is_missing_says_why_and_what_would_help() -> None:
         lambda: layer.to("cupy"),
         lambda: tg.use_backend("cupy").__enter__(),
     ):
-        with pytest.raises(tg.BackendUnavailable, match="(?i)cupy"):
+        with pytest.raises(tg.BackendUnavailable, match=r"(?i)cupy"):
             call()
     assert {p.backend for p in layer.parameters()} == {tg.zeros(1).backend} == {"numpy"}
     status = tg.available_backends()["cupy"]
@@ -242,7 +242,7 @@ def test_backward_on_what_no_differentiable_input_reaches() -> None:
     ):
         with pytest.raises(RuntimeError, match=r"requires_grad=True.*detach"):
             y.backward()
-        with pytest.raises(RuntimeError, match="requires_grad=True|does not depend"):
+        with pytest.raises(RuntimeError, match=r"requires_grad=True|does not depend"):
             tg.grad(y, x)
     with pytest.raises(RuntimeError, match=r"input 1, of shape \(2,\).*allow_unused"):
         tg.grad(x.sum(), [x, leaf(2)])
@@ -310,12 +310,15 @@ def test_detect_anomaly_names_operation_and_line_of_the_backward_pass() -> None:
         line = here(1)
         root = tg.sqrt(x)
         y = (root * 3.0).sum()
-        with pytest.raises(FloatingPointError, match="vjp of sqrt.*inf") as caught:
+        with pytest.raises(FloatingPointError, match=r"vjp of sqrt.*inf") as caught:
             y.backward()
     assert line in str(caught.value) and "backward pass" in str(caught.value)
     assert x.grad is None
     y = tg.sqrt(x).sum()
-    with tg.detect_anomaly(), pytest.raises(FloatingPointError, match="sqrt.*run the forward pass"):
+    with (
+        tg.detect_anomaly(),
+        pytest.raises(FloatingPointError, match=r"sqrt.*run the forward pass"),
+    ):
         y.backward()
 
 
@@ -328,7 +331,10 @@ def test_detect_anomaly_looks_into_transforms(how: str) -> None:
         "checkpoint": lambda: tg.checkpoint(tg.sqrt)(x).sum().backward(),
         "unroll": lambda: tg.unroll(lambda x, h: (x, tg.sqrt(h * x)), x, x[1])[1].backward(),
     }
-    with tg.detect_anomaly(), pytest.raises(FloatingPointError, match="vjp of sqrt.*inf") as caught:
+    with (
+        tg.detect_anomaly(),
+        pytest.raises(FloatingPointError, match=r"vjp of sqrt.*inf") as caught,
+    ):
         calls[how]()
     assert "test_bad_input.py" in str(caught.value)
 
@@ -366,7 +372,7 @@ def test_a_write_on_a_backend_without_read_only_arrays_is_found_by_detect_anomal
     with tg.detect_anomaly():
         y = tg.exp(x)
         y.data[0] = 5.0
-        with pytest.raises(RuntimeError, match="exp.*written to"):
+        with pytest.raises(RuntimeError, match=r"exp.*written to"):
             y.sum().backward()
 
 
@@ -472,7 +478,7 @@ def test_bad_arguments_of_unroll() -> None:
     ):
         with pytest.raises(ValueError, match=words):
             tg.unroll(cell, x, h, **options)
-    with pytest.raises(NotImplementedError, match="plan.*mode='auto'"):
+    with pytest.raises(NotImplementedError, match=r"plan.*mode='auto'"):
         tg.unroll(cell, x, h, mode="planned")
     with pytest.raises(TypeError, match="initial_state"):
         tg.unroll(cell, x)

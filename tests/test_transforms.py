@@ -6,6 +6,7 @@ finite difference or a formula for a derivative, the plain function for checkpoi
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -67,6 +68,34 @@ def by_hand(f: Callable[..., Any], *xs: Tensor) -> Any:
     structure = flatten(results[0])[1]
     columns = zip(*(flatten(result)[0] for result in results), strict=True)
     return unflatten(structure, [tg.stack(column) for column in columns])
+
+
+# The signatures that the design promises.
+
+SIGNATURES = {
+    tg.grad: "output, inputs, cotangent=None, *, create_graph=False, retain_graph=None, "
+    "allow_unused=False",
+    tg.value_and_grad: "f, argnums=0",
+    tg.vjp: "f, *xs",
+    tg.jvp: "f, xs, vs",
+    tg.hvp: "f, xs, vs",
+    tg.jacobian: "f, argnums=0",
+    tg.hessian: "f, argnums=0",
+    tg.vmap: "f, in_axes=0, out_axes=0",
+    tg.checkpoint: "f",
+    tg.unroll: "cell, xs, state=None, *, lengths=None, mask=None, reset=None, reverse=False, "
+    "mode='auto'",
+    tg.no_grad: "",
+    tg.enable_grad: "",
+    tg.detect_anomaly: "",
+}
+
+
+@pytest.mark.parametrize("function", SIGNATURES, ids=lambda f: f.__name__)
+def test_the_signature_is_the_promised_one(function: Callable[..., Any]) -> None:
+    parameters = inspect.signature(function).parameters.values()
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in parameters]
+    assert str(inspect.Signature(plain)) == f"({SIGNATURES[function]})"
 
 
 # grad.
@@ -272,7 +301,9 @@ def test_hvp_of_structures() -> None:
 
     a, b = draw(2), draw(2, seed=1)
     ones, expected = tg.ones(2, "float64"), (2 * (a.numpy() + b.numpy()), 2 * a.numpy())
-    close(tg.hvp(f, {"a": a, "b": b}, {"b": ones, "a": ones}), dict(zip("ab", expected)))
+    close(
+        tg.hvp(f, {"a": a, "b": b}, {"b": ones, "a": ones}), dict(zip("ab", expected, strict=True))
+    )
     close(tg.hvp(f, Pair(a, b), Pair(ones, ones)), Pair(*expected))
     close(tg.hvp(f, ((a, b),), ((ones, ones),)), (expected,))
 
@@ -416,7 +447,9 @@ def test_vmap_is_the_loop(name: str, batched: tuple[bool, bool], backend: Any) -
     x, y = draw(5, 3), draw(5, 4, seed=1)
     in_axes = tuple(0 if b else None for b in batched)
     x, y = (a if b else a[0] for a, b in zip((x, y), batched, strict=True))
-    wide = [a if b else tg.broadcast_to(a, (5, *a.shape)) for a, b in zip((x, y), batched)]
+    wide = [
+        a if b else tg.broadcast_to(a, (5, *a.shape)) for a, b in zip((x, y), batched, strict=True)
+    ]
     close(tg.vmap(f, in_axes)(x, y), by_hand(f, *wide))
 
 
@@ -452,7 +485,7 @@ def test_vmap_of_vmap_in_both_orders() -> None:
 
 @pytest.mark.parametrize("order", [*itertools.permutations(["vmap", "grad", "jvp"])])
 def test_every_order_of_vmap_grad_and_jvp(order: tuple[str, ...]) -> None:
-    """Each wraps the one before it; x and v are one example, or a batch once vmap has wrapped it."""
+    """Each wraps the one before; x and v are one example, or a batch once vmap has wrapped it."""
     x, v = draw(6, 3), draw(6, 3, seed=1)
     f: Callable[[Tensor, Tensor], Tensor] = lambda x, v: energy(x)  # noqa: E731
     for name in order:
@@ -604,7 +637,9 @@ def test_gradients_through_checkpoint_are_the_plain_ones(how: str, backend: Any)
     plain = layers(x, w) if how == "argument" else f(x)
     close(checked.detach(), plain.detach())
     expected = tg.grad(tg.square(plain).sum(), wanted, retain_graph=True)
-    close(tg.grad(tg.square(checked).sum(), wanted), expected, rtol=1e-6 if how[0] == "a" else 1e-11)
+    close(
+        tg.grad(tg.square(checked).sum(), wanted), expected, rtol=1e-6 if how[0] == "a" else 1e-11
+    )
 
 
 def test_second_and_third_order_through_checkpoint() -> None:
@@ -813,7 +848,7 @@ def test_a_tensor_that_escapes_from_vmap_is_refused() -> None:
 )
 def test_the_value_of_one_example_is_refused_inside_vmap(use: Callable[[Tensor], Any]) -> None:
     for x in (draw(3), tg.arange(3)):
-        with pytest.raises(TypeError, match="vmap|index"):
+        with pytest.raises(TypeError, match=r"vmap|index"):
             tg.vmap(use)(x)
 
 

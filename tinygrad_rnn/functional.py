@@ -18,6 +18,7 @@ from .primitives.elementwise import (
     exp,
     expm1,
     isfinite,
+    log,
     relu,
     sigmoid,
     softplus,
@@ -28,7 +29,7 @@ from .primitives.elementwise import (
 )
 from .primitives.indexing import take, take_along_axis
 from .primitives.movement import expand_dims, moveaxis, squeeze
-from .primitives.reduction import logsumexp, max, mean, sum
+from .primitives.reduction import max, mean, sum
 from .tensor import Tensor, as_tensor, backend_of
 
 __all__ = [
@@ -53,17 +54,21 @@ Reduction = Literal["mean", "sum", "none"]
 
 def softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along ``axis``; 0 where a whole row is -inf, not nan."""
-    x = as_tensor(x)
-    largest = max(x.detach(), axis=axis, keepdims=True)
-    powers = exp(x - where(isfinite(largest), largest, 0.0))
+    powers = exp(_shifted(as_tensor(x), axis))
     total = sum(powers, axis=axis, keepdims=True)
     return powers / where(total == 0, 1.0, total)
 
 
 def log_softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
     """x - logsumexp(x) along ``axis``."""
-    x = as_tensor(x)
-    return x - logsumexp(x, axis=axis, keepdims=True)
+    shifted = _shifted(as_tensor(x), axis)
+    return shifted - log(sum(exp(shifted), axis=axis, keepdims=True))
+
+
+def _shifted(x: Tensor, axis: int) -> Tensor:
+    """x less its largest element along ``axis``, on which neither softmax depends."""
+    largest = max(x.detach(), axis=axis, keepdims=True)
+    return x - where(isfinite(largest), largest, 0.0)
 
 
 def gelu(x: TensorLike, /, approximate: Literal["none", "tanh"] = "none") -> Tensor:

@@ -90,7 +90,8 @@ def _operation(node: Node, maker: Node) -> str:
         return "leaf"
     if maker.primitive is None or maker.saved is None:
         return "released"  # by backward, which dropped the way to the inputs, too
-    return maker.primitive.name + ("" if node.index is None else f"[{node.index}]")
+    output = "" if node.index is None else f"[{node.index}]"
+    return f"{maker.primitive.name}{output}"
 
 
 def _arguments(maker: Node, primitive: Primitive, inputs: list[str]) -> list[str]:

@@ -35,7 +35,7 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
         raise FloatingPointError(f"clip_grad_norm_: the norm of the gradients is {norm}")
     if norm > max_norm:
         for p, grad in clipped:
-            p.grad = wrap(grad._array * (max_norm / norm), None)
+            p.grad = wrap(backend_of(grad).asarray(grad._array * (max_norm / norm)), None)
     return norm
 
 
@@ -48,6 +48,8 @@ class Optimizer:
     """What optimisers have in common: groups of parameters with settings, and a state for each."""
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
+        if isinstance(params, Tensor):
+            raise TypeError(f"{type(self).__name__}: give a list of parameters, not a Tensor")
         given = list(params)
         if not given:
             raise ValueError(f"{type(self).__name__}: there are no parameters to train")
@@ -89,8 +91,12 @@ class Optimizer:
                     updates.append((p, position, *self._update(p, p.grad._array, state, group)))
                 position += 1
         for p, position, array, state in updates:
-            p._rebind(array, backend_of(p))
-            self.state[position] = state
+            xp = backend_of(p)
+            p._rebind(array, xp)
+            # asarray: what NumPy computes from 0-d arrays are scalars
+            self.state[position] = {
+                k: v if isinstance(v, int) else xp.asarray(v) for k, v in state.items()
+            }
 
     def _update(
         self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]
@@ -111,26 +117,34 @@ class Optimizer:
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue where ``state_dict`` was called; parameters must be in the same order."""
-        if len(saved["groups"]) != len(self.param_groups):
-            raise ValueError(
-                f"load_state_dict: {len(saved['groups'])} groups for {len(self.param_groups)}"
-            )
+        """Continue where ``state_dict`` was called; parameters must be in the same order.
+
+        Raises ValueError for a state of other groups, settings or shapes, before anything is changed.
+        """
+        name = f"load_state_dict into {type(self).__name__}"
+        if set(saved) != {"groups", "state"}:
+            raise ValueError(f"{name}: 'groups' and 'state' are expected, not {sorted(saved)}")
+        own = [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups]
+        if [set(settings) for settings in saved["groups"]] != [set(settings) for settings in own]:
+            raise ValueError(f"{name}: groups with other settings; expected {own}")
         tensors = [p for group in self.param_groups for p in group["params"]]
         state: dict[int, dict[str, Any]] = {}
         for key, values in saved["state"].items():
-            p = tensors[int(key)]
-            for name, value in values.items():
+            position = int(key)
+            if not 0 <= position < len(tensors):
+                raise ValueError(f"{name}: state of parameter {key}, and there are {len(tensors)}")
+            p = tensors[position]
+            for kind, value in values.items():
                 if not isinstance(value, int) and tuple(value.shape) != p.shape:
                     raise ValueError(
-                        f"load_state_dict: {name} of parameter {key} has shape "
-                        f"{tuple(value.shape)}, expected {p.shape}"
+                        f"{name}: {kind} of parameter {key} has shape {tuple(value.shape)}, "
+                        f"expected {p.shape}"
                     )
             arrays = {
                 k: v if isinstance(v, int) else v._array if isinstance(v, Tensor) else np.asarray(v)
                 for k, v in values.items()
             }
-            state[int(key)] = _beside(p, arrays)
+            state[position] = _beside(p, arrays)
         for group, settings in zip(self.param_groups, saved["groups"], strict=True):
             group.update({k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
         self.state = state

@@ -181,7 +181,7 @@ def uniform(
         key, counter = (site.seed, site.call), (site.draws, site.step)
         site.draws += 1
     unit = _uniform(chosen, shape, key, counter)
-    return wrap(chosen.astype(unit * (high - low) + low, native), None)
+    return wrap(chosen.asarray(unit * (high - low) + low, dtype=native), None)
 
 
 def _uniform(

@@ -8,7 +8,7 @@ file holds arrays and strings, and one that is damaged or foreign is an error an
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,31 +25,35 @@ def save(
     arrays: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write Tensors or arrays by name, and strings beside them, replacing ``path`` at once."""
+    """Write Tensors or arrays by name, and strings beside them, replacing ``path`` in one instant."""
     host = {
-        name: np.ascontiguousarray(a.numpy() if isinstance(a, Tensor) else np.asarray(a))
+        name: np.asarray(a.numpy() if isinstance(a, Tensor) else a, order="C")
         for name, a in arrays.items()
     }
     if any(not isinstance(text, str) for text in (metadata or {}).values()):
         raise TypeError("save: metadata are strings; use json.dumps for anything else")
-    content = serialize(host, metadata=dict(metadata or {}))
-    target = Path(path)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        content = serialize(host, metadata=dict(metadata or {}))
+    except SafetensorError as error:
+        raise TypeError(f"save: an array cannot be written: {error}") from error
+    target = Path(path).resolve()  # what a link points to is replaced, not the link
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with open(temporary, "xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
     """The arrays of a file, as NumPy arrays by name, and its metadata.
 
-    Raises FileNotFoundError, or ValueError for a file that is no undamaged safetensors file.
+    Raises FileNotFoundError, or ValueError for a file that is no undamaged safetensors file or holds
+    numbers that NumPy has no dtype for.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"load: there is no file {os.fspath(path)!r}")
@@ -57,7 +61,9 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]],
         with safe_open(path, framework="numpy") as file:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return arrays, dict(file.metadata() or {})
-    except SafetensorError as error:
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"load: {os.fspath(path)!r} is no intact safetensors file: {error}") from error
+    except (TypeError, AttributeError) as error:  # a dtype that safetensors knows and NumPy does not
         raise ValueError(
-            f"load: {os.fspath(path)!r} is no intact safetensors file: {error}"
+            f"load: {os.fspath(path)!r} holds numbers NumPy has no dtype for: {error}"
         ) from error

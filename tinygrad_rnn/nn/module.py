@@ -145,29 +145,24 @@ class Module:
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Keys:
         """Take over values from Tensors or arrays; dtype and backend of the module stay.
 
-        Raises ValueError listing every missing, unexpected and mis-shaped key, before anything is
-        changed. With ``strict=False`` only shapes must agree, and the other keys are returned.
+        Raises ValueError listing every missing, unexpected and unfitting key, before anything is
+        changed. With ``strict=False`` what is given must fit, and the other keys are returned.
         """
         own: dict[str, Tensor] = dict((*self.named_parameters(), *self.named_buffers()))
         keys = Keys([k for k in own if k not in state], [k for k in state if k not in own])
         given = {k: _host(state[k]) for k in own if k in state}
-        wrong = [
-            f"{k} has shape {tuple(array.shape)}, expected {own[k].shape}"
-            for k, array in given.items()
-            if tuple(array.shape) != own[k].shape
-        ]
         problems = [f"missing: {', '.join(keys.missing)}"] if strict and keys.missing else []
-        problems += (
-            [f"unexpected: {', '.join(keys.unexpected)}"] if strict and keys.unexpected else []
-        )
-        if problems or wrong:
-            raise ValueError(
-                f"load_state_dict into {type(self).__name__}: " + "; ".join([*problems, *wrong])
-            )
-        for name, array in given.items():
-            x = own[name]
-            backend = backend_of(x)
-            x._rebind(backend.from_host(array.astype(x.dtype)), backend)
+        problems += [f"unexpected: {', '.join(keys.unexpected)}"] if strict and keys.unexpected else []
+        for k, array in given.items():
+            if tuple(array.shape) != own[k].shape:
+                problems.append(f"{k} has shape {tuple(array.shape)}, expected {own[k].shape}")
+            elif array.dtype.kind not in "biuf":
+                problems.append(f"{k} holds {array.dtype}, expected {own[k].dtype}")
+        if problems:
+            raise ValueError(f"load_state_dict into {type(self).__name__}: {'; '.join(problems)}")
+        fresh = {k: backend_of(own[k]).from_host(a.astype(own[k].dtype)) for k, a in given.items()}
+        for k, array in fresh.items():
+            own[k]._rebind(array, backend_of(own[k]))
         return keys
 
     def __repr__(self) -> str:

@@ -59,6 +59,13 @@ def _pow_exponent(xp: Any, g: Any, x: Any, out: Any) -> Any:
 
 _pow = Primitive("pow", "elementwise", lambda xp, x, y: x**y, _pow_base, _pow_exponent)
 _floor_divide = Primitive("floor_divide", "elementwise", lambda xp, x, y: x // y)
+_remainder = Primitive(
+    "remainder",
+    "elementwise",
+    lambda xp, x, y: x % y,
+    lambda xp, g: g,
+    lambda xp, g, x, y: -g * (x // y),
+)
 
 
 def add(x1: TensorLike, x2: TensorLike, /) -> Tensor:
@@ -107,7 +114,7 @@ def floor_divide(x1: TensorLike, x2: TensorLike, /) -> Tensor:
 
 def remainder(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """x1 - x2 * floor(x1 / x2), with the sign of x2 as in Python."""
-    return subtract(x1, multiply(floor_divide(x1, x2), x2))
+    return apply(_remainder, x1, x2)
 
 
 # Functions of one array.
@@ -461,6 +468,7 @@ def _comparison(primitive: Primitive) -> Any:
 
 def in_place(symbol: str, operation: Any) -> Any:
     """``x += y``: ``x = x + y``, except for a parameter, which it would leave as it was."""
+
     def rebind(self: Tensor, other: Any) -> Tensor:
         if self.is_leaf and self.requires_grad:
             raise TypeError(

@@ -147,10 +147,12 @@ def var(
 def std(
     x: TensorLike, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
-    """The standard deviation over ``axis``, the root of ``var``."""
+    """The standard deviation over ``axis``, the root of ``var``; of equal elements, flat."""
     x = as_tensor(x)
     axes = negative_axes(axis, x.ndim, "std")
-    return sqrt(var(x, axis=axes, correction=correction, keepdims=keepdims))
+    variance = var(x, axis=axes, correction=correction, keepdims=keepdims)
+    flat = variance == 0
+    return where(flat, 0.0, sqrt(where(flat, 1.0, variance)))
 
 
 def logsumexp(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:

@@ -1,0 +1,221 @@
+"""Files: the old one or the new one, nothing between; a damaged one is an error and no more."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import nn
+from tinygrad_rnn.serialization import load, save
+
+ROOT = Path(__file__).resolve().parents[1]
+
+ARRAYS: dict[str, Any] = {
+    "matrix": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "transposed": np.arange(6.0).reshape(2, 3).T,
+    "scalar": np.float64(2.5),
+    "number": 7,
+    "empty": np.zeros((0, 3), np.float16),
+    "flags": np.array([True, False]),
+    "tensor": tg.tensor([1, 2, 3]),
+    "trained": tg.tensor([1.5], requires_grad=True),
+    "elsewhere": tg.tensor([1.0, 2.0], backend="array_api_strict"),
+    "ünï/code .": np.array([255], np.uint8),
+}
+
+
+def test_arrays_come_back_as_they_were(tmp_path: Path) -> None:
+    save(tmp_path / "file", ARRAYS)
+    arrays, metadata = load(tmp_path / "file")
+    assert metadata == {}
+    assert set(arrays) == set(ARRAYS)
+    for name, given in ARRAYS.items():
+        expected = given.numpy() if isinstance(given, tg.Tensor) else np.asarray(given)
+        assert arrays[name].dtype == expected.dtype, name
+        assert arrays[name].shape == expected.shape, name
+        assert_array_equal(arrays[name], expected)
+
+
+def test_what_was_loaded_can_be_written_to(tmp_path: Path) -> None:
+    save(tmp_path / "file", ARRAYS)
+    load(tmp_path / "file")[0]["matrix"][0] = 9
+    assert_array_equal(load(tmp_path / "file")[0]["matrix"], ARRAYS["matrix"])
+
+
+def test_metadata_are_strings(tmp_path: Path) -> None:
+    metadata = {"settings": json.dumps({"hidden": 256, "text": "“ü”\n"}), "": ""}
+    save(tmp_path / "file", {}, metadata)
+    assert load(tmp_path / "file") == ({}, metadata)
+    with pytest.raises(TypeError, match=r"metadata are strings; use json\.dumps"):
+        save(tmp_path / "file", {}, {"step": 3})  # type: ignore[dict-item]
+    assert load(tmp_path / "file") == ({}, metadata)
+
+
+def test_a_module_makes_the_round_trip(tmp_path: Path) -> None:
+    one, other = nn.GRUCell(3, 4), nn.GRUCell(3, 4)
+    save(tmp_path / "file", one.state_dict())
+    other.load_state_dict(load(tmp_path / "file")[0])
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        assert_array_equal(a.numpy(), b.numpy())
+
+
+# Written at once, or not at all.
+
+
+def test_nothing_is_left_lying_about(tmp_path: Path) -> None:
+    for _ in range(3):
+        save(tmp_path / "file", ARRAYS)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("bad", [np.zeros(2, complex), np.array(["text"]), np.array([object()])])
+def test_what_cannot_be_written_leaves_the_old_file(bad: Any, tmp_path: Path) -> None:
+    save(tmp_path / "file", {"x": np.ones(2)})
+    with pytest.raises(TypeError, match="save: "):
+        save(tmp_path / "file", {"x": np.zeros(2), "bad": bad})
+    assert_array_equal(load(tmp_path / "file")[0]["x"], [1, 1])
+    assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_a_disk_that_fails_leaves_the_old_file(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path / "file", {"x": np.ones(2)})
+
+    def fail(*arguments: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, broken, fail)
+    with pytest.raises(OSError, match="no space left"):
+        save(tmp_path / "file", {"x": np.zeros(2)})
+    monkeypatch.undo()
+    assert_array_equal(load(tmp_path / "file")[0]["x"], [1, 1])
+    assert os.listdir(tmp_path) == ["file"]
+
+
+WRITER = """
+import sys, numpy as np
+from tinygrad_rnn.serialization import save
+n = 0
+while True:
+    n += 1
+    save(sys.argv[1], {"a": np.full(200_000, n), "b": np.full(200_000, n)}, {"n": str(n)})
+    if n == 1:
+        print("ready", flush=True)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
+@pytest.mark.parametrize("delay", [0.0, 0.011, 0.023, 0.037])
+def test_a_writer_killed_at_any_moment_leaves_a_whole_file(delay: float, tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "backends")))}
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == b"ready\n"
+        time.sleep(delay)
+        writer.kill()
+    arrays, metadata = load(path)
+    for name in ("a", "b"):
+        assert_array_equal(arrays[name], int(metadata["n"]))
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions and links of POSIX")
+def test_the_file_is_an_ordinary_one(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_bytes(b"")
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    save(tmp_path / "link", ARRAYS)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "file")]
+    assert modes[0] == modes[1]
+    assert (tmp_path / "link").is_symlink()
+
+
+# Files that are none of ours.
+
+
+def header(text: bytes, data: bytes = bytes(4)) -> bytes:
+    return len(text).to_bytes(8, "little") + text + data
+
+
+def described(dtype: str, shape: str, end: int) -> bytes:
+    return f'{{"x":{{"dtype":"{dtype}","shape":{shape},"data_offsets":[0,{end}]}}}}'.encode()
+
+
+FOREIGN = {
+    "empty": b"",
+    "short": b"1234567",
+    "text": b"This is not a file of arrays, but a text. " * 9,
+    "zip": b"PK\x03\x04" + bytes(100),
+    "pickle": b"\x80\x05cos\nsystem\n(S'false'\ntR.",
+    "endless header": (2**62).to_bytes(8, "little") + b"{}",
+    "no json": header(b"{'x': 1}"),
+    "no utf-8": header(b'{"\xff": 1}'),
+    "a list": header(b"[1, 2]"),
+    "metadata of numbers": header(b'{"__metadata__":{"n":1}}', b""),
+    "a negative size": header(described("F32", "[-1]", 4)),
+    "too little data": header(described("F32", "[2]", 8)),
+    "too much data": header(described("F32", "[1]", 4), bytes(9)),
+    "another shape": header(described("F32", "[3]", 4)),
+    "an enormous shape": header(described("F32", "[0,9223372036854775807,9223372036854775807]", 0)),
+    "an unknown dtype": header(described("F33", "[1]", 4)),
+    "a dtype NumPy has not": header(described("BF16", "[2]", 4)),
+    "another one": header(described("F8_E4M3", "[4]", 4)),
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
+def test_a_foreign_file_is_a_value_error_that_names_it(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "some file"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"load: .*some file"):
+        load(path)
+    assert path.read_bytes() == content
+
+
+def test_a_truncated_file_is_a_value_error_wherever_it_ends(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    save(path, ARRAYS, {"settings": "{}"})
+    whole = path.read_bytes()
+    for end in range(0, len(whole), 7):
+        path.write_bytes(whole[:end])
+        with pytest.raises(ValueError, match="load: "):
+            load(path)
+
+
+def test_a_damaged_file_is_an_error_or_other_numbers_and_nothing_worse(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    save(path, ARRAYS, {"settings": "{}"})
+    whole = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for _ in range(500):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, len(whole), size=rng.integers(1, 4)):
+            damaged[place] = rng.integers(256)
+        path.write_bytes(damaged)
+        try:
+            load(path)
+        except ValueError:
+            refused += 1
+    assert refused > 100
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    for path in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(FileNotFoundError, match="there is no file"):
+            load(path)
+    with pytest.raises(FileNotFoundError):
+        save(tmp_path / "no folder" / "file", {})
