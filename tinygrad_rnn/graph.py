@@ -352,7 +352,10 @@ def cotangents(
                 walk.pull_back(node, g)
             else:
                 several = parents[0]
-                pending.setdefault(several, [None] * len(several.outputs))[node.index] = g
+                parts = pending.get(several)
+                if parts is None:
+                    parts = pending[several] = [None] * len(several.outputs)
+                parts[node.index] = g
             if not retain_graph:
                 node.saved, node.parents = None, ()
     if raw:

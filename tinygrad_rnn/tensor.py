@@ -401,7 +401,8 @@ class Tensor:
 
         Args:
             cotangent: of this tensor's shape; may be left out for a scalar, where it is one.
-            create_graph: make the gradients differentiable.
+            create_graph: make the gradients differentiable. The graph then holds its own leaves
+                through ``.grad``, a cycle; ``grad`` returns gradients and makes none.
             retain_graph: keep the graph for another pass; as ``create_graph`` if left out.
 
         Raises:
@@ -468,10 +469,10 @@ def as_tensor(x: Any, *, share: bool = False) -> Tensor:
     """
     if isinstance(x, Tensor):
         return x
+    if isinstance(x, np.generic):  # first, because a np.float64 is a float, too
+        return wrap(backends.default().from_host(np.asarray(x)), None)
     if isinstance(x, (bool, int, float)):
         return wrap(backends.default().from_host(_host_scalar(x)), None)
-    if isinstance(x, np.generic):
-        x = np.asarray(x)
     found = backends.of(x)
     if found is not None:
         own = share and type(x) in found.array_types
@@ -503,9 +504,13 @@ def default_dtype() -> np.dtype[Any]:
     return _default_dtype
 
 
-@cache
 def canonical_dtype(dtype: Any) -> np.dtype[Any]:
     """The NumPy dtype of the same name as a backend's own."""
+    return dtype if isinstance(dtype, np.dtype) else _named_dtype(dtype)
+
+
+@cache
+def _named_dtype(dtype: Any) -> np.dtype[Any]:
     try:
         found: np.dtype[Any] = np.dtype(dtype)
         return found
@@ -513,10 +518,14 @@ def canonical_dtype(dtype: Any) -> np.dtype[Any]:
         return np.dtype(str(dtype).rpartition(".")[2])
 
 
-@cache
 def native_dtype(backend: Backend, dtype: Any) -> Any:
     """A backend's own dtype of the same name as ``dtype``."""
-    return getattr(backend, canonical_dtype(dtype).name)
+    return _native_dtype(backend, canonical_dtype(dtype))
+
+
+@cache
+def _native_dtype(backend: Backend, dtype: np.dtype[Any]) -> Any:
+    return getattr(backend, dtype.name)
 
 
 def backend_of(x: Tensor) -> Backend:
@@ -578,7 +587,7 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
     except Exception as error:
         raise _explained(primitive, arrays, parameters, error) from error
     if primitive.several:
-        out = tuple(out)
+        out = tuple([p if type(p) in _backend_of_type else backend.asarray(p) for p in out])
     elif type(out) is not kind:
         found = _backend_of_type.get(type(out))
         if found is None:
@@ -669,7 +678,7 @@ class _TensorMode:
 
 def _wrap_other(array: Any, node: Node | None) -> Tensor:
     """A Tensor on something that interprets primitives, or on a NumPy scalar of a reduction."""
-    return as_tensor(array, share=True) if isinstance(array, np.generic) else wrap(array, node)
+    return wrap(np.asarray(array) if isinstance(array, np.generic) else array, node)
 
 
 def pull_back(
@@ -694,7 +703,8 @@ def pull_back(
             "backward: no input that requires grad led to this tensor. Create parameters with "
             "requires_grad=True, and look for detach(), no_grad() or an integer dtype on the way"
         )
-    with enable_grad() if create_graph else nullcontext():
+    watch = _AnomalyWatch() if _mode.get().anomaly else None
+    with enable_grad() if create_graph else nullcontext(), watch or nullcontext():
         return graph.cotangents(
             seeds,
             targets,
@@ -702,7 +712,7 @@ def pull_back(
             create_graph=create_graph,
             retain_graph=create_graph if retain_graph is None else retain_graph,
             boundary=boundary,
-            watch=_AnomalyWatch() if _mode.get().anomaly else None,
+            watch=watch,
         )
 
 
@@ -802,7 +812,7 @@ def user_line() -> str:
 
 def _not_finite(x: Any) -> str | None:
     """Which of "nan" and "inf" an array or Tensor of floats holds, if any."""
-    array = x._array if isinstance(x, Tensor) else x
+    array = x._array if isinstance(x, Tensor) else np.asarray(x) if isinstance(x, np.generic) else x
     found = backends.of(array)
     if found is None or canonical_dtype(array.dtype).kind != "f":
         return None
@@ -834,7 +844,10 @@ def _checksums(node: Node) -> list[int]:
 class _AnomalyWatch:
     """What ``detect_anomaly`` does in a backward pass; see ``graph.Watch``."""
 
+    node: Node | None = None  # the one at work
+
     def before(self, node: Node) -> None:
+        self.node = node
         if node.witness is not None and _checksums(node) != node.witness.checksums:
             raise RuntimeError(
                 f"an array that {graph.describe(node)} saved was written to before the backward "
@@ -844,12 +857,21 @@ class _AnomalyWatch:
     def after(self, node: Node, cotangent: Any) -> None:
         bad = _not_finite(cotangent)
         if bad is not None:
+            raise FloatingPointError(f"made {bad}")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # Rules that compute with Tensors raise by themselves, for one of their own operations.
+        node = self.node
+        if isinstance(error, FloatingPointError) and node is not None:
             hint = (
                 "" if node.witness else "; run the forward pass in detect_anomaly to see its line"
             )
             raise FloatingPointError(
-                f"the vjp of {graph.describe(node)} made {bad} in the backward pass{hint}"
-            )
+                f"the vjp of {graph.describe(node)} in the backward pass: {error}{hint}"
+            ) from error
 
 
 def origin(node: Node) -> str:
