@@ -29,7 +29,7 @@ from benchmarks.report import Section, machine, spread, write
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS, FLOOR = "tinygrad_rnn", "floor"
-PEERS = ("torch", "autograd", "mygrad")
+PEERS = ("torch", "autograd", "autograd_plain", "mygrad")
 PARTS = ("lstm", "ops", "memory", "profile")
 PAUSE_SECONDS = 0.05
 
@@ -37,6 +37,7 @@ PAUSE_SECONDS = 0.05
 TARGETS = {
     "torch": dict(zip(SIZES, (0.85, 1.0, 1.0), strict=True)),
     "autograd": dict(zip(SIZES, (2.5, 2.5, 1.7), strict=True)),
+    "autograd_plain": dict(zip(SIZES, (2.5, 2.5, 1.7), strict=True)),
 }
 MEMORY_TARGET = 1.1
 
@@ -306,7 +307,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--parts", nargs="+", choices=PARTS, default=PARTS[:3], help="default: all but profile")
     add("--sizes", nargs="+", type=size, default=SIZES, metavar="T,B,I,H", help="memory: the last")
-    add("--peers", nargs="*", choices=PEERS, default=PEERS, help="beside ours; default: all three")
+    add("--peers", nargs="*", choices=PEERS, default=PEERS, help="beside ours; default: all")
     add("--rounds", type=int, help="turns of each side (default 15, with --quick 3)")
     add("--threads", type=int, default=2, help="of BLAS and OpenMP, on every side (default 2)")
     add("--quick", action="store_true", help="few and short turns: to see that it works")

@@ -11,7 +11,10 @@ last tenth of the text, which it never saw, beside those of two n-gram models.
     python examples/char_lm.py --sample-only --prime "The "  only write
     python examples/char_lm.py --quick                       seconds: does it run?
 
-What to expect: MEASURED
+What to expect: with Python 3.11, whose manual has 336,079 characters to learn from and 92 different
+ones, 1.77 bits per character against 2.57 of the order-2 and 1.90 of the order-4 n-gram, at 30,000
+to 45,000 characters a second. Where other programs keep the cores busy, OPENBLAS_NUM_THREADS=1 in
+front of the command makes it several times faster.
 """
 
 from __future__ import annotations
@@ -95,7 +98,7 @@ def train(corpus: Corpus, args: argparse.Namespace, run: Run | None) -> tuple[Ch
                 save_run(args.out, model, optimizer, [x for pair in states for x in pair], about)
             speed = (step - begun) * args.batch * args.window / seconds
             show(step, f"{loss.item():.2f} bits/char, {bpc:.3f} held out, {speed:,.0f} chars/s")
-    if stopped:
+    if step < args.steps:
         command = f"python {sys.argv[0]} --resume --out {args.out}"
         print(f"Stopped at step {step} of {args.steps}. To go on: {command}")
     if pressed:
@@ -118,12 +121,13 @@ def bits(logits: tg.Tensor, targets: tg.Tensor) -> tg.Tensor:
 
 @tg.no_grad()
 def evaluate(model: CharLSTM, inputs: tg.Tensor, targets: tg.Tensor) -> float:
-    """Bits per character on whole streams of text."""
+    """Bits per character on whole streams of text; training goes on as if nobody had asked."""
     model.eval()
-    total, states = 0.0, None
+    random, total, states = tg.random.get_state(), 0.0, None
     for t in range(0, len(inputs), 100):
         logits, states = model(inputs[t : t + 100], states)
         total += bits(logits, targets[t : t + 100]).item() * len(logits)
+    tg.random.set_state(random)
     model.train()
     return total / len(inputs)
 
@@ -136,7 +140,8 @@ def write(model: CharLSTM, vocabulary: str, args: argparse.Namespace) -> str:
     read = encode(text or "\n", vocabulary)
     for _ in range(args.length):
         logits, states = model(tg.tensor(read[:, None], backend=args.backend), states)
-        p = tg.softmax(logits[-1, 0].astype("float64") / args.temperature).numpy()
+        sharpened = logits[-1, 0].astype("float64") / max(args.temperature, 1e-3)
+        p = tg.softmax(sharpened).numpy()
         read = tg.random.host_generator().choice(len(p), size=1, p=p)
         text += vocabulary[read[0]]
     return text
@@ -154,7 +159,6 @@ def main() -> None:
         run, corpus = prepare(args)
     except (OSError, ValueError, ImportError, tg.BackendUnavailable) as error:
         sys.exit(f"char_lm.py: {error}")
-    tg.manual_seed(args.seed)
     if corpus is None:
         model = CharLSTM(len(run.about["vocabulary"]), args)
         run.restore_model(model)
@@ -168,16 +172,17 @@ def main() -> None:
     print(f"\n{write(model, corpus.vocabulary, args)}\n\nbits per character held out:")
     for name, value in ("order-2 n-gram", order_2), ("order-4 n-gram", order_4), ("LSTM", found):
         print(f"  {name:14} {value:.3f}")
-    if found < order_2:
-        also = "and" if found < order_4 else "but not"
-        print(f"Verdict: the LSTM beats the order-2 n-gram, {also} the order-4 n-gram.")
-    else:
-        print("Verdict: FAILED. The LSTM does not beat the order-2 n-gram; train it for longer.")
+    if found >= order_2:
+        print("Verdict: FAILED, the LSTM does not beat the order-2 n-gram. Train it for longer.")
+        return
+    order_4_too = f"and order-4 by {order_4 - found:.2f}" if found < order_4 else "but not order-4"
+    print(f"Verdict: the LSTM beats order-2 by {order_2 - found:.2f} bits, {order_4_too}.")
 
 
 def prepare(args: argparse.Namespace) -> tuple[Run | None, Corpus | None]:
     """The saved run, if one is asked for, whose settings then hold; the text, if one is needed."""
     tg.set_default_backend(args.backend)
+    tg.manual_seed(args.seed)
     run = None
     if args.resume or args.sample_only:
         run = read_run(args.out)
@@ -221,13 +226,13 @@ def arguments() -> argparse.Namespace:
     add("--backend", default="numpy", metavar="NAME", help="numpy, cupy or another (numpy)")
     add("--quick", action="store_true", help="little text, little model: does everything run?")
     add = parser.add_argument_group("checkpoint").add_argument
-    add("--out", metavar="FILE", default="runs/char_lm.safetensors", help="(%(default)s)")
+    add("--out", metavar="FILE", default="runs/char_lm.safetensors", help="its place (%(default)s)")
     add("--save-every", type=positive, default=200, metavar="N", help="steps between saves (200)")
     add("--resume", action="store_true", help="go on from FILE as set then; --steps may change")
     add = parser.add_argument_group("sample").add_argument
     add("--sample-only", action="store_true", help="only write, with the model in FILE")
     add("--prime", default="", metavar="TEXT", help="how it begins")
-    add("--temperature", type=float, default=0.7, metavar="X", help="low safe, high wild (0.7)")
+    add("--temperature", type=float, default=0.7, metavar="X", help="0 safe, 1 and more wild (0.7)")
     add("--length", type=positive, default=500, metavar="N", help="characters to write (500)")
     args = parser.parse_args()
     if args.quick:

@@ -402,6 +402,8 @@ def einsummed(draw: Any) -> Sample:
     for term in subscripts.replace(" ", "").partition("->")[0].split(","):
         letters = [c for c in term if c.isalpha()]
         shape = [sizes.setdefault(c, draw(lengths)) for c in letters]
+        if len(set(letters)) == len(letters):  # a length of 1 broadcasts, but not on a diagonal
+            shape = [draw(st.sampled_from((n, n, n, 1))) for n in shape]
         if "..." in term:
             own = tuple(draw(st.sampled_from((1, n))) for n in dots)[
                 draw(st.integers(0, len(dots))) :
@@ -758,8 +760,8 @@ INDEXING = (
 )  # fmt: skip
 
 COMPOSITIONS = (
-    Row("softmax", along(each=lengths_above_0), _softmax),
-    Row("log_softmax", along(each=lengths_above_0), lambda x, axis: np.log(_softmax(x, axis))),
+    Row("softmax", along(), _softmax),
+    Row("log_softmax", along(), lambda x, axis: np.log(_softmax(x, axis))),
     Row("gelu", options({}, {"approximate": "tanh"}, {"approximate": "none"}), _gelu),
     Row("silu", one(), lambda x: x * _sigmoid(x)),
     Row("leaky_relu", options({}, {"negative_slope": 0.3}, domain=nonzero),

@@ -79,7 +79,8 @@ def entries(draw: Any, shape: tuple[int, ...], common: tuple[int, int]) -> list[
             size = draw(st.sampled_from(((length,), (rows, length), (rows, 1), (1,))))
             places = rng.integers(-n, n, size=size)
             dtype = draw(st.sampled_from(("int64", "int32", "int8")))
-            key.append(places.tolist() if kind == "list" else places.astype(dtype))
+            as_list = kind == "list" and (places.ndim == 1 or rows)  # [] has one axis
+            key.append(places.tolist() if as_list else places.astype(dtype))
         else:
             size = shape[axis : axis + 2] if kind == "mask of two axes" else (n,)
             mask = np.zeros(size, dtype=bool)

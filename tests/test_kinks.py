@@ -182,6 +182,29 @@ def test_negative_bases(backend: tg.Backend) -> None:
         assert (y, g, h) == (-8, 12, -12)
 
 
+def test_remainder_is_exact(backend: tg.Backend) -> None:
+    """x - floor(x / y) * y would lose what x is larger by, and be nan beside an infinite y."""
+    x = np.array([1e6 + 0.25, -1e6 - 0.25, 7.5, -7.5, 5.5, -5.5], dtype="float32")
+    y = np.array([0.7, 0.7, -2.0, 2.0, INF, INF], dtype="float32")
+    found = tg.remainder(tg.tensor(x, backend=backend.name), tg.tensor(y, backend=backend.name))
+    np.testing.assert_array_equal(found.numpy(), np.remainder(x, y))
+    check(tg.remainder, ([7.5, -7.5], [2.0, 2.0]), [1.5, 0.5], [1, 1], [-3, 4], backend=backend)
+
+
+# Of nothing.
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("sum", 0), ("prod", 1), ("mean", np.nan), ("logsumexp", -INF)]
+)
+def test_reductions_of_nothing(name: str, value: float, backend: tg.Backend) -> None:
+    f = getattr(tg, name)
+    x = np.zeros((2, 0))
+    check(lambda x: f(x, axis=1), (x,), [value] * 2, x, backend=backend)
+    check(lambda x: f(x, axis=0, keepdims=True), (x,), x[:1], x, backend=backend)
+    check(lambda x: tg.softmax(x, axis=1), (x,), x, x, backend=backend)
+
+
 # Far out: nothing overflows, and no derivative is nan.
 
 FAR = [-1e4, -100.0, 0.0, 100.0, 1e4]

@@ -102,6 +102,26 @@ def test_float32_stays_float32(row: Row, backend: Any, data: Any) -> None:
                 assert g is None or (g.shape, g.dtype, g.backend) == (x.shape, x.dtype, x.backend)
 
 
+TWO_INPUTS = [r for r in DIFFERENTIABLE if r.argnums == (0, 1) and r.name != "cross_entropy"]
+
+
+@pytest.mark.parametrize("row", TWO_INPUTS, ids=str)
+@given(data=st.data())
+@examples(6)
+def test_each_gradient_has_the_dtype_of_its_input(row: Row, backend: Any, data: Any) -> None:
+    sample = data.draw(row.samples)
+    arrays = sample.arrays()
+    for dtypes in (("float32", "float64"), ("float64", "float32")):
+        mixed = [a.astype(dtype) for a, dtype in zip(arrays, dtypes, strict=False)]
+        xs = [tensor(a, requires_grad=True) for a in mixed]
+        ys = leaves(row(*xs, **sample.keywords))
+        for y, reference in zip(ys, expected(row, mixed, sample), strict=True):
+            assert y.dtype == (mixed[0].dtype if row.variant == "set" else reference.dtype)
+        gradients = tg.grad(ys, xs, [tg.ones_like(y) for y in ys], allow_unused=True)
+        for x, g in zip(xs, gradients, strict=True):
+            assert g is None or (g.shape, g.dtype) == (x.shape, x.dtype)
+
+
 @pytest.mark.parametrize("row", [r for r in ROWS if r.integers], ids=str)
 @given(data=st.data())
 @examples(8)
@@ -386,6 +406,7 @@ ERRORS: tuple[tuple[Callable[[], Any], type[Exception], tuple[str, ...]], ...] =
     (lambda: tg.sum(tg.tensor(X), axis=0.5), TypeError, ("sum", "integer", "0.5")),
     (lambda: tg.max(tg.zeros((0, 2)), axis=0), ValueError, ("max", "(0, 2)")),
     (lambda: tg.argmax(tg.zeros((0,))), ValueError, ("argmax", "(0,)")),
+    (lambda: tg.softmax(tg.zeros((0,)), axis=1), IndexError, ("softmax", "axis 1")),
     (lambda: tg.where(tg.tensor(X), 1.0, 2.0), TypeError, ("where", "float64", "bool", "x != 0")),
     (lambda: tg.where(tg.tensor(X) > 0, tg.ones(2), 0), ValueError, ("where", "(2, 3)", "(2,)")),
     (lambda: tg.cumulative_sum(tg.tensor(X)), ValueError, ("cumulative_sum", "axis", "(2, 3)")),
@@ -423,6 +444,7 @@ ERRORS: tuple[tuple[Callable[[], Any], type[Exception], tuple[str, ...]], ...] =
     (lambda: tg.tensordot(tg.tensor(X), tg.tensor(X), axes=1), ValueError, ("tensordot", "(2, 3)")),
     (lambda: tg.tensordot(tg.tensor(X), tg.tensor(X), axes=3), ValueError, ("tensordot", "axes=3")),
     (lambda: tg.einsum("ij,jk", tg.tensor(X), tg.tensor(X)), ValueError, ("einsum", "'j'", "(2, 3)")),
+    (lambda: tg.einsum("ii->i", tg.tensor(X)), ValueError, ("einsum", "'i'", "(2, 3)")),
     (lambda: tg.einsum("ij->k", tg.tensor(X)), ValueError, ("einsum", "'ij->k'")),
     (lambda: tg.einsum("ij", tg.tensor(X), tg.tensor(X)), ValueError, ("einsum", "1 terms", "2 op")),
     (lambda: tg.einsum("ijk", tg.tensor(X)), ValueError, ("einsum", "'ijk'", "2 axes")),

@@ -11,6 +11,7 @@ import math
 from typing import Literal
 
 from . import random
+from .primitives.axes import negative_axis
 from .primitives.creation import ones_like
 from .primitives.elementwise import (
     TensorLike,
@@ -62,12 +63,17 @@ def softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
 def log_softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
     """x - logsumexp(x) along ``axis``."""
     shifted = _shifted(as_tensor(x), axis)
+    if not shifted.size:
+        return shifted
     return shifted - log(sum(exp(shifted), axis=axis, keepdims=True))
 
 
 def _shifted(x: Tensor, axis: int) -> Tensor:
     """x less its largest element along ``axis``, on which neither softmax depends."""
-    largest = max(x.detach(), axis=axis, keepdims=True)
+    along = negative_axis(axis, x.ndim, "softmax")
+    if not x.size:
+        return x
+    largest = max(x.detach(), axis=along, keepdims=True)
     return x - where(isfinite(largest), largest, 0.0)
 
 

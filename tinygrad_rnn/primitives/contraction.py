@@ -105,7 +105,7 @@ def vecdot(x1: TensorLike, x2: TensorLike, /, axis: int = -1) -> Tensor:
     if axis >= 0 and x1.ndim != x2.ndim:
         raise ValueError("vecdot: tensors of different ndim need a negative axis")
     products = multiply(x1, x2)
-    return astype(sum(products, axis=axis), products.dtype)  # NumPy sums small integers to large ones
+    return astype(sum(products, axis=axis), products.dtype)  # a sum of int32 is an int64
 
 
 def tensordot(
@@ -144,9 +144,9 @@ def tensordot(
 def einsum(subscripts: str, /, *operands: TensorLike) -> Tensor:
     """Einstein's summation: ``einsum("bij,bjk->bik", x, y)``.
 
-    A letter for each axis, the same one where lengths are matched; letters that are missing behind
-    ``->`` are summed over, and ``...`` stands for axes that broadcast. Operands are contracted from
-    left to right, each pair by one matrix product.
+    A letter for each axis, the same one where lengths are matched (or are 1); letters that are
+    missing behind ``->`` are summed over, and ``...`` stands for axes without one. Operands are
+    contracted from left to right, each pair by one matrix product.
     """
     if not isinstance(subscripts, str):
         raise TypeError("einsum: the first argument is a string such as 'ij,jk->ik'")
@@ -156,17 +156,14 @@ def einsum(subscripts: str, /, *operands: TensorLike) -> Tensor:
     for term, x in zip(terms, tensors, strict=True):
         for letter, n in zip(term, x.shape, strict=True):
             known = lengths.setdefault(letter, n)
-            if (known != n and 1 not in (known, n)) or (known != n and letter.isalpha()):
+            if known != n and 1 not in (known, n):
                 raise ValueError(
                     f"einsum: {letter!r} of {subscripts!r} is {known} in one operand and {n} in "
                     f"another; shapes {', '.join(str(x.shape) for x in tensors)}"
                 )
             lengths[letter] = n if known == 1 else known
     pairs = [_diagonal(term, x) for term, x in zip(terms, tensors, strict=True)]
-    for i, (term, x) in enumerate(pairs):
-        # An axis of an ellipsis broadcasts if it is as long as the others, or else is given up.
-        full = [lengths[c] if not c.isalpha() else n for c, n in zip(term, x.shape, strict=True)]
-        pairs[i] = term, broadcast_to(x, full)
+    pairs = [(term, broadcast_to(x, [lengths[c] for c in term])) for term, x in pairs]
     term, x = pairs[0]
     for i, (other, y) in enumerate(pairs[1:], start=2):
         needed = set(result).union(*(t for t, _ in pairs[i:]))
@@ -175,7 +172,7 @@ def einsum(subscripts: str, /, *operands: TensorLike) -> Tensor:
     x = sum(x, axis=spare) if spare else x
     term = "".join(letter for letter in term if letter in result)
     out = permute_dims(x, [term.index(letter) for letter in result])
-    return astype(out, result_type(*tensors))  # sums of small integers are large ones
+    return astype(out, result_type(*tensors))  # a sum of int32 is an int64
 
 
 def _einsum_terms(subscripts: str, ndims: list[int]) -> tuple[list[str], str]:
@@ -205,7 +202,7 @@ def _einsum_terms(subscripts: str, ndims: list[int]) -> tuple[list[str], str]:
     return terms, result
 
 
-_DOTS = [chr(code) for code in range(0x2460, 0x2474)]  # not letters, so they may have length 1
+_DOTS = [chr(code) for code in range(0x2460, 0x2474)]  # no letters: they stand for "..."
 
 
 def _diagonal(term: str, x: Tensor) -> tuple[str, Tensor]:
@@ -214,6 +211,8 @@ def _diagonal(term: str, x: Tensor) -> tuple[str, Tensor]:
         letter = next(c for c in term if term.count(c) > 1)
         i = term.index(letter)
         j = term.index(letter, i + 1)
+        if x.shape[i] != x.shape[j]:
+            raise ValueError(f"einsum: no diagonal {letter!r} of axes of shape {x.shape}")
         places = list(range(x.shape[i]))
         x = getitem(moveaxis(moveaxis(x, j, 0), i + 1, 0), (places, places))
         term = letter + "".join(c for k, c in enumerate(term) if k not in (i, j))

@@ -33,7 +33,7 @@ def _pieces(x: Any, sizes: tuple[int, ...], axis: int) -> tuple[Any, ...]:
 
 
 def _slices(x: Any, axis: int) -> tuple[Any, ...]:
-    """``x`` at each place along a negative ``axis``; the ellipsis keeps NumPy from giving scalars."""
+    """``x`` at each place along a negative ``axis``; with the ellipsis NumPy gives no scalars."""
     after = (slice(None),) * (-axis - 1)
     return tuple([x[(..., i, *after)] for i in range(x.shape[axis])])
 
@@ -135,7 +135,8 @@ def _transfer(xp: Any, g: Any, target: str) -> Any:
 def reshape(x: TensorLike, /, shape: int | Sequence[int]) -> Tensor:
     """The same elements in row-major order in another shape; one length may be -1: what is left."""
     x = as_tensor(x)
-    lengths = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(operator.index(n) for n in shape)
+    given = (shape,) if isinstance(shape, (int, np.integer)) else shape
+    lengths = tuple(operator.index(n) for n in given)
     known = math.prod(n for n in lengths if n != -1)
     if lengths.count(-1) == 1 and known and x.size % known == 0:
         lengths = tuple(x.size // known if n == -1 else n for n in lengths)

@@ -8,6 +8,7 @@ The subtle rule is that of ``max``: elements that tie for it share the cotangent
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from ..graph import Primitive
@@ -156,13 +157,15 @@ def std(
 
 
 def logsumexp(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """log(sum(exp(x))) over ``axis``, which does not overflow; -inf where all are -inf.
+    """log(sum(exp(x))) over ``axis``, which does not overflow; -inf of nothing or of only -inf.
 
     The maximum that is subtracted and added again is a constant to the derivative: the function
     does not depend on it.
     """
     x = as_tensor(x)
     axes = negative_axes(axis, x.ndim, "logsumexp")
+    if not count(x.shape, axes):
+        return sum(x, axis=axes, keepdims=keepdims) - math.inf
     largest = max(x.detach(), axis=axes, keepdims=True)
     shift = where(isfinite(largest), largest, 0.0)
     total = sum(exp(x - shift), axis=axes, keepdims=keepdims)
