@@ -1,4 +1,4 @@
-"""The checker is checked: ``check_grads`` must find wrong rules, and say what is wrong with them."""
+"""The checker is checked: ``check_grads`` must find wrong rules, and say what is wrong there."""
 
 from __future__ import annotations
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from op_table import examples
 
 import tinygrad_rnn as tg
+from op_table import examples
 from tinygrad_rnn.testing import check_grads
 
 SHAPE = (2, 3)  # every value of a program broadcasts to this
@@ -97,7 +97,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
     "repeat": lambda x: tg.repeat(full(x), 2, axis=1)[:, 1:4],
     "tile": lambda x: tg.tile(full(x), (2, 1))[1:3] * x,
     "reshape": lambda x, y: tg.reshape(full(x), (3, 2)).T * y,
-    "permute_dims": lambda x: tg.permute_dims(tg.expand_dims(full(x), axis=0), (2, 1, 0))[:, :, 0].T,
+    "permute_dims": lambda x: tg.permute_dims(full(x)[None], (2, 1, 0))[:, :, 0].T,
     "getitem": lambda x, y: full(x)[[1, 0, 1], [2, 2, 0]] + y,
     "slices": lambda x: full(x)[::-1, ::-1] * x[..., :1],
     "mask": lambda x: tg.sum(tg.square(full(x)[MASK])) * x,

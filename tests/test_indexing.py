@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from op_table import beside, examples
 
 import tinygrad_rnn as tg
+from op_table import beside, examples
 from tinygrad_rnn.testing import check_grads
 
 Array = np.ndarray[Any, Any]

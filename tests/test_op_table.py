@@ -32,15 +32,17 @@ from op_table import (
     Row,
     Sample,
     examples,
-    names,
 )
 from tinygrad_rnn import Primitive
 from tinygrad_rnn.testing import check_grads
 
 Array = np.ndarray[Any, Any]
 
-rows = pytest.mark.parametrize("row", ROWS, ids=names(ROWS))
-differentiable = pytest.mark.parametrize("row", DIFFERENTIABLE, ids=names(DIFFERENTIABLE))
+rows = pytest.mark.parametrize("row", ROWS, ids=str)
+differentiable = pytest.mark.parametrize("row", DIFFERENTIABLE, ids=str)
+
+
+SEEDS = st.integers(0, 999)
 
 
 def tensor(host: Array, **options: Any) -> tg.Tensor:
@@ -58,7 +60,7 @@ def evaluate(row: Row, arrays: list[Array], sample: Sample) -> list[Any]:
 
 def expected(row: Row, arrays: list[Array], sample: Sample) -> list[Array]:
     with np.errstate(all="ignore"):
-        return [np.asarray(y) for y in leaves(row.reference(*arrays, **sample.keywords))]
+        return [np.asarray(y) for y in leaves(row.expected(*arrays, **sample.keywords))]
 
 
 def assert_same(results: list[Any], references: list[Array], rtol: float, atol: float) -> None:
@@ -80,7 +82,7 @@ def cast(arrays: list[Array], dtype: str) -> list[Array]:
 @given(data=st.data())
 def test_value_is_numpys(row: Row, backend: Any, data: Any) -> None:
     sample = data.draw(row.samples)
-    arrays = sample.arrays()
+    arrays = sample.arrays(data.draw(SEEDS))
     results = evaluate(row, arrays, sample)
     assert all(y.backend == backend.name for y in results)
     assert_same(results, expected(row, arrays, sample), 1e-11, 1e-13)
@@ -91,7 +93,7 @@ def test_value_is_numpys(row: Row, backend: Any, data: Any) -> None:
 @examples(8)
 def test_float32_stays_float32(row: Row, backend: Any, data: Any) -> None:
     sample = data.draw(row.samples)
-    arrays = cast(sample.arrays(), "float32")
+    arrays = cast(sample.arrays(data.draw(SEEDS)), "float32")
     assert_same(evaluate(row, arrays, sample), expected(row, arrays, sample), 1e-5, 1e-5)
     xs = [tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
     wanted = [x for i, x in enumerate(xs) if i in row.argnums]
@@ -110,7 +112,7 @@ TWO_INPUTS = [r for r in DIFFERENTIABLE if r.argnums == (0, 1) and r.name != "cr
 @examples(6)
 def test_each_gradient_has_the_dtype_of_its_input(row: Row, backend: Any, data: Any) -> None:
     sample = data.draw(row.samples)
-    arrays = sample.arrays()
+    arrays = sample.arrays(data.draw(SEEDS))
     for dtypes in (("float32", "float64"), ("float64", "float32")):
         mixed = [a.astype(dtype) for a, dtype in zip(arrays, dtypes, strict=False)]
         xs = [tensor(a, requires_grad=True) for a in mixed]
@@ -127,8 +129,9 @@ def test_each_gradient_has_the_dtype_of_its_input(row: Row, backend: Any, data: 
 @examples(8)
 def test_integers_give_what_they_give_in_numpy(row: Row, backend: Any, data: Any) -> None:
     sample = data.draw(row.samples)
+    seed = data.draw(SEEDS)
     for dtype in ("int64", "int32", "uint8"):
-        arrays = [np.round(4 * a).astype(dtype) for a in sample.arrays()]
+        arrays = [np.round(4 * a).astype(dtype) for a in sample.arrays(seed)]
         results = evaluate(row, arrays, sample)
         assert_same(results, expected(row, arrays, sample), 1e-12, 0)
         assert not any(y.requires_grad for y in results)
@@ -147,7 +150,7 @@ def test_python_numbers_are_weak(row: Row, number: float, backend: Any) -> None:
                 continue
             if number == -1.5 and row.name == "pow" and mine[0] is number:
                 continue  # a negative base
-            reference = row.reference(*numpys)
+            reference = row.expected(*numpys)
             assert_same([row(*mine)], [reference], 1e-6 if dtype == "float32" else 1e-14, 1e-6)
 
 
@@ -155,8 +158,8 @@ def test_python_numbers_are_weak(row: Row, number: float, backend: Any) -> None:
 @pytest.mark.parametrize("number", [2, 2.0], ids=["int", "float"])
 def test_integers_with_python_numbers(row: Row, number: float) -> None:
     x = np.array([1, 5, 2], dtype="int32")
-    assert_same([row(tensor(x), number)], [row.reference(x, number)], 1e-14, 0)
-    assert_same([row(number, tensor(x))], [row.reference(number, x)], 1e-14, 0)
+    assert_same([row(tensor(x), number)], [row.expected(x, number)], 1e-14, 0)
+    assert_same([row(number, tensor(x))], [row.expected(number, x)], 1e-14, 0)
 
 
 OPERATORS: tuple[tuple[str, Callable[[Any, Any], Any]], ...] = (
@@ -205,7 +208,7 @@ METHODS = [row for row in REDUCTIONS if row.name not in ("logsumexp", "cumulativ
 @examples(10)
 def test_reductions_are_methods(row: Row, data: Any) -> None:
     sample = data.draw(row.samples)
-    (x,) = map(tensor, sample.arrays())
+    (x,) = map(tensor, sample.arrays(data.draw(SEEDS)))
     reference = row(x, **sample.keywords).numpy()
     np.testing.assert_array_equal(getattr(x, row.name)(**sample.keywords).numpy(), reference)
     keywords = dict(sample.keywords)
@@ -277,7 +280,10 @@ def test_result_type() -> None:
 @examples(12)
 def test_first_and_second_derivative(row: Row, backend: Any, data: Any) -> None:
     sample = data.draw(row.samples)
-    check_grads(lambda *xs: row(*xs, **sample.keywords), [tensor(a) for a in sample.arrays()])
+    check_grads(
+        lambda *xs: row(*xs, **sample.keywords),
+        [tensor(a) for a in sample.arrays(data.draw(SEEDS))],
+    )
 
 
 @pytest.mark.parametrize("row", [r for r in ROWS if not r.argnums], ids=str)
@@ -285,7 +291,7 @@ def test_first_and_second_derivative(row: Row, backend: Any, data: Any) -> None:
 @examples(3)
 def test_not_differentiable(row: Row, data: Any) -> None:
     sample = data.draw(row.samples)
-    xs = [tensor(a, requires_grad=a.dtype.kind == "f") for a in sample.arrays()]
+    xs = [tensor(a, requires_grad=a.dtype.kind == "f") for a in sample.arrays(data.draw(SEEDS))]
     assert not any(y.requires_grad for y in leaves(row(*xs, **sample.keywords)))
 
 
@@ -298,6 +304,16 @@ def test_derivative_beside_a_number(row: Row, number: float, backend: Any) -> No
         check_grads(lambda x: row(number, x), [tensor(x)], order=3)
 
 
+def test_astype_casts_its_cotangent_back(backend: Any) -> None:
+    x = tensor(np.array([0.5, -2.0]), requires_grad=True)
+    y = tg.square(x.astype("float32"))
+    (first,) = tg.grad(y, [x], tensor(np.array([1.0, 3.0])), create_graph=True)
+    assert (y.dtype, first.dtype) == (np.float32, np.float64)
+    np.testing.assert_array_equal(first.numpy(), [1, -12])
+    np.testing.assert_array_equal(tg.grad(tg.sum(first), x).numpy(), [2, 6])
+    assert not x.astype("int64").astype("float64").requires_grad
+
+
 # vmap.
 
 
@@ -306,13 +322,14 @@ class Batch:
 
     def __init__(self, row: Row, sample: Sample, data: Any) -> None:
         self.size = data.draw(st.sampled_from((2, 3, 1)))
+        first = data.draw(SEEDS)
         self.axes: list[int | None] = [
             data.draw(st.sampled_from((0, None, 1, -1) if x.shape else (0, None)))
             for x in sample.inputs
         ]
         if all(axis is None for axis in self.axes):
             self.axes[0] = 0
-        self.examples = [sample.arrays(seed) for seed in range(self.size)]
+        self.examples = [sample.arrays(first + n) for n in range(self.size)]
         self.tensors = [
             tensor(self.examples[0][i] if axis is None else self.stacked(i, axis))
             for i, axis in enumerate(self.axes)
@@ -323,8 +340,7 @@ class Batch:
 
     def example(self, n: int) -> list[Any]:
         return [
-            tensor(self.examples[0 if axis is None else n][i])
-            for i, axis in enumerate(self.axes)
+            tensor(self.examples[0 if axis is None else n][i]) for i, axis in enumerate(self.axes)
         ]
 
 
@@ -381,92 +397,93 @@ def test_vmap_of_grad_and_grad_of_vmap(row: Row, backend: Any, data: Any) -> Non
 
 # Errors.
 
-X = np.ones((2, 3))
+X = tg.tensor(np.ones((2, 3)))
+T = tg.tensor([0, 1])
 
 ERRORS: tuple[tuple[Callable[[], Any], type[Exception], tuple[str, ...]], ...] = (
     *(
-        (lambda row=row: row(tg.tensor(X), tg.ones((4, 1, 2))), ValueError,
+        (lambda row=row: row(X, tg.ones((4, 1, 2))), ValueError,
          (row.name, "(2, 3)", "(4, 1, 2)", "broadcast"))
         for row in BINARY + COMPARISONS
     ),
     *(
-        (lambda row=row: getattr(tg, row.name)(tg.tensor(X), axis=2), IndexError,
+        (lambda row=row: getattr(tg, row.name)(X, axis=2), IndexError,
          (row.name, "axis 2", "2 axes", "-2 to 1"))
         for row in REDUCTIONS
     ),
     *(
-        (lambda name=name: getattr(tg, name)(tg.tensor(X), axis=(0, -2)), ValueError, (name, "twice"))
-        for name in ("sum", "mean", "max", "prod", "var", "std", "logsumexp", "any", "flip", "squeeze")
+        (lambda name=name: getattr(tg, name)(X, axis=(0, -2)), ValueError, (name, "twice"))
+        for name in ("sum", "mean", "max", "prod", "var", "std", "logsumexp", "flip", "squeeze")
     ),
     *(
         (lambda name=name: getattr(tg, name)("text"), TypeError, ("str", "expected a Tensor"))
         for name in [row.name for row in UNARY] + ["sum", "reshape", "softmax", "relu"]
         if name != "reshape"
     ),
-    (lambda: tg.sum(tg.tensor(X), axis=0.5), TypeError, ("sum", "integer", "0.5")),
+    (lambda: tg.sum(X, axis=0.5), TypeError, ("sum", "integer", "0.5")),
     (lambda: tg.max(tg.zeros((0, 2)), axis=0), ValueError, ("max", "(0, 2)")),
     (lambda: tg.argmax(tg.zeros((0,))), ValueError, ("argmax", "(0,)")),
     (lambda: tg.softmax(tg.zeros((0,)), axis=1), IndexError, ("softmax", "axis 1")),
-    (lambda: tg.where(tg.tensor(X), 1.0, 2.0), TypeError, ("where", "float64", "bool", "x != 0")),
-    (lambda: tg.where(tg.tensor(X) > 0, tg.ones(2), 0), ValueError, ("where", "(2, 3)", "(2,)")),
-    (lambda: tg.cumulative_sum(tg.tensor(X)), ValueError, ("cumulative_sum", "axis", "(2, 3)")),
-    (lambda: tg.reshape(tg.tensor(X), (4, 2)), ValueError, ("reshape", "6 elements", "(4, 2)")),
-    (lambda: tg.reshape(tg.tensor(X), (-1, -1)), ValueError, ("reshape", "(-1, -1)")),
-    (lambda: tg.reshape(tg.tensor(X), (4, -1)), ValueError, ("reshape", "(4, -1)")),
-    (lambda: tg.broadcast_to(tg.tensor(X), (3, 2)), ValueError, ("broadcast_to", "(2, 3)", "(3, 2)")),
-    (lambda: tg.broadcast_arrays(tg.tensor(X), tg.ones(2)), ValueError, ("broadcast_arrays", "(2,)")),
-    (lambda: tg.permute_dims(tg.tensor(X), (0,)), ValueError, ("permute_dims", "(2, 3)")),
-    (lambda: tg.permute_dims(tg.tensor(X), (0, 0)), ValueError, ("permute_dims", "twice")),
-    (lambda: tg.moveaxis(tg.tensor(X), 2, 0), IndexError, ("moveaxis", "axis 2")),
+    (lambda: tg.where(X, 1.0, 2.0), TypeError, ("where", "float64", "bool", "x != 0")),
+    (lambda: tg.where(X > 0, tg.ones(2), 0), ValueError, ("where", "(2, 3)", "(2,)")),
+    (lambda: tg.cumulative_sum(X), ValueError, ("cumulative_sum", "axis", "(2, 3)")),
+    (lambda: tg.reshape(X, (4, 2)), ValueError, ("reshape", "6 elements", "(4, 2)")),
+    (lambda: tg.reshape(X, (-1, -1)), ValueError, ("reshape", "(-1, -1)")),
+    (lambda: tg.reshape(X, (4, -1)), ValueError, ("reshape", "(4, -1)")),
+    (lambda: tg.broadcast_to(X, (3, 2)), ValueError, ("broadcast_to", "(2, 3)", "(3, 2)")),
+    (lambda: tg.broadcast_arrays(X, tg.ones(2)), ValueError, ("broadcast_arrays", "(2,)")),
+    (lambda: tg.permute_dims(X, (0,)), ValueError, ("permute_dims", "(2, 3)")),
+    (lambda: tg.permute_dims(X, (0, 0)), ValueError, ("permute_dims", "twice")),
+    (lambda: tg.moveaxis(X, 2, 0), IndexError, ("moveaxis", "axis 2")),
     (lambda: tg.matrix_transpose(tg.ones(3)), ValueError, ("matrix_transpose", "(3,)")),
-    (lambda: tg.expand_dims(tg.tensor(X), axis=4), IndexError, ("expand_dims", "axis 4")),
-    (lambda: tg.squeeze(tg.tensor(X), axis=0), ValueError, ("squeeze", "(2, 3)", "length 1")),
-    (lambda: tg.concat([tg.tensor(X), tg.ones((3, 2))]), ValueError, ("concat", "(2, 3)", "(3, 2)")),
+    (lambda: tg.expand_dims(X, axis=4), IndexError, ("expand_dims", "axis 4")),
+    (lambda: tg.squeeze(X, axis=0), ValueError, ("squeeze", "(2, 3)", "length 1")),
+    (lambda: tg.concat([X, tg.ones((3, 2))]), ValueError, ("concat", "(2, 3)", "(3, 2)")),
     (lambda: tg.concat([]), ValueError, ("concat", "nothing")),
-    (lambda: tg.concat(tg.tensor(X)), TypeError, ("concat", "sequence")),
-    (lambda: tg.stack([tg.tensor(X), tg.ones(3)]), ValueError, ("stack", "(2, 3)", "(3,)")),
+    (lambda: tg.concat(X), TypeError, ("concat", "sequence")),
+    (lambda: tg.stack([X, tg.ones(3)]), ValueError, ("stack", "(2, 3)", "(3,)")),
     (lambda: tg.stack([tg.ones(3)], axis=2), IndexError, ("stack", "axis 2")),
-    (lambda: tg.unstack(tg.tensor(X), axis=2), IndexError, ("unstack", "axis 2")),
-    (lambda: tg.split(tg.tensor(X), 2, axis=1), ValueError, ("split", "(2, 3)", "2 equal")),
-    (lambda: tg.split(tg.tensor(X), [2, 1], axis=1), ValueError, ("split", "[2, 1]", "order")),
-    (lambda: tg.roll(tg.tensor(X), (1, 2, 3), axis=(0, 1)), ValueError, ("roll", "3 shifts", "2 axes")),
-    (lambda: tg.pad(tg.tensor(X), ((1, 1),) * 3), ValueError, ("pad", "2 axes")),
-    (lambda: tg.pad(tg.tensor(X), (1, 2, 3)), ValueError, ("pad", "(1, 2, 3)", "2 axes")),
-    (lambda: tg.pad(tg.tensor(X), -1), ValueError, ("pad", "-1")),
-    (lambda: tg.repeat(tg.tensor(X), [1, 2, 3], axis=0), ValueError, ("repeat", "3", "length 2")),
-    (lambda: tg.repeat(tg.tensor(X), -1), ValueError, ("repeat", "-1")),
-    (lambda: tg.tile(tg.tensor(X), -1), ValueError, ("tile", "-1")),
-    (lambda: tg.matmul(tg.tensor(X), tg.tensor(X)), ValueError, ("matmul", "float64 (2, 3)")),
-    (lambda: tg.ones((4, 2, 3)) @ tg.ones((5, 3, 2)), ValueError, ("matmul", "(4, 2, 3)", "(5, 3, 2)")),
+    (lambda: tg.unstack(X, axis=2), IndexError, ("unstack", "axis 2")),
+    (lambda: tg.split(X, 2, axis=1), ValueError, ("split", "(2, 3)", "2 equal")),
+    (lambda: tg.split(X, [2, 1], axis=1), ValueError, ("split", "[2, 1]", "order")),
+    (lambda: tg.roll(X, (1, 2, 3), axis=(0, 1)), ValueError, ("roll", "3 shifts", "2 axes")),
+    (lambda: tg.pad(X, ((1, 1),) * 3), ValueError, ("pad", "2 axes")),
+    (lambda: tg.pad(X, (1, 2, 3)), ValueError, ("pad", "(1, 2, 3)", "2 axes")),
+    (lambda: tg.pad(X, -1), ValueError, ("pad", "-1")),
+    (lambda: tg.repeat(X, [1, 2, 3], axis=0), ValueError, ("repeat", "3", "length 2")),
+    (lambda: tg.repeat(X, -1), ValueError, ("repeat", "-1")),
+    (lambda: tg.tile(X, -1), ValueError, ("tile", "-1")),
+    (lambda: tg.matmul(X, X), ValueError, ("matmul", "float64 (2, 3)")),
+    (lambda: tg.ones((4, 2, 3)) @ tg.ones((5, 3, 2)), ValueError, ("matmul", "4, 2", "5, 3")),
     (lambda: tg.ones((4, 2, 3)) @ tg.ones((2, 3)), ValueError, ("matmul", "(4, 2, 3)", "(2, 3)")),
-    (lambda: tg.matmul(tg.tensor(X), 2.0), ValueError, ("matmul", "(2, 3)", "multiply")),
-    (lambda: tg.vecdot(tg.tensor(X), tg.ones(2)), ValueError, ("vecdot", "(2, 3)", "(2,)")),
-    (lambda: tg.tensordot(tg.tensor(X), tg.tensor(X), axes=1), ValueError, ("tensordot", "(2, 3)")),
-    (lambda: tg.tensordot(tg.tensor(X), tg.tensor(X), axes=3), ValueError, ("tensordot", "axes=3")),
-    (lambda: tg.einsum("ij,jk", tg.tensor(X), tg.tensor(X)), ValueError, ("einsum", "'j'", "(2, 3)")),
-    (lambda: tg.einsum("ii->i", tg.tensor(X)), ValueError, ("einsum", "'i'", "(2, 3)")),
-    (lambda: tg.einsum("ij->k", tg.tensor(X)), ValueError, ("einsum", "'ij->k'")),
-    (lambda: tg.einsum("ij", tg.tensor(X), tg.tensor(X)), ValueError, ("einsum", "1 terms", "2 op")),
-    (lambda: tg.einsum("ijk", tg.tensor(X)), ValueError, ("einsum", "'ijk'", "2 axes")),
-    (lambda: tg.einsum(tg.tensor(X), "ij"), TypeError, ("einsum", "string")),
-    (lambda: tg.take(tg.tensor(X), [0]), ValueError, ("take", "axis", "(2, 3)")),
-    (lambda: tg.take(tg.tensor(X), [0.5], axis=0), TypeError, ("take", "float", "astype")),
-    (lambda: tg.take(tg.tensor(X), [3], axis=1), IndexError, ("(2, 3)", "3")),
-    (lambda: tg.take_along_axis(tg.tensor(X), [0], axis=0), ValueError, ("take_along_axis", "(1,)")),
-    (lambda: tg.gelu(tg.tensor(X), approximate="erf"), ValueError, ("gelu", "'erf'", "'tanh'")),
-    (lambda: tg.mse_loss(tg.tensor(X), tg.ones(3)), ValueError, ("mse_loss", "(2, 3)", "(3,)")),
+    (lambda: tg.matmul(X, 2.0), ValueError, ("matmul", "(2, 3)", "multiply")),
+    (lambda: tg.vecdot(X, tg.ones(2)), ValueError, ("vecdot", "(2, 3)", "(2,)")),
+    (lambda: tg.tensordot(X, X, axes=1), ValueError, ("tensordot", "(2, 3)")),
+    (lambda: tg.tensordot(X, X, axes=3), ValueError, ("tensordot", "axes=3")),
+    (lambda: tg.einsum("ij,jk", X, X), ValueError, ("einsum", "'j'", "(2, 3)")),
+    (lambda: tg.einsum("ii->i", X), ValueError, ("einsum", "'i'", "(2, 3)")),
+    (lambda: tg.einsum("ij->k", X), ValueError, ("einsum", "'ij->k'")),
+    (lambda: tg.einsum("ij", X, X), ValueError, ("einsum", "1 terms", "2 op")),
+    (lambda: tg.einsum("ijk", X), ValueError, ("einsum", "'ijk'", "2 axes")),
+    (lambda: tg.einsum(X, "ij"), TypeError, ("einsum", "string")),
+    (lambda: tg.take(X, [0]), ValueError, ("take", "axis", "(2, 3)")),
+    (lambda: tg.take(X, [0.5], axis=0), TypeError, ("take", "float", "astype")),
+    (lambda: tg.take(X, [3], axis=1), IndexError, ("(2, 3)", "3")),
+    (lambda: tg.take_along_axis(X, [0], axis=0), ValueError, ("take_along_axis", "(1,)")),
+    (lambda: tg.gelu(X, approximate="erf"), ValueError, ("gelu", "'erf'", "'tanh'")),
+    (lambda: tg.mse_loss(X, tg.ones(3)), ValueError, ("mse_loss", "(2, 3)", "(3,)")),
     (lambda: tg.mse_loss(X, X, reduction="avg"), ValueError, ("mse_loss", "'avg'", "'mean'")),
     (lambda: tg.layer_norm(tg.ones(())), ValueError, ("layer_norm", "last axis")),
-    (lambda: tg.layer_norm(tg.tensor(X), tg.ones(2)), ValueError, ("layer_norm", "(2,)", "(2, 3)")),
-    (lambda: tg.cross_entropy(tg.tensor(X), tg.tensor([0])), ValueError, ("cross_entropy", "(2, 3)", "(1,)")),
-    (lambda: tg.cross_entropy(tg.tensor(X), tg.tensor([0, 3])), IndexError, ("cross_entropy", "3 classes")),
-    (lambda: tg.cross_entropy(tg.tensor(X), tg.tensor([0, -1])), IndexError, ("cross_entropy", "-1", "3 classes")),
-    (lambda: tg.cross_entropy(tg.tensor(X), tg.tensor([0, 1]), tg.ones(2)), ValueError, ("(2,)", "3 classes")),
-    (lambda: tg.cross_entropy(tg.tensor(X), tg.tensor([0, 1]), reduction="x"), ValueError, ("cross_entropy", "'x'")),
-    (lambda: tg.cross_entropy(tg.tensor(X), tg.tensor([0, 1]), label_smoothing=2), ValueError, ("smoothing", "2")),
-    (lambda: tg.cross_entropy(tg.tensor(X), tg.ones(3)), ValueError, ("(2, 3)", "(3,)")),
-    (lambda: tg.dropout(tg.tensor(X), 1.5), ValueError, ("dropout", "1.5")),
-    (lambda: tg.one_hot(tg.tensor(X), 3), TypeError, ("one_hot", "float64")),
+    (lambda: tg.layer_norm(X, tg.ones(2)), ValueError, ("layer_norm", "(2,)", "(2, 3)")),
+    (lambda: tg.cross_entropy(X, tg.tensor([0])), ValueError, ("cross_entropy", "(2, 3)", "(1,)")),
+    (lambda: tg.cross_entropy(X, tg.tensor([0, 3])), IndexError, ("cross_entropy", "0 to 2")),
+    (lambda: tg.cross_entropy(X, tg.tensor([0, -1])), IndexError, ("cross_entropy", "-100")),
+    (lambda: tg.cross_entropy(X, T, tg.ones(2)), ValueError, ("(2,)", "3 classes")),
+    (lambda: tg.cross_entropy(X, T, reduction="x"), ValueError, ("cross_entropy", "'x'")),
+    (lambda: tg.cross_entropy(X, T, label_smoothing=2), ValueError, ("smoothing", "2")),
+    (lambda: tg.cross_entropy(X, tg.ones(3)), ValueError, ("(2, 3)", "(3,)")),
+    (lambda: tg.dropout(X, 1.5), ValueError, ("dropout", "1.5")),
+    (lambda: tg.one_hot(X, 3), TypeError, ("one_hot", "float64")),
     (lambda: tg.tril(tg.ones(3)), ValueError, ("tril", "(3,)")),
     (lambda: tg.tensor([[1], [1, 2]]), ValueError, ("tensor", "rectangular")),
     (lambda: tg.tensor(["a"]), TypeError, ("tensor", "numbers")),
@@ -599,7 +616,7 @@ def test_every_primitive_is_reached_and_needs_all_it_reads(monkeypatch: pytest.M
     @examples(10)
     def run(row: Row, data: Any) -> None:
         sample = data.draw(row.samples)
-        evaluate(row, sample.arrays(), sample)
+        evaluate(row, sample.arrays(data.draw(SEEDS)), sample)
 
     for row in ROWS:
         run(row)

@@ -210,6 +210,7 @@ def cross_entropy(
             f"cross_entropy: input of shape {input.shape} needs a target of shape "
             f"{logits.shape[:-1]} (classes) or {input.shape} (probabilities), not {target.shape}"
         )
+    target = target.astype("int64")  # in which numbers of classes and ignore_index fit
     valid = target != ignore_index
     # A negative index would count from the end; this way it is out of range like a large one.
     chosen = where(valid, where(target < 0, classes - target, target), 0)
@@ -217,8 +218,8 @@ def cross_entropy(
         factor = where(valid, take(factors, chosen), 0.0)
     except IndexError as error:
         raise IndexError(
-            f"cross_entropy: a target is neither one of {classes} classes nor ignore_index "
-            f"{ignore_index}: {error}"
+            f"cross_entropy: a target is neither a class, 0 to {classes - 1}, nor "
+            f"ignore_index={ignore_index}"
         ) from error
     likelihood = squeeze(take_along_axis(log_probabilities, expand_dims(chosen, axis=-1)), axis=-1)
     losses = -factor * where(valid, likelihood, 0.0)

@@ -119,7 +119,7 @@ class Optimizer:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was called; parameters must be in the same order.
 
-        Raises ValueError for a state of other groups, settings or shapes, before anything is changed.
+        Raises ValueError for other groups, settings or shapes, before anything is changed.
         """
         name = f"load_state_dict into {type(self).__name__}"
         if set(saved) != {"groups", "state"}:

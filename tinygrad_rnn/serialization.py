@@ -25,7 +25,7 @@ def save(
     arrays: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write Tensors or arrays by name, and strings beside them, replacing ``path`` in one instant."""
+    """Write Tensors or arrays by name, and strings beside them, replacing ``path`` at once."""
     host = {
         name: np.asarray(a.numpy() if isinstance(a, Tensor) else a, order="C")
         for name, a in arrays.items()
@@ -52,8 +52,8 @@ def save(
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
     """The arrays of a file, as NumPy arrays by name, and its metadata.
 
-    Raises FileNotFoundError, or ValueError for a file that is no undamaged safetensors file or holds
-    numbers that NumPy has no dtype for.
+    Raises FileNotFoundError, or ValueError for a file that is no undamaged safetensors file or
+    holds numbers that NumPy has no dtype for.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"load: there is no file {os.fspath(path)!r}")
@@ -62,8 +62,10 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]],
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return arrays, dict(file.metadata() or {})
     except (SafetensorError, ValueError) as error:
-        raise ValueError(f"load: {os.fspath(path)!r} is no intact safetensors file: {error}") from error
-    except (TypeError, AttributeError) as error:  # a dtype that safetensors knows and NumPy does not
+        raise ValueError(
+            f"load: {os.fspath(path)!r} is no intact safetensors file: {error}"
+        ) from error
+    except (TypeError, AttributeError) as error:  # safetensors knows the dtype, NumPy does not
         raise ValueError(
             f"load: {os.fspath(path)!r} holds numbers NumPy has no dtype for: {error}"
         ) from error

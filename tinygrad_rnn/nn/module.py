@@ -63,6 +63,7 @@ class Module:
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``forward``."""
         return self.forward(*args, **kwargs)
 
     # What it holds.
@@ -151,8 +152,11 @@ class Module:
         own: dict[str, Tensor] = dict((*self.named_parameters(), *self.named_buffers()))
         keys = Keys([k for k in own if k not in state], [k for k in state if k not in own])
         given = {k: _host(state[k]) for k in own if k in state}
-        problems = [f"missing: {', '.join(keys.missing)}"] if strict and keys.missing else []
-        problems += [f"unexpected: {', '.join(keys.unexpected)}"] if strict and keys.unexpected else []
+        problems = []
+        if strict and keys.missing:
+            problems.append(f"missing: {', '.join(keys.missing)}")
+        if strict and keys.unexpected:
+            problems.append(f"unexpected: {', '.join(keys.unexpected)}")
         for k, array in given.items():
             if tuple(array.shape) != own[k].shape:
                 problems.append(f"{k} has shape {tuple(array.shape)}, expected {own[k].shape}")
