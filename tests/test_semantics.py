@@ -898,3 +898,16 @@ def test_modes_end_where_their_block_ends_even_by_an_error() -> None:
     with pytest.raises(ZeroDivisionError):
         tg.vmap(lambda x: 1 / 0)(tg.ones(2))
     assert tg.vmap(lambda x: tg.random.uniform(2))(tg.ones(2)).shape == (2, 2)
+
+
+def test_a_loop_that_draws_nothing_leaves_other_draws_as_they_are() -> None:
+    def mask() -> list[list[float]]:
+        drawn: list[list[float]] = tg.dropout(tg.ones((2, 3)), 0.5).tolist()
+        return drawn
+
+    tg.manual_seed(1)
+    first, second = mask(), mask()
+    tg.manual_seed(1)
+    assert mask() == first
+    tg.unroll(lambda x, h: (h, h), tg.ones((5, 2, 3)), tg.zeros((2, 3)))
+    assert mask() == second

@@ -39,11 +39,13 @@ class _Stream:
 
 
 class _Site:
-    """Where draws are made: a call, the time step within it, and how many came before."""
+    """Where draws are made: a call, the time step within it, and how many came before.
 
-    def __init__(self, seed: int, call: int, step: int = 0, draws: int = 0) -> None:
-        self.seed = seed
-        self.call = call
+    The call is numbered at its first draw, so that a loop that draws nothing changes no other's.
+    """
+
+    def __init__(self, key: tuple[int, int] | None = None, step: int = 0, draws: int = 0) -> None:
+        self.key = key  # the seed and the number of the call
         self.step = step
         self.draws = draws
 
@@ -53,7 +55,7 @@ class Position(NamedTuple):
 
     seed: int
     calls: int
-    site: tuple[int, int, int, int] | None
+    site: tuple[tuple[int, int] | None, int, int] | None
 
 
 class _Calls:
@@ -117,7 +119,7 @@ def _next_call() -> tuple[int, int]:
 @contextmanager
 def loop() -> Iterator[Callable[[int], None]]:
     """Draws in this block belong to one call; the function it gives says which time step it is."""
-    site = _Site(*_next_call())
+    site = _Site()
 
     def at_step(step: int) -> None:
         site.step, site.draws = step, 0
@@ -138,7 +140,7 @@ def recorded() -> Iterator[Position]:
     own, site = _own.get(), _site.get()
     with _lock:
         counter = _stream if own is None else own
-        place = None if site is None else (site.seed, site.call, site.step, site.draws)
+        place = None if site is None else (site.key, site.step, site.draws)
         at = Position(counter.seed, counter.calls, place)
     calls = _Calls(at)
     token = _own.set(calls)
@@ -178,7 +180,8 @@ def uniform(
     if site is None:
         key, counter = _next_call(), (0, 0)
     else:
-        key, counter = (site.seed, site.call), (site.draws, site.step)
+        key = site.key = _next_call() if site.key is None else site.key
+        counter = (site.draws, site.step)
         site.draws += 1
     unit = _uniform(chosen, shape, key, counter)
     return wrap(chosen.asarray(unit * (high - low) + low, dtype=native), None)
