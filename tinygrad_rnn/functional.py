@@ -218,8 +218,8 @@ def cross_entropy(
         factor = where(valid, take(factors, chosen), 0.0)
     except IndexError as error:
         raise IndexError(
-            f"cross_entropy: a target is neither a class, 0 to {classes - 1}, nor "
-            f"ignore_index={ignore_index}"
+            f"cross_entropy: a target is neither one of the {classes} classes, 0 to {classes - 1}, "
+            f"nor ignore_index={ignore_index}"
         ) from error
     likelihood = squeeze(take_along_axis(log_probabilities, expand_dims(chosen, axis=-1)), axis=-1)
     losses = -factor * where(valid, likelihood, 0.0)
