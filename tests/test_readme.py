@@ -8,8 +8,11 @@ import sys
 import tomllib
 import types
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tinygrad_rnn_backends import Backend, use_backend
 
 ROOT = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -41,6 +44,16 @@ def test_python_blocks_run_one_after_the_other(
         source = "\n" * lines_before + block[2]  # so that an error shows the README's own line
         code = compile(source, str(ROOT / "README.md"), "exec", dont_inherit=True)
         exec(code, module.__dict__)
+
+
+def test_the_backend_is_a_word(readme: str, backend: Backend) -> None:
+    """The three ideas run on another backend when its name is the only thing that changes."""
+    block = next(match[2] for match in FENCE.finditer(readme) if "use_backend" in match[2])
+    changed = block.replace('use_backend("numpy")', f'use_backend("{backend.name}")')
+    scope: dict[str, Any] = {}
+    with use_backend("numpy"):
+        exec(changed, scope)
+    assert scope["loss"].backend == backend.name
 
 
 def test_there_are_two_commands_and_each_installs_what_it_needs(commands: list[str]) -> None:

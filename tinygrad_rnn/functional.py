@@ -11,6 +11,7 @@ import math
 from typing import Literal
 
 from . import random
+from .batching import BatchedArray
 from .primitives.axes import negative_axis
 from .primitives.creation import ones_like
 from .primitives.elementwise import (
@@ -31,7 +32,7 @@ from .primitives.elementwise import (
 from .primitives.indexing import take, take_along_axis
 from .primitives.movement import expand_dims, moveaxis, squeeze
 from .primitives.reduction import max, mean, sum
-from .tensor import Tensor, as_tensor, backend_of
+from .tensor import Tensor, as_tensor, wrap
 
 __all__ = [
     "cross_entropy",
@@ -133,7 +134,8 @@ def dropout(x: TensorLike, /, p: float = 0.5, training: bool = True) -> Tensor:
     """x with elements zeroed with probability ``p`` and the others scaled by 1 / (1 - p).
 
     In ``unroll`` the mask of a row at a time step depends on nothing but the seed, the call, the
-    place in the cell, the step and the row (see ``random.py``).
+    place in the cell, the step and the row (see ``random.py``). In ``vmap`` the examples are the
+    rows, each with a mask of its own; an x that is the same for all of them gets one mask.
     """
     if not 0 <= p <= 1:
         raise ValueError(f"dropout: a probability p between 0 and 1, not {p}")
@@ -142,8 +144,15 @@ def dropout(x: TensorLike, /, p: float = 0.5, training: bool = True) -> Tensor:
         return x
     if p == 1:
         return x * 0.0
-    mask = random.uniform(x.shape, dtype=x.dtype, backend=backend_of(x).name) >= p
-    return where(mask, x * (1 / (1 - p)), 0.0)
+    return where(_uniform_like(x) >= p, x * (1 / (1 - p)), 0.0)
+
+
+def _uniform_like(x: Tensor) -> Tensor:
+    """Numbers in [0, 1) for the elements of x: in ``vmap``, for those of all examples."""
+    array = x._array
+    if isinstance(array, BatchedArray):
+        return wrap(BatchedArray(array.batch, _uniform_like(array.value), array.batched), None)
+    return random.uniform(x.shape, dtype=x.dtype, backend=x.backend)
 
 
 def _reduced(losses: Tensor, reduction: Reduction, operation: str) -> Tensor:

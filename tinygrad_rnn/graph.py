@@ -339,7 +339,8 @@ def cotangents(
             g = pending.pop(node, None)
             if g is None:
                 continue
-            if node.hooks is not None:
+            # The walk that goes on beyond a boundary runs the hooks of its nodes.
+            if node.hooks is not None and node not in boundary:
                 g = run_hooks(node, g)
             parents = node.parents
             if (wanted is not None and node in results) or not parents:
@@ -508,8 +509,8 @@ def describe(node: Node) -> str:
 
 
 _RELEASED = (
-    "backward: the graph was released by an earlier backward() or grad(), which dropped what "
-    "{operation} had saved. The usual cause is a state carried over from the previous call: pass "
-    "state.detach() to the next one. To go through the same graph twice on purpose, give the "
-    "first pass retain_graph=True."
+    "backward: the graph was released by an earlier backward() or grad(), perhaps one that failed, "
+    "which dropped what {operation} had saved. The usual cause is a state carried over from the "
+    "previous call: pass state.detach() to the next one. To go through the same graph twice on "
+    "purpose, give the first pass retain_graph=True."
 )

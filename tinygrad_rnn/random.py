@@ -73,10 +73,16 @@ _own: ContextVar[_Calls | None] = ContextVar("tinygrad_rnn_random_calls", defaul
 
 
 def manual_seed(seed: int) -> None:
-    """Start all random numbers of the library again, from ``seed``: weights, masks and draws."""
+    """Start all random numbers of the library again, from ``seed``: weights, masks and draws.
+
+    It is one word of the key: from 0 to 2**32 - 1.
+    """
     global _stream
-    if not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"manual_seed: a non-negative integer, not {seed!r}")
+    if not isinstance(seed, (int, np.integer)) or not 0 <= seed <= _WORD:
+        raise ValueError(
+            f"manual_seed: an integer from 0 to 2**32 - 1, not {seed!r}; "
+            "of a longer one take seed % 2**32"
+        )
     with _lock:
         _stream = _Stream(int(seed))
 

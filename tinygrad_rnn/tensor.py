@@ -77,7 +77,8 @@ def detect_anomaly() -> Any:
     Wrap the forward and the backward pass; either raises ``FloatingPointError``. A saved array that
     was written to in between raises ``RuntimeError``: on NumPy that is hard to do (``.data`` is
     read-only), but arrays given to ``asarray`` are shared, and CuPy arrays have no read-only flag.
-    Slow: every value is copied to the host and looked at.
+    An infinity that is meant, as in ``where(mask, x, -inf)``, is reported like any other. Slow:
+    every value is copied to the host and looked at.
     """
     return _switched(anomaly=True)
 
@@ -236,7 +237,7 @@ class Tensor:
                 f"data: {self.dtype} {self.shape} cannot be rebound to "
                 f"{canonical_dtype(array.dtype)} {tuple(array.shape)}; reshape or astype it first"
             )
-        self._array = array if type(array) in found.array_types else found.asarray(array)
+        self._array = array
         if self._node is not None:
             self._node.version += 1
 
@@ -347,8 +348,8 @@ class Tensor:
     def grad(self, value: Tensor | None) -> None:
         if value is not None and not isinstance(value, Tensor):
             raise TypeError(f"grad: a Tensor or None, not {type(value).__name__}")
-        if value is not None and value.shape != self.shape:
-            raise ValueError(f"grad: shape {value.shape} for a tensor of shape {self.shape}")
+        if value is not None:
+            _check_like("grad", value, self)
         if self._node is None and value is not None:
             raise RuntimeError("grad: this tensor does not require grad")
         if self._node is not None:
@@ -373,21 +374,21 @@ class Tensor:
             raise TypeError(f"register_hook: a function, not {type(hook).__name__}")
 
         def run(g: Any) -> Any:
-            given = g if isinstance(g, Tensor) else as_tensor(g, share=True)
+            given = g if isinstance(g, Tensor) else _TensorMode.wrap(g, None)
             changed = hook(given)
             if changed is None:
                 return g
-            if not isinstance(changed, Tensor) or changed.shape != given.shape:
-                raise ValueError(f"hook: return None or a Tensor of shape {given.shape}")
+            if not isinstance(changed, Tensor):
+                raise TypeError(f"hook: return None or a Tensor, not {type(changed).__name__}")
+            _check_like("hook", changed, given)
             return changed if isinstance(g, Tensor) else changed._array
 
-        hooks = node.hooks = [*(node.hooks or ()), run]
+        node.hooks = [*(node.hooks or ()), run]
 
         def remove() -> None:
             if run in (node.hooks or ()):
                 node.hooks = [other for other in node.hooks or () if other is not run] or None
 
-        del hooks
         return remove
 
     def backward(
@@ -435,7 +436,9 @@ class Tensor:
         return _rebuild, (type(self), np.array(self.numpy()), self.backend, requires_grad)
 
     def __copy__(self) -> Tensor:
-        return wrap(self._array, self._node)
+        copied = type(self).__new__(type(self))
+        copied._array, copied._node = self._array, self._node
+        return copied
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Tensor:
         function, arguments = self.__reduce__()
@@ -449,6 +452,22 @@ def _rebuild(kind: type[Tensor], host: Array, backend: str, requires_grad: bool)
     new._array = backends.get(backend).from_host(host)
     new._node = Node() if requires_grad else None
     return new
+
+
+def _check_like(operation: str, given: Tensor, expected: Tensor) -> None:
+    """Refuse a Tensor that cannot stand for a gradient of ``expected``."""
+    if given.shape != expected.shape:
+        raise ValueError(f"{operation}: a Tensor of shape {expected.shape}, not {given.shape}")
+    if given.dtype != expected.dtype:
+        raise TypeError(
+            f"{operation}: a Tensor of {expected.dtype}, not {given.dtype}; "
+            f"use astype('{expected.dtype}')"
+        )
+    if backend_of(given) is not backend_of(expected):
+        raise TypeError(
+            f"{operation}: a Tensor on {expected.backend!r}, not {given.backend!r}; "
+            f"use to({expected.backend!r})"
+        )
 
 
 _new = Tensor.__new__
@@ -473,10 +492,13 @@ def as_tensor(x: Any, *, share: bool = False) -> Tensor:
         return wrap(backends.default().from_host(np.asarray(x)), None)
     if isinstance(x, (bool, int, float)):
         return wrap(backends.default().from_host(_host_scalar(x)), None)
+    if isinstance(x, np.memmap):
+        x = np.asarray(x)
     found = backends.of(x)
     if found is not None:
-        own = share and type(x) in found.array_types
-        return wrap(x if own else found.asarray(x, copy=not share), None)
+        if canonical_dtype(x.dtype).kind not in "biuf":
+            raise TypeError(f"an array of {x.dtype} holds no real numbers")
+        return wrap(x if share else found.asarray(x, copy=True), None)
     raise TypeError(
         f"expected a Tensor, an array or a number, not {type(x).__name__}; "
         "tinygrad_rnn.tensor(data) makes a Tensor from lists"
@@ -567,7 +589,7 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
         elif type(x) in _PYTHON_NUMBERS:
             continue
         else:
-            array = arrays[i] = as_tensor(x)._array
+            array = arrays[i] = _entered(primitive, x)
         if type(array) is not kind:
             kind = type(array)
             found = _backend_of_type.get(kind)
@@ -611,6 +633,13 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
 def apply_several(primitive: Primitive, *inputs: Any, **parameters: Any) -> tuple[Tensor, ...]:
     """``apply``, for a primitive with several outputs."""
     return apply(primitive, *inputs, **parameters)  # type: ignore[return-value]
+
+
+def _entered(primitive: Primitive, x: Any) -> Array:
+    try:
+        return as_tensor(x)._array
+    except TypeError as error:
+        raise TypeError(f"{primitive.name}: {error}") from None
 
 
 _PYTHON_NUMBERS = frozenset([int, float, bool])
@@ -745,21 +774,23 @@ def _seed(output: Tensor, cotangent: Any) -> Tensor:
 def _mixed(
     primitive: Primitive, inputs: Sequence[Any], arrays: list[Any], parameters: dict[str, Any]
 ) -> Any:
-    if any(
-        backends.of(a) is None and type(a) not in _PYTHON_NUMBERS for a in map(_array_of, inputs)
-    ):
+    """Inputs of several backends: an error, but for NumPy scalars, which go beside the others."""
+    if any(isinstance(x, Tensor) and hasattr(x._array, "interpret") for x in inputs):
         return _interpreted(primitive, inputs, parameters)
-    names = [b.name for b in map(backends.of, arrays) if b is not None]
-    first = names[0]
-    other = next(name for name in names if name != first)
+    owners = [backends.of(a) for x, a in zip(inputs, arrays, strict=True) if not _is_scalar(x)]
+    names = list(dict.fromkeys(owner.name for owner in owners if owner is not None))
+    if len(names) == 1:
+        home = backends.get(names[0])
+        moved = [wrap(home.from_host(np.asarray(x)), None) if _is_scalar(x) else x for x in inputs]
+        return apply(primitive, *moved, **parameters)
     raise TypeError(
         f"{primitive.name}: inputs are on different backends ({', '.join(names)}); "
-        f"move one: x.to({first!r}) or x.to({other!r})"
+        f"move one: x.to({names[0]!r}) or x.to({names[1]!r})"
     )
 
 
-def _array_of(x: Any) -> Any:
-    return x._array if isinstance(x, Tensor) else x
+def _is_scalar(x: Any) -> bool:
+    return isinstance(x, np.generic)
 
 
 def show(array: Any) -> str:
@@ -785,7 +816,8 @@ def _explained(
                 "the shapes do not broadcast: aligned from the right, each pair of axes must be "
                 "equal or contain a 1; see reshape and expand_dims"
             )
-    kind = type(error) if type(error) in (TypeError, IndexError, MemoryError) else ValueError
+    kept = (TypeError, IndexError, MemoryError, FloatingPointError)
+    kind = next((k for k in kept if isinstance(error, k)), ValueError)
     return kind(f"{primitive.name}({shown}{static}): {cure}")
 
 
@@ -835,9 +867,10 @@ def _checksums(node: Node) -> list[int]:
     sums = []
     for reads in node.saved:
         for value in reads:
-            found = backends.of(value)
-            if found is not None:
-                sums.append(zlib.crc32(np.ascontiguousarray(found.to_host(value)).tobytes()))
+            for array in value if isinstance(value, tuple) else (value,):
+                found = backends.of(array)
+                if found is not None:
+                    sums.append(zlib.crc32(np.ascontiguousarray(found.to_host(array)).tobytes()))
     return sums
 
 

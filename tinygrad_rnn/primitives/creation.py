@@ -7,7 +7,7 @@ an array that you might write to later, under the graph's feet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,12 @@ def tensor(
 ) -> Tensor:
     """A new leaf holding a copy of ``data``: a number, nested lists, an array or a Tensor.
 
-    Arrays keep their dtype and backend, Python floats get the default dtype, ints int64.
+    Arrays keep their dtype, Python floats get the default dtype, ints int64. What comes from the
+    host, NumPy arrays as well as lists, goes to the chosen backend (``use_backend``); other arrays
+    and Tensors stay where they are.
     """
+    if backend is None and isinstance(data, (np.ndarray, np.generic)):
+        backend = backends.default().name
     x = _from_data(data, backend)
     copied = wrap(backend_of(x).asarray(x.detach()._array, copy=True), None)
     made = _placed(copied, dtype, backend).detach()
@@ -63,8 +67,8 @@ def _from_data(data: Any, backend: str | None) -> Tensor:
         if x.dtype.kind not in "biuf":
             raise TypeError(f"tensor: an array of {x.dtype} holds no real numbers")
         return x
-    innermost = _innermost(data)
-    if isinstance(innermost, Tensor):
+    leaves = list(_leaves(data))
+    if any(isinstance(leaf, Tensor) for leaf in leaves):
         raise TypeError("tensor: a list of tensors would lose their graph; use stack or concat")
     try:
         host = np.asarray(data)
@@ -74,16 +78,21 @@ def _from_data(data: Any, backend: str | None) -> Tensor:
         ) from None
     if host.dtype.kind not in "biuf":
         raise TypeError(f"tensor: {type(data).__name__} of {host.dtype} holds no real numbers")
-    if host.dtype == np.float64 and not isinstance(innermost, (np.ndarray, np.generic)):
+    if host.dtype == np.float64 and not any(isinstance(leaf, _OWN_DTYPE) for leaf in leaves):
         host = host.astype(default_dtype())
     chosen = backends.default() if backend is None else backends.get(backend)
     return wrap(chosen.from_host(host), None)
 
 
-def _innermost(data: Any) -> Any:
-    while isinstance(data, (list, tuple)) and data:
-        data = data[0]
-    return data
+_OWN_DTYPE = (np.ndarray, np.generic)
+
+
+def _leaves(data: Any) -> Iterator[Any]:
+    if isinstance(data, (list, tuple)):
+        for part in data:
+            yield from _leaves(part)
+    else:
+        yield data
 
 
 def _create(
@@ -221,7 +230,8 @@ def full_like(x: TensorLike, /, fill_value: float, *, dtype: Any = None) -> Tens
 
 def empty_like(x: TensorLike, /, *, dtype: Any = None) -> Tensor:
     """x's shape, dtype and backend; the values are arbitrary."""
-    return _like(x, 0, dtype)
+    x = as_tensor(x)
+    return empty(x.shape, x.dtype if dtype is None else dtype, backend=backend_of(x).name)
 
 
 def tril(x: TensorLike, /, *, k: int = 0) -> Tensor:

@@ -47,14 +47,14 @@ _negative = Primitive("negative", "elementwise", lambda xp, x: -x, lambda xp, g:
 def _pow_base(xp: Any, g: Any, x: Any, y: Any) -> Any:
     if isinstance(y, (int, float)):
         return g * (y * x ** (y - 1)) if y != 0 else xp.zeros_like(g)
-    # At y = 0 the derivative is 0 for every x, but 0 * x**-1 would be nan at x = 0.
-    return g * (y * x ** xp.where(y == 0, 1, y - 1))
+    # At 0**0 the derivative is 0, but 0 * 0**-1 would be nan.
+    return g * (y * x ** xp.where((x == 0) & (y == 0), 1, y - 1))
 
 
-def _pow_exponent(xp: Any, g: Any, x: Any, out: Any) -> Any:
-    if isinstance(x, (int, float)):
-        return g * out * (math.log(x) if x > 0 else 0.0 if x == 0 else math.nan)
-    return g * out * xp.log(xp.where(x == 0, 1, x))  # 0**y is flat in y > 0, though log(0) is not
+def _pow_exponent(xp: Any, g: Any, x: Any, y: Any, out: Any) -> Any:
+    x = xp.zeros_like(y) + x  # an array, if it was a number
+    # 0**y is flat in y >= 0, though log(0) is infinite.
+    return g * out * xp.log(xp.where((x == 0) & (y >= 0), 1, x))
 
 
 _pow = Primitive("pow", "elementwise", lambda xp, x, y: x**y, _pow_base, _pow_exponent)
@@ -153,7 +153,7 @@ _relu = Primitive(
     "relu",
     "elementwise",
     lambda xp, x: xp.maximum(x, 0),
-    lambda xp, g, out: xp.where(out > 0, g, 0),
+    lambda xp, g, out: xp.where(out <= 0, 0, g),
 )
 
 
@@ -428,6 +428,8 @@ def astype(x: TensorLike, dtype: Any, /) -> Tensor:
     """x in another dtype. The cotangent is cast back; through an integer dtype none flows."""
     x = as_tensor(x)
     dtype = canonical_dtype(np.dtype(dtype) if isinstance(dtype, (str, type)) else dtype)
+    if dtype.kind not in "biuf":
+        raise TypeError(f"astype: {dtype} holds no real numbers")
     if dtype == x.dtype:
         return x
     return apply(_astype, x if dtype.kind == "f" else x.detach(), dtype=dtype)
@@ -458,7 +460,8 @@ def result_type(*operands: Any) -> np.dtype[Any]:
 def _comparison(primitive: Primitive) -> Any:
     def compare(self: Tensor, other: Any) -> Any:
         try:
-            other = other if type(other) in (bool, int, float) else as_tensor(other)
+            known = type(other) in (bool, int, float) or isinstance(other, np.generic)
+            other = other if known else as_tensor(other)
         except TypeError:
             return NotImplemented
         return apply(primitive, self, other)

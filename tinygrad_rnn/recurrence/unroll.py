@@ -6,8 +6,9 @@ unrolled graph. Whatever runs this loop faster is measured against it.
 
 The subtle part is ragged input. A step that a row does not take must leave its state as it was and
 contribute nothing, though the loop computes it. What is not chosen gets a cotangent of 0, but 0 *
-nan would reach a weight's gradient. So such a step never sees the padding, which may hold nan, nor
-zeros, by which a cell may divide: it is given an input of a step that the row does take.
+nan would reach a weight's gradient. So such a step sees neither the padding, which may hold nan,
+nor the carried state beside an input that it never met, which may make nan of both. It is given
+what the row's first step is given, input and initial state: a pair that is evaluated anyway.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ import numpy as np
 from .. import random
 from ..primitives.creation import arange, asarray, zeros_like
 from ..primitives.elementwise import astype, where
-from ..primitives.movement import reshape, stack, unstack
-from ..primitives.reduction import any, argmax, max
+from ..primitives.movement import flip, reshape, stack, unstack
+from ..primitives.reduction import any, argmax
 from ..structure import Structure, flatten, map_leaves, unflatten
 from ..tensor import Tensor, as_tensor, default_dtype, no_grad
 
@@ -43,7 +44,8 @@ def unroll(
 
     Args:
         cell: any callable made of primitives.
-        xs: a Tensor (T, B, ...), or a structure of Tensors that share axis 0.
+        xs: a Tensor (T, B, ...), or a structure of Tensors that share axis 0. One whose axis 1 is
+            not B is the same for all rows, at steps that they skip, too.
         state: a structure of Tensors that the cell takes and returns, batch along axis 0. If None,
             ``cell.initial_state(batch_shape, dtype, backend)`` is asked for it.
         lengths: how many steps each row takes, B integers on the host. Outputs after a row's end
@@ -62,7 +64,8 @@ def unroll(
         final state. For T = 0 they are empty, and the final state is the initial one.
 
     Raises:
-        ValueError: for unequal time lengths, bad lengths or masks.
+        ValueError: for unequal time lengths, bad lengths or masks; with them, for an output or a
+            state without the rows along axis 0.
         TypeError: for a state of another structure, shape or dtype than the cell was given.
     """
     if mode not in ("auto", "literal", "planned"):
@@ -89,13 +92,15 @@ class _Loop:
         self.reverse = reverse
         self.initial = self._initial(state)
         self.batch = self._batch_length()
+        self._check_batch(lengths=lengths, mask=mask, reset=reset)
         self.valid = self._valid(lengths, mask)
         self.reset = self._steps_of(reset, "reset")
 
     def run(self) -> tuple[Any, Any]:
         if self.steps == 0:
             return self._nothing()
-        columns = [unstack(self._without_padding(x)) for x in self.xs]
+        xs, spare = self._without_padding()
+        columns = [unstack(x) for x in xs]
         outputs: list[list[Tensor]] = []
         structure: Structure | None = None  # of the outputs
         state = self.initial
@@ -107,6 +112,9 @@ class _Loop:
                 before = state
                 if self.reset is not None:
                     state = _choose(self.reset[t], self.initial, state)
+                valid = None if self.valid is None else self.valid[t]
+                if valid is not None:
+                    state = _choose(valid, state, spare)
                 output, following = self._step(x, state)
                 leaves, own = flatten(output, structure)
                 structure = own if structure is None else structure
@@ -116,7 +124,8 @@ class _Loop:
                         "they must agree from step to step"
                     )
                 leaves = [as_tensor(y) for y in leaves]
-                valid = None if self.valid is None else self.valid[t]
+                if self.valid is not None:
+                    self._check_rows("output", structure, leaves)
                 if valid is not None:
                     following = _choose(valid, following, before)
                     leaves = [_zero_unless(valid, y) for y in leaves]
@@ -159,10 +168,34 @@ class _Loop:
         return make(batch_shape, x.dtype if floating else default_dtype(), x.backend)
 
     def _batch_length(self) -> int | None:
-        for leaf in [*flatten(self.initial)[0], *(x[0] for x in self.xs if len(x) and x.ndim > 1)]:
-            if leaf.ndim:
-                return int(leaf.shape[0])
+        states = [leaf.shape for leaf in flatten(self.initial)[0]]
+        for shape in [*states, *(x.shape[1:] for x in self.xs)]:
+            if shape:
+                return int(shape[0])
         return None
+
+    def _check_batch(self, **options: Any) -> None:
+        """Whether there are rows for the options given to speak of."""
+        given = [name for name, value in options.items() if value is not None]
+        if not given:
+            return
+        leaves, structure = flatten(self.initial)
+        if self.batch is None:
+            raise ValueError(
+                f"unroll: {given[0]} speaks of rows, but there is no batch axis: xs have shapes "
+                f"{[x.shape for x in self.xs]} and the state {[h.shape for h in leaves]}; a batch "
+                "of one is xs[:, None] and a state (1, ...)"
+            )
+        self._check_rows("state", structure, leaves)
+
+    def _check_rows(self, name: str, structure: Structure, leaves: list[Tensor]) -> None:
+        for path, leaf in zip(_paths(name, structure), leaves, strict=True):
+            if leaf.shape[:1] != (self.batch,):
+                raise ValueError(
+                    f"unroll: with lengths, mask or reset, axis 0 of {path} has to be the "
+                    f"{self.batch} rows, which may differ; its shape is {leaf.shape}. Broadcast it "
+                    f"to ({self.batch}, ...), or compute from the outputs what all rows share"
+                )
 
     def _valid(self, lengths: Any, mask: Any) -> list[Tensor | None] | None:
         """For each step which rows take it, None where all do."""
@@ -197,14 +230,33 @@ class _Loop:
             )
         return list(unstack(found))
 
-    def _without_padding(self, x: Tensor) -> Tensor:
-        if self.valid is None or self.valid.count(None) == self.steps:
-            return x
-        if x.shape[1:2] != (self.batch,) or not self.batch:
-            return x  # the same for all rows, or there is none
-        ones = asarray(np.ones(self.batch, dtype=bool), backend=x.backend)
+    def _without_padding(self) -> tuple[list[Tensor], Any]:
+        """What a row is given at steps that it skips: by inputs put there, and a state.
+
+        Both are those of the row's first step, the last one in time if reversed. A row without any
+        takes another row's. No gradient flows through them.
+        """
+        if self.valid is None or self.valid.count(None) == self.steps or not self.batch:
+            return self.xs, self.initial
+        backend = self.xs[0].backend
+        ones = asarray(np.ones(self.batch, dtype=bool), backend=backend)
         valid = stack([ones if v is None else v for v in self.valid])
-        return where(_beside(valid, x), x, _input_taken(x.detach(), valid))
+        taken = astype(valid, "int32")
+        step = argmax(flip(taken, axis=0) if self.reverse else taken, axis=0)
+        step = self.steps - 1 - step if self.reverse else step
+        own = arange(self.batch, dtype=step.dtype, backend=backend)
+        takes = any(valid, axis=0)
+        row = where(takes, own, argmax(astype(takes, "int32")))
+        step = step[row]
+
+        def filled(x: Tensor) -> Tensor:
+            if x.shape[1:2] != (self.batch,):
+                return x  # the same for all rows
+            first = x.detach()[step, row]
+            # Where no row takes a step, what stands there may be nan.
+            return where(_beside(valid, x), x, where(any(takes), first, zeros_like(first)))
+
+        return [filled(x) for x in self.xs], map_leaves(lambda h: h.detach()[row], self.initial)
 
 
 def _time_length(xs: list[Tensor]) -> int:
@@ -222,17 +274,18 @@ def _zeros(x: Tensor, shape: tuple[int, ...]) -> Tensor:
     return asarray(np.zeros(shape, dtype=x.dtype), backend=x.backend)
 
 
-def _input_taken(x: Tensor, valid: Tensor) -> Tensor:
-    """For each row of x (T, B, ...) its input at the first step that it takes, (B, ...).
-
-    A row that takes none gets one of another row; zeros if there is no such row, either.
-    """
-    taken = astype(valid, "int32")
-    step = argmax(taken, axis=0)
-    steps = max(taken, axis=0)
-    row = where(steps > 0, arange(x.shape[1], dtype=step.dtype, backend=x.backend), argmax(steps))
-    chosen = x[step[row], row]
-    return where(any(valid), chosen, zeros_like(chosen))
+def _paths(name: str, structure: Structure) -> list[str]:
+    """How to reach each leaf of a structure called ``name``, in Python."""
+    container = structure.container
+    if container is None:
+        return [name]
+    keys = structure.keys or range(len(structure.children))
+    by_name = bool(structure.keys) and not issubclass(container, dict)
+    return [
+        path
+        for key, child in zip(keys, structure.children, strict=True)
+        for path in _paths(f"{name}.{key}" if by_name else f"{name}[{key!r}]", child)
+    ]
 
 
 def _zero_unless(flags: Tensor, x: Tensor) -> Tensor:
