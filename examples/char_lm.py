@@ -27,7 +27,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from support import Run, interruptions, positive, progress, read_run, save_run
+from support import Run, interruptions, positive, positive_float, progress, read_run, save_run
 from texts import Corpus, encode, ngram_bits, python_manual, shakespeare, streams
 
 import tinygrad_rnn as tg
@@ -97,10 +97,12 @@ def train(corpus: Corpus, args: argparse.Namespace, run: Run | None) -> tuple[Ch
                 about["settings"] = {name: getattr(args, name) for name in SAVED}
                 save_run(args.out, model, optimizer, [x for pair in states for x in pair], about)
             speed = (step - begun) * args.batch * args.window / seconds
-            show(step, f"{loss.item():.2f} bits/char, {bpc:.3f} held out, {speed:,.0f} chars/s")
+            held_out = "" if math.isnan(bpc) else f"{bpc:.3f} held out, "
+            show(step, f"{loss.item():.2f} bits/char, {held_out}{speed:,.0f} chars/s")
     if step < args.steps:
         command = f"python {sys.argv[0]} --resume --out {args.out}"
-        print(f"Stopped at step {step} of {args.steps}. To go on: {command}")
+        reason = "" if pressed else f" after {args.minutes:g} minutes"
+        print(f"Stopped at step {step} of {args.steps}{reason}. To go on: {command}")
     if pressed:
         sys.exit(130)
     return model, evaluate(model, *unseen)
@@ -171,11 +173,14 @@ def main() -> None:
     print(f"\n{write(model, corpus.vocabulary, args)}\n\nbits per character held out:")
     for name, value in ("order-2 n-gram", order_2), ("order-4 n-gram", order_4), ("LSTM", found):
         print(f"  {name:14} {value:.3f}")
-    if found >= order_2:
-        print("Verdict: FAILED, the LSTM does not beat the order-2 n-gram. Train it for longer.")
-        return
-    order_4_too = f"and order-4 by {order_4 - found:.2f}" if found < order_4 else "but not order-4"
-    print(f"Verdict: the LSTM beats order-2 by {order_2 - found:.2f} bits, {order_4_too}.")
+    if found < order_2:
+        also = f"and order-4 by {order_4 - found:.2f}" if found < order_4 else "but not order-4"
+        print(f"Verdict: the LSTM beats order-2 by {order_2 - found:.2f} bits, {also}.")
+    else:
+        print(
+            "Verdict: FAILED, the LSTM does not beat the order-2 n-gram: more text, or more steps?"
+        )
+    print(f"Saved in {args.out}: --sample-only writes more, --resume trains on.")
 
 
 def prepare(args: argparse.Namespace) -> tuple[Run | None, Corpus | None]:
@@ -185,6 +190,8 @@ def prepare(args: argparse.Namespace) -> tuple[Run | None, Corpus | None]:
     run = None
     if args.resume or args.sample_only:
         run = read_run(args.out)
+        if args.resume:
+            print(f"{args.out}: step {run.about['step']}, with the settings that it began with")
         vars(args).update(run.about["settings"] | ({"steps": args.steps} if args.steps else {}))
     if args.sample_only:
         return run, None
@@ -218,9 +225,20 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument_group("training").add_argument
     add("--batch", type=positive, default=32, metavar="N", help="places read at once (32)")
     add("--window", type=positive, default=64, metavar="N", help="steps of truncated BPTT (64)")
-    add("--lr", type=float, default=8e-3, metavar="X", help="highest learning rate of Adam (0.008)")
+    add(
+        "--lr",
+        type=positive_float,
+        default=8e-3,
+        metavar="X",
+        help="highest learning rate of Adam (0.008)",
+    )
     add("--steps", type=positive, metavar="N", help="windows to train on (1800)")
-    add("--minutes", type=float, metavar="X", help="the longest time (3, or any with --steps)")
+    add(
+        "--minutes",
+        type=positive_float,
+        metavar="X",
+        help="the longest time (3, or any with --steps)",
+    )
     add("--seed", type=int, default=0, metavar="N", help="of weights, dropout and sample (0)")
     add("--backend", default="numpy", metavar="NAME", help="numpy, cupy or another (numpy)")
     add("--quick", action="store_true", help="little text, little model: does everything run?")
@@ -231,7 +249,13 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument_group("sample").add_argument
     add("--sample-only", action="store_true", help="only write, with the model in FILE")
     add("--prime", default="", metavar="TEXT", help="how it begins")
-    add("--temperature", type=float, default=0.7, metavar="X", help="0 safe, 1 and more wild (0.7)")
+    add(
+        "--temperature",
+        type=positive_float,
+        default=0.7,
+        metavar="X",
+        help="0 safe, 1 and more wild (0.7)",
+    )
     add("--length", type=positive, default=500, metavar="N", help="characters to write (500)")
     args = parser.parse_args()
     if args.quick:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import signal
 import sys
@@ -107,6 +108,17 @@ def read_run(path: str | os.PathLike[str]) -> Run:
     if "run" not in metadata:
         raise ValueError(f"{os.fspath(path)!r} holds arrays, but no run that could be resumed")
     return Run(arrays, json.loads(metadata["run"]))
+
+
+def positive_float(text: str) -> float:
+    """The type of an option that is a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"a positive number, not {text!r}")
+    return value
 
 
 def positive(text: str) -> int:

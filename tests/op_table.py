@@ -333,7 +333,15 @@ def _tiled(draw: Any, shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def _moved(draw: Any, shape: tuple[int, ...]) -> dict[str, Any]:
-    return {"source": draw(axis_of(len(shape))), "destination": draw(axis_of(len(shape)))}
+    pairs = [
+        draw(st.lists(axis_of(len(shape)), unique_by=lambda a: a % len(shape), max_size=len(shape)))
+        for _ in range(2)
+    ]
+    n = min(map(len, pairs))
+    source, destination = (tuple(axes[:n]) for axes in pairs)
+    if n == 1 and draw(st.booleans()):
+        return {"source": source[0], "destination": destination[0]}
+    return {"source": source, "destination": destination}
 
 
 @st.composite

@@ -122,6 +122,39 @@ def test_std_of_equal_elements_is_flat(backend: tg.Backend) -> None:
     assert np.isnan(tg.std(tg.tensor([1.0, np.nan])).item())
 
 
+@pytest.mark.parametrize("n", [3, 49, 1000])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_mean_of_equal_elements_is_exact(n: int, dtype: str, backend: tg.Backend) -> None:
+    x = tg.ones(n, dtype=dtype, backend=backend.name)
+    assert tg.mean(x).item() == 1
+    assert tg.var(x).item() == tg.std(x).item() == 0
+    assert {f(x).dtype.name for f in (tg.mean, tg.var, tg.std)} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", ["int64", "uint8", "bool"])
+@pytest.mark.parametrize("name", ["mean", "var", "std"])
+def test_means_of_integers_are_numpys(name: str, dtype: str, backend: tg.Backend) -> None:
+    host = np.array([[1, 0, 2], [200, 7, 0]]).astype(dtype)
+    x = tg.tensor(host, backend=backend.name)
+    found, wanted = getattr(tg, name)(x, axis=1), getattr(np, name)(host, axis=1)
+    assert found.dtype == wanted.dtype == np.float64
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-15)
+
+
+def test_means_of_float16_do_not_overflow() -> None:
+    x = tg.full(100, 1000.0, dtype="float16", requires_grad=True)
+    mean = tg.mean(x)
+    assert mean.dtype == np.float16 and mean.item() == 1000
+    mean.backward()
+    assert x.grad.dtype == np.float16
+    np.testing.assert_array_equal(x.grad.numpy(), np.full(100, 0.01, "float16"))
+    apart = np.where(np.arange(1000) % 2, 200, -200).astype("float16")
+    for name, value in (("mean", 0), ("var", 40000), ("std", 200)):
+        found = getattr(tg, name)(tg.tensor(apart))
+        assert found.dtype == np.float16 and found.item() == value
+    assert tg.std(tg.tensor(apart * 2)).item() == 400  # whose square is no float16
+
+
 # Products and powers of 0.
 
 

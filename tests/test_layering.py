@@ -26,6 +26,7 @@ FOLDERS = {CORE: ROOT / CORE, BACKENDS: ROOT / "backends" / BACKENDS}
 ORDER = (
     "structure",
     "graph",
+    "anomaly",
     "tensor",
     "primitives",
     "batching",

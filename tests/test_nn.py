@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim
+from tinygrad_rnn.structure import map_leaves
 from tinygrad_rnn.testing import check_grads
 from tinygrad_rnn_backends import Backend
 
@@ -162,6 +164,19 @@ def test_one_seed_one_model_on_every_backend(model: Tagger, backend: Backend) ->
     assert_same(values(same), values(model))
     tg.manual_seed(1)
     assert not np.array_equal(Tagger().embedding.weight.numpy(), model.embedding.weight.numpy())
+
+
+@pytest.mark.parametrize("kind", [nn.Parameter, nn.Buffer])
+def test_a_parameter_copies_its_data(kind: Any, backend: Backend) -> None:
+    host = np.ones(2, np.float32)
+    native = backend.from_host(np.ones(2, np.float32))
+    made = [kind(host), kind(native), kind(tg.asarray(host))]
+    host[0] = native[0] = 7
+    for x in made:
+        assert type(x) is kind and x.is_leaf
+        assert x.requires_grad == (kind is nn.Parameter)
+        assert_array_equal(x.numpy(), [1, 1])
+    assert [x.backend for x in made] == [backend.name, backend.name, "numpy"]
 
 
 # Loading, copying, moving.
@@ -447,8 +462,43 @@ def test_the_zero_state_has_the_dtype_of_input_and_weights_together() -> None:
         (lambda: nn.RNNCell(2, 3, nonlinearity="elu"), ValueError, "'tanh' or 'relu', not 'elu'"),
         (lambda: nn.GRUCell(2, 3)(tg.ones((1, 3)), tg.ones((1, 3))), ValueError, r"\(\.\.\., 2\)"),
         (lambda: tg.unroll(nn.GRUCell(2, 3), tg.ones((4, 1, 2)), mode="fast"), ValueError, "mode"),
+        (
+            lambda: nn.LSTMCell(2, 3)(tg.ones((2, 2)), tg.ones((2, 3))),
+            TypeError,
+            r"LSTMCell: .*\(h, c\).* output, \(h, c\) = cell\(x, \(h, c\)\), not a Tensor",
+        ),
+        (
+            lambda: nn.LSTMCell(2, 3)(tg.ones((2, 2)), (tg.ones((2, 3)),) * 3),
+            TypeError,
+            r"LSTMCell: .*\(h, c\).*not a tuple of 3",
+        ),
+        (
+            lambda: nn.Embedding(5, 2)(tg.tensor([[4, 2], [-6, 9]])),
+            IndexError,
+            "Embedding: indices from -6 to 9 for 5 embeddings, which are numbered 0 to 4",
+        ),
+        (
+            lambda: tg.vmap(nn.Embedding(5, 2))(tg.tensor([4, 5])),
+            IndexError,
+            "Embedding: indices for 5 embeddings",
+        ),
     ],
 )
 def test_bad_input_is_named(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+@pytest.mark.parametrize("kind", [lambda: defaultdict(list), Counter, OrderedDict, dict])
+def test_any_dict_is_a_state(kind: Any) -> None:
+    def step(x: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return x + state["h"], {**state, "h": state["h"] + x}
+
+    state = kind()
+    state["h"], state["n"] = tg.zeros(2), tg.ones(2)
+    doubled = tg.vmap(lambda s: map_leaves(lambda x: 2 * x, s))(state)
+    assert list(doubled) == ["h", "n"] and isinstance(doubled, dict)
+    assert_array_equal(doubled["n"].numpy(), [2, 2])
+    if not isinstance(state, OrderedDict):  # another container than the step's
+        _, final = tg.unroll(step, tg.ones((3, 2)), state)
+        assert_array_equal(final["h"].numpy(), [3, 3])

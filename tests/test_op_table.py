@@ -421,8 +421,15 @@ ERRORS: tuple[tuple[Callable[[], Any], type[Exception], tuple[str, ...]], ...] =
         if name != "reshape"
     ),
     (lambda: tg.sum(X, axis=0.5), TypeError, ("sum", "integer", "0.5")),
-    (lambda: tg.max(tg.zeros((0, 2)), axis=0), ValueError, ("max", "(0, 2)")),
-    (lambda: tg.argmax(tg.zeros((0,))), ValueError, ("argmax", "(0,)")),
+    *(
+        (lambda name=name: getattr(tg, name)(tg.zeros((0, 2)), axis=0), ValueError,
+         (f"{name}:", "float32 (0, 2)", "no elements along axis=0", "no extremum; concat"))
+        for name in ("max", "min", "argmax", "argmin")
+    ),
+    (lambda: tg.max(tg.zeros((0, 2))), ValueError, ("max:", "(0, 2)", "axis=None")),
+    (lambda: tg.argmax(tg.zeros((0,))), ValueError, ("argmax", "(0,)", "axis=None")),
+    (lambda: tg.var(X, 0, 1), TypeError, ("var", "positional")),
+    (lambda: tg.std(X, 0, 1), TypeError, ("std", "positional")),
     (lambda: tg.softmax(tg.zeros((0,)), axis=1), IndexError, ("softmax", "axis 1")),
     (lambda: tg.where(X, 1.0, 2.0), TypeError, ("where", "float64", "bool", "x != 0")),
     (lambda: tg.where(X > 0, tg.ones(2), 0), ValueError, ("where", "(2, 3)", "(2,)")),
@@ -431,17 +438,26 @@ ERRORS: tuple[tuple[Callable[[], Any], type[Exception], tuple[str, ...]], ...] =
     (lambda: tg.reshape(X, (-1, -1)), ValueError, ("reshape", "(-1, -1)")),
     (lambda: tg.reshape(X, (4, -1)), ValueError, ("reshape", "(4, -1)")),
     (lambda: tg.broadcast_to(X, (3, 2)), ValueError, ("broadcast_to", "(2, 3)", "(3, 2)")),
+    (lambda: tg.broadcast_to(X, (3,)), ValueError, ("broadcast_to", "float64 (2, 3)", "or 1")),
+    (lambda: tg.broadcast_to(X, (-1, 3)), ValueError, ("broadcast_to", "(-1, 3)")),
+    (lambda: tg.broadcast_to(X, (2.0, 3)), TypeError, ("broadcast_to", "shape", "integers")),
+    (lambda: tg.reshape(X, 2.5), TypeError, ("reshape", "shape", "2.5")),
     (lambda: tg.broadcast_arrays(X, tg.ones(2)), ValueError, ("broadcast_arrays", "(2,)")),
     (lambda: tg.permute_dims(X, (0,)), ValueError, ("permute_dims", "(2, 3)")),
     (lambda: tg.permute_dims(X, (0, 0)), ValueError, ("permute_dims", "twice")),
     (lambda: tg.moveaxis(X, 2, 0), IndexError, ("moveaxis", "axis 2")),
+    (lambda: tg.moveaxis(X, (0, 1), (0,)), ValueError, ("moveaxis", "(0, 1)", "(0,)", "pair")),
+    (lambda: tg.moveaxis(X, (0, -2), (0, 1)), ValueError, ("moveaxis", "twice")),
     (lambda: tg.matrix_transpose(tg.ones(3)), ValueError, ("matrix_transpose", "(3,)")),
     (lambda: tg.expand_dims(X, axis=4), IndexError, ("expand_dims", "axis 4")),
     (lambda: tg.squeeze(X, axis=0), ValueError, ("squeeze", "(2, 3)", "length 1")),
-    (lambda: tg.concat([X, tg.ones((3, 2))]), ValueError, ("concat", "(2, 3)", "(3, 2)")),
+    (lambda: tg.concat([X, tg.ones((3, 2))]), ValueError,
+     ("concat", "(2, 3), (3, 2)", "axis=0", "agree")),
+    (lambda: tg.concat([X, tg.ones(3)], axis=1), ValueError, ("concat", "(3,)", "number of axes")),
     (lambda: tg.concat([]), ValueError, ("concat", "nothing")),
     (lambda: tg.concat(X), TypeError, ("concat", "sequence")),
-    (lambda: tg.stack([X, tg.ones(3)]), ValueError, ("stack", "(2, 3)", "(3,)")),
+    (lambda: tg.stack([X, tg.ones(3)]), ValueError,
+     ("stack", "(2, 3), (3,)", "equal", "concat")),
     (lambda: tg.stack([tg.ones(3)], axis=2), IndexError, ("stack", "axis 2")),
     (lambda: tg.unstack(X, axis=2), IndexError, ("unstack", "axis 2")),
     (lambda: tg.split(X, 2, axis=1), ValueError, ("split", "(2, 3)", "2 equal")),
@@ -452,9 +468,17 @@ ERRORS: tuple[tuple[Callable[[], Any], type[Exception], tuple[str, ...]], ...] =
     (lambda: tg.pad(X, -1), ValueError, ("pad", "-1")),
     (lambda: tg.repeat(X, [1, 2, 3], axis=0), ValueError, ("repeat", "3", "length 2")),
     (lambda: tg.repeat(X, -1), ValueError, ("repeat", "-1")),
+    (lambda: tg.repeat(X, [1, -1], axis=0), ValueError, ("repeat", "[1, -1]")),
+    (lambda: tg.repeat(X, 2.5), TypeError, ("repeat", "repeats takes integers", "2.5")),
+    (lambda: tg.repeat(X, [1, 0.5], axis=0), TypeError, ("repeat", "[1, 0.5]")),
+    (lambda: tg.tile(X, 2.5), TypeError, ("tile", "repetitions takes integers", "2.5")),
     (lambda: tg.tile(X, -1), ValueError, ("tile", "-1")),
-    (lambda: tg.matmul(X, X), ValueError, ("matmul", "float64 (2, 3)")),
-    (lambda: tg.ones((4, 2, 3)) @ tg.ones((5, 3, 2)), ValueError, ("matmul", "4, 2", "5, 3")),
+    (lambda: tg.matmul(X, X), ValueError,
+     ("matmul", "float64 (2, 3)", "last axis of the first, of length 3", "of length 2", "agree")),
+    (lambda: tg.matmul(tg.ones(3), X), ValueError, ("(float32 (3,), float64 (2, 3))", "length 2")),
+    (lambda: tg.matmul(X, tg.ones(2)), ValueError, ("float32 (2,)", "only axis", "length 2")),
+    (lambda: tg.ones((4, 2, 3)) @ tg.ones((5, 3, 2)), ValueError,
+     ("matmul", "4, 2", "5, 3", "(4,) and (5,)", "broadcast")),
     (lambda: tg.ones((4, 2, 3)) @ tg.ones((2, 3)), ValueError, ("matmul", "(4, 2, 3)", "(2, 3)")),
     (lambda: tg.matmul(X, 2.0), ValueError, ("matmul", "(2, 3)", "multiply")),
     (lambda: tg.vecdot(X, tg.ones(2)), ValueError, ("vecdot", "(2, 3)", "(2,)")),
@@ -502,6 +526,20 @@ def test_error_names_operation_shapes_and_cure(case: Any) -> None:
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("other", [tg.ones((4, 2)), tg.ones(2)])
+def test_errors_inside_vmap_show_the_shapes_of_one_example(other: Any) -> None:
+    for call, shown in (
+        (lambda x: x @ other, "matmul(float64 (3,), "),
+        (lambda x: tg.concat([x[None], other]), "concat: the shapes (1, 3), "),
+        (lambda x: tg.stack([x, other]), "stack: the shapes (3,), "),
+        (lambda x: tg.broadcast_to(x, other.shape), "broadcast_to: float64 (3,)"),
+        (lambda x: tg.max(x[:0]), "max: float64 (0,)"),
+    ):
+        with pytest.raises(ValueError) as caught:
+            tg.vmap(call)(X)
+        assert str(caught.value).startswith(shown)
+
+
 # The table and the package.
 
 
@@ -535,7 +573,7 @@ READS: dict[str, tuple[str, ...]] = {
     # For each input what its vjp reads, that is, what a node keeps: only where not nothing.
     "multiply": ("y", "x"),
     "divide": ("y", "y out"),
-    "pow": ("x y", "x out"),
+    "pow": ("x y", "x y out"),
     "remainder": ("", "x y"),
     "abs": ("x",),
     "exp": ("out",),
@@ -591,7 +629,8 @@ class Untouchable:
     __array_ufunc__ = __array_function__ = _touch
     __getattr__ = __iter__ = __len__ = __getitem__ = __bool__ = __index__ = __float__ = _touch
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __neg__ = _touch
-    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = __eq__ = __gt__ = __lt__ = _touch
+    __truediv__ = __rtruediv__ = __pow__ = __rpow__ = _touch
+    __eq__ = __ne__ = __gt__ = __ge__ = __lt__ = __le__ = _touch
     __hash__ = None  # type: ignore[assignment]
 
 

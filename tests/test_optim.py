@@ -166,9 +166,18 @@ def unfitting(saved: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str]]:
     yield {"groups": [{"lr": 1.0}], "state": state}, "settings"
     yield {"groups": groups, "state": {**state, 2: state[0]}}, "parameter 2"
     yield {"groups": groups, "state": {**state, 1: shape}}, r"\(3,\), expected \(2,\)"
+    yield (
+        {"groups": groups, "state": {0: {"step": 1}}},
+        r"parameter 0 .*\['mean', 'square', 'step'\]",
+    )
+    yield {"groups": groups, "state": {0: {**state[0], "more": 1}}}, "more"
+    for count in (1.0, -1, tg.zeros(3, dtype="int64"), None):
+        yield {"groups": groups, "state": {0: {**state[0], "step": count}}}, "step of parameter 0"
+    words = np.full(state[0]["mean"].shape, "a")
+    yield {"groups": groups, "state": {0: {**state[0], "mean": words}}}, "mean of parameter 0 holds"
 
 
-@pytest.mark.parametrize("which", range(5))
+@pytest.mark.parametrize("which", range(12))
 def test_an_unfitting_state_changes_nothing(which: int) -> None:
     params = parameters()
     optimizer = optim.Adam(params, lr=0.1)
@@ -207,7 +216,99 @@ def test_the_state_follows_its_parameters_to_another_backend(make: Any) -> None:
     assert_allclose(*ends, rtol=1e-6)
 
 
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_loaded_state_takes_the_dtype_of_the_parameters(make: Any, backend: Backend) -> None:
+    double, single = parameters("float64"), parameters("float32", backend.name)
+    saved = make(double)
+    give_gradients(double, 1)
+    saved.step()
+    optimizer = make(single)
+    optimizer.load_state_dict(saved.state_dict())
+    give_gradients(single, 2)
+    optimizer.step()
+    states = optimizer.state_dict()["state"]
+    moments = [x for state in states.values() for x in state.values() if isinstance(x, Tensor)]
+    assert {x.dtype.name for x in moments} <= {"float32"}
+    assert {x.backend for x in moments} <= {backend.name}
+    before = [x.numpy().copy() for x in moments]
+    for state in saved.state.values():  # the two share no memory
+        for value in state.values():
+            if isinstance(value, np.ndarray):
+                value[...] = 7
+    for x, old in zip(moments, before, strict=True):
+        assert_array_equal(x.numpy(), old)
+
+
+def test_a_count_may_come_as_an_array() -> None:
+    params = parameters()
+    optimizer = optim.Adam(params)
+    give_gradients(params, 1)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    saved["state"][0]["step"] = np.array(5)
+    optimizer.load_state_dict(saved)
+    assert type(optimizer.state[0]["step"]) is int and optimizer.state[0]["step"] == 5
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+@pytest.mark.parametrize("of", ["dtype", "backend", "shape"])
+def test_a_step_with_an_unfitting_gradient_changes_nothing(make: Any, of: str) -> None:
+    params = parameters()
+    optimizer = make(params)
+    give_gradients(params, 1)
+    optimizer.step()
+    give_gradients(params, 2)
+    params[1]._node.grad = {  # .grad itself refuses it
+        "dtype": lambda g: g.astype("float32"),
+        "backend": lambda g: g.to("array_api_strict"),
+        "shape": lambda g: g[None],
+    }[of](params[1].grad)
+    before, state = flat(params), {i: dict(s) for i, s in optimizer.state.items()}
+    with pytest.raises(ValueError, match=r"parameter 1 is float64 \(2,\) on 'numpy', but its grad"):
+        optimizer.step()
+    assert_array_equal(flat(params), before)
+    assert optimizer.state == state
+
+
+def test_a_step_that_fails_in_an_update_changes_nothing() -> None:
+    class Careless(optim.SGD):
+        def _update(self, p: Any, grad: Any, state: Any, group: Any) -> Any:
+            array, state = super()._update(p, grad, state, group)
+            return (array if p is params[0] else array.astype("float32")), state
+
+    params = parameters()
+    optimizer = Careless(params, lr=0.1)
+    give_gradients(params, 1)
+    before = flat(params)
+    with pytest.raises(ValueError, match=r"Careless: parameter 1 .*'lr': 0.1.* becomes float32"):
+        optimizer.step()
+    assert_array_equal(flat(params), before)
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_rate_may_be_a_numpy_scalar(make: Any) -> None:
+    ends = []
+    for rate in (0.25, np.float64(0.25)):
+        params = parameters("float32")
+        optimizer = make(params)
+        optimizer.param_groups[0]["lr"] = rate
+        for step in (1, 2):
+            give_gradients(params, step)
+            optimizer.step()
+        ends.append(flat(params))
+    assert ends[1].dtype == np.float32
+    assert_array_equal(*ends)
+
+
 # Clipping.
+
+
+def test_clipping_takes_one_tensor_as_well() -> None:
+    w = tg.zeros((2, 1), requires_grad=True)
+    w.grad = tg.tensor([[3.0], [4.0]])
+    assert optim.clip_grad_norm_(w, 1.0) == 5
+    assert_allclose(w.grad.numpy(), [[0.6], [0.8]], rtol=1e-6)
 
 
 def test_clipping_scales_all_gradients_alike(backend: Backend) -> None:

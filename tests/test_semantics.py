@@ -431,7 +431,7 @@ def test_the_default_dtype_is_float32_and_can_be_set(backend: Backend) -> None:
         tg.set_default_dtype("float32")
     assert tg.default_dtype() == "float32"
     assert tg.tensor(np.ones(2)).dtype == "float64"  # arrays keep theirs
-    assert tg.tensor(np.ones(2, "float16")).dtype == "float16"
+    assert tg.tensor(np.ones(2, "float16"), backend="numpy").dtype == "float16"
     assert tg.tensor([1, 2]).dtype == "int64"
     assert tg.tensor([True]).dtype == "bool"
     assert tg.arange(3).dtype == "int64"
@@ -708,6 +708,148 @@ def test_padding_may_be_nan_even_for_a_cell_that_divides_by_its_input() -> None:
     assert_allclose(g.item(), total, rtol=1e-12)
 
 
+def divides_by_what_is_left(w: Tensor) -> Callable[[Any, Any], Any]:
+    """nan or inf for a row that goes on beyond its end, or with the input of another row."""
+
+    def cell(x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        left = state["left"] - tg.where(x == 0, np.nan, 1.0)
+        h = w * x / left + state["h"] / tg.sqrt(left)
+        return h, {"h": h, "left": left}
+
+    return cell
+
+
+def left_state(ends: Any, h: Tensor) -> dict[str, Tensor]:
+    return {"left": tg.tensor(np.array(ends, "float64"), backend=h.backend), "h": h}
+
+
+@pytest.mark.parametrize("way", ["lengths", "mask", "holes", "holes first", "reset"])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_skipped_step_never_meets_the_carried_state(
+    backend: Backend, way: str, reverse: bool
+) -> None:
+    """Cells count down, and divide by what is left: 0 at the step after the last one."""
+    valid = np.arange(4)[:, None] < np.array([4, 2, 0, 1])
+    if way.startswith("holes"):
+        valid = np.array([[1, 1, 0, 0], [1, 0, 0, 1], [1, 0, 0, 0], [1, 1, 0, 0]], bool)
+        valid = np.roll(valid, 2, axis=0) if way == "holes first" else valid
+    reset = np.zeros((4, 4), bool)
+    if way == "reset":
+        reset[1:3] = True
+    ragged = {"lengths": [4, 2, 0, 1]} if way in ("lengths", "reset") else {"mask": valid}
+    values = np.random.default_rng(5).normal(size=(4, 4))
+    x = np.where(valid, values, np.nan)
+    ends = valid.sum(axis=0) + 1.0
+    ends[2] = 1.0  # a step of the empty row from its own state would divide by 0
+    w = tg.tensor(1.5, "float64", requires_grad=True, backend=backend.name)
+    h = tg.tensor([1.0, 2.0, np.nan, 3.0], "float64", requires_grad=True, backend=backend.name)
+    cell = divides_by_what_is_left(w)
+    xs = tg.tensor(x, requires_grad=True, backend=backend.name)
+    y, last = tg.unroll(cell, xs, left_state(ends, h), reset=reset, reverse=reverse, **ragged)
+    got = tg.grad(y.sum() + last["h"][:2].sum() + last["h"][3], [w, h, xs])
+    total = 0.0
+    for row in (0, 1, 3):
+        taken = np.flatnonzero(valid[:, row])
+        one = tg.tensor(x[taken, row : row + 1], requires_grad=True, backend=backend.name)
+        own = tg.tensor(h.numpy()[row : row + 1], requires_grad=True, backend=backend.name)
+        start = left_state(ends[row : row + 1], own)
+        resets = reset[taken, row : row + 1]
+        z, end = tg.unroll(cell, one, start, reset=resets, reverse=reverse)
+        assert_allclose(y.numpy()[taken, row], z.numpy()[:, 0], rtol=1e-12)
+        assert_allclose(last["h"].numpy()[row], end["h"].numpy()[0], rtol=1e-12)
+        assert_array_equal(last["left"].numpy()[row], end["left"].numpy()[0])
+        gw, gh, gx = tg.grad(z.sum() + end["h"].sum(), [w, own, one])
+        total += gw.item()
+        assert_allclose(got[1].numpy()[row], gh.numpy()[0], rtol=1e-12)
+        assert_allclose(got[2].numpy()[taken, row], gx.numpy()[:, 0], rtol=1e-12)
+    assert_allclose(got[0].numpy(), total, rtol=1e-12)
+    assert_array_equal(y.numpy()[~valid], 0)
+    assert_array_equal(got[2].numpy()[~valid], 0)
+    assert np.isnan(last["h"].numpy()[2]) and last["left"].numpy()[2] == 1
+    assert got[1].numpy()[2] == 0
+
+
+def test_the_carried_state_of_a_countdown() -> None:
+    w = tg.tensor(1.0, "float64", requires_grad=True)
+
+    def cell(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return w * x / (h - 1), h - 1
+
+    h = tg.tensor([5.0, 3.0], "float64", requires_grad=True)
+    for reverse in (False, True):
+        y, last = tg.unroll(cell, tg.ones((4, 2), "float64"), h, lengths=[4, 2], reverse=reverse)
+        gw, gh = tg.grad(y.sum() + last.sum(), [w, h])
+        assert_allclose(gw.item(), 1 / 4 + 1 / 3 + 1 / 2 + 1 + 1 / 2 + 1, rtol=1e-14)
+        assert_allclose(gh.numpy(), [1 - (1 / 16 + 1 / 9 + 1 / 4 + 1), 1 - 5 / 4], rtol=1e-14)
+        assert last.tolist() == [1, 1]
+
+
+def test_second_derivatives_vmap_and_jvp_of_a_ragged_countdown() -> None:
+    mask = np.array([[True, False], [True, True], [True, False]])
+    start = np.array([4.0, 2.0])
+
+    def total(w: Tensor, mask: Any) -> Tensor:
+        def cell(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+            return w * w * x / (h - 1), h - 1
+
+        y, _ = tg.unroll(cell, tg.ones((3, 2), "float64"), tg.tensor(start), mask=mask)
+        return y.sum()
+
+    w = leaf()
+    rate = 1 / 3 + 1 / 2 + 1 + 1
+    assert_allclose(tg.hessian(lambda w: total(w, mask))(w).item(), 2 * rate, rtol=1e-13)
+    tangent = tg.jvp(lambda w: total(w, mask), w, tg.ones((), "float64"))[1]
+    assert_allclose(tangent.item(), 2 * rate * w.item(), rtol=1e-13)
+    several = tg.asarray(np.stack([mask, np.roll(mask, 1, axis=0), np.zeros_like(mask)]))
+    y = tg.vmap(lambda m: total(w, m))(several)
+    alone = [total(w, m).item() for m in (mask, several.numpy()[1], several.numpy()[2])]
+    assert_allclose(y.numpy(), alone, rtol=1e-13)
+
+
+def test_rows_that_skip_nothing_cost_nothing() -> None:
+    x, w = leaf(4, 2, 3), leaf(3, 3)
+
+    def text(**options: Any) -> str:
+        return tg.to_text(tg.unroll(lambda x, h: (x @ w + h, h), x, x[0].detach(), **options)[0])
+
+    assert text(lengths=[4, 4]) == text()
+    assert text(lengths=[4, 3]).count("where") > 0
+
+
+def test_lengths_need_a_batch_axis_and_say_so() -> None:
+    def cell(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        return x, h
+
+    x, h = tg.ones(4), tg.ones(())
+    for name, value in (
+        ("lengths", 3),
+        ("lengths", [3]),
+        ("mask", [True] * 4),
+        ("reset", [False] * 4),
+    ):
+        with pytest.raises(ValueError, match=f"unroll: {name} .*no batch axis.*\\(4,\\)"):
+            tg.unroll(cell, x, h, **{name: value})
+    y, _ = tg.unroll(cell, x[:, None], h[None], lengths=[3])  # the cure
+    assert y.tolist() == [[1], [1], [1], [0]]
+
+
+@pytest.mark.parametrize("ragged", [{"lengths": [4, 3]}, {"lengths": [4, 4]}, {"mask": True}])
+def test_an_output_or_a_state_without_rows_is_named(ragged: dict[str, Any]) -> None:
+    ragged = {"mask": np.ones((4, 2), bool)} if "mask" in ragged else ragged
+    x, h = tg.ones((4, 2, 3)), tg.zeros((2, 3))
+    for result, path in (
+        (lambda y: y.sum(), r"output has"),
+        (lambda y: (y, y.sum()), r"output\[1\] has"),
+        (lambda y: {"y": y, "more": [y, y[:1]]}, r"output\['more'\]\[1\] has.*\(1, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=f"unroll: .*{path}.*Broadcast"):
+            tg.unroll(lambda x, h, result=result: (result(x), h), x, h, **ragged)
+    with pytest.raises(ValueError, match=r"state\['n'\] has.*2 rows.*\(\)"):
+        tg.unroll(lambda x, s: (x, s), x, {"h": h, "n": tg.zeros(())}, **ragged)
+    y, _ = tg.unroll(lambda x, h: (x.sum(), h), x, h)  # without them it may be
+    assert y.tolist() == [6, 6, 6, 6]
+
+
 def test_lengths_of_integers_structures_and_inputs_shared_by_all_rows() -> None:
     table = leaf(4, 3)
     xs = {"token": tg.tensor([[1, 2], [3, 0]]), "time": tg.tensor([10.0, 20.0])}
@@ -898,6 +1040,58 @@ def test_modes_end_where_their_block_ends_even_by_an_error() -> None:
     with pytest.raises(ZeroDivisionError):
         tg.vmap(lambda x: 1 / 0)(tg.ones(2))
     assert tg.vmap(lambda x: tg.random.uniform(2))(tg.ones(2)).shape == (2, 2)
+
+
+def test_dropout_in_vmap_draws_a_mask_for_each_example(backend: Backend) -> None:
+    x = tg.ones((6, 3, 40), requires_grad=True, backend=backend.name)
+
+    def drawn(f: Callable[[Any], Any], x: Tensor = x) -> Any:
+        tg.manual_seed(5)
+        return f(x).numpy()
+
+    masks = drawn(tg.vmap(tg.dropout))
+    assert len({row.tobytes() for example in masks for row in example}) == 18
+    assert 0.3 < np.mean(masks == 0) < 0.7
+    nested = drawn(tg.vmap(tg.vmap(tg.dropout)))
+    assert len({row.tobytes() for example in nested for row in example}) == 18
+    across = drawn(tg.vmap(tg.dropout, in_axes=1, out_axes=1))
+    assert len({row.tobytes() for example in across for row in example}) == 18
+    assert_array_equal(masks[:2], drawn(tg.vmap(tg.dropout), x[:2]))  # however many there are
+    for f in (
+        tg.vmap(lambda x: tg.vjp(tg.dropout, x)[1](tg.ones((3, 40), backend=x.backend))[0]),
+        lambda x: tg.vjp(tg.vmap(tg.dropout), x)[1](tg.ones(x.shape, backend=x.backend))[0],
+        tg.vmap(tg.checkpoint(tg.dropout)),
+    ):
+        assert_array_equal(drawn(f), masks)
+    shared = drawn(lambda x: tg.vmap(lambda e, s: tg.dropout(s), in_axes=(0, None))(x, x[0]))
+    assert len({example.tobytes() for example in shared}) == 1  # not of the examples
+
+
+def test_dropout_in_a_mapped_loop_is_that_of_the_batch() -> None:
+    def run(x: Tensor) -> Tensor:
+        cell = lambda x, h: (h, tg.dropout(x) + tg.dropout(h))  # noqa: E731
+        return tg.unroll(cell, x, tg.zeros(x.shape[1:]))[1]
+
+    x = tg.ones((4, 5, 24))
+    tg.manual_seed(5)
+    expected = run(x).numpy()
+    tg.manual_seed(5)
+    got = tg.vmap(lambda x: run(x[:, None, :])[0], in_axes=1)(x).numpy()
+    assert len({row.tobytes() for row in got}) == 5
+    assert_array_equal(got, expected)
+
+
+def test_no_two_seeds_are_the_same_seed() -> None:
+    def first(seed: int) -> bytes:
+        tg.manual_seed(seed)
+        return bytes(tg.random.uniform(8).numpy())
+
+    assert len({first(seed) for seed in (0, 1, 2**16, 2**31, 2**32 - 1)}) == 5
+    before = tg.random.get_state()
+    for seed in (2**32, 2**32 + 1, np.int64(2**40), 2**64, -1):
+        with pytest.raises(ValueError, match=r"manual_seed.*2\*\*32"):
+            tg.manual_seed(seed)
+    assert tg.random.get_state() == before
 
 
 def test_a_loop_that_draws_nothing_leaves_other_draws_as_they_are() -> None:

@@ -16,20 +16,21 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from .graph import Array
-from .tensor import Tensor, backend_of, wrap
+from .tensor import Tensor, backend_of, show, wrap
 
 __all__ = ["SGD", "Adam", "Optimizer", "clip_grad_norm_"]
 
 
-def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> float:
+def clip_grad_norm_(parameters: Tensor | Iterable[Tensor], max_norm: float) -> float:
     """Scale all gradients so that their joint norm is at most ``max_norm`` (Pascanu et al. 2013).
 
-    Returns the norm before. Raises FloatingPointError for a norm that is not finite, gradients
-    untouched. Parameters without a gradient count as zero.
+    One Tensor stands for a list of it, and a parameter without a gradient counts as zero. Returns
+    the norm before. Raises FloatingPointError for one that is not finite, gradients untouched.
     """
     if not max_norm > 0:
         raise ValueError(f"clip_grad_norm_: max_norm must be positive, not {max_norm}")
-    clipped = [(p, p.grad) for p in parameters if p.grad is not None]
+    given = [parameters] if isinstance(parameters, Tensor) else parameters
+    clipped = [(p, p.grad) for p in given if p.grad is not None]
     norm = math.sqrt(sum(_squared_norm(grad) for _, grad in clipped))
     if not math.isfinite(norm):
         raise FloatingPointError(f"clip_grad_norm_: the norm of the gradients is {norm}")
@@ -45,7 +46,14 @@ def _squared_norm(grad: Tensor) -> float:
 
 
 class Optimizer:
-    """What optimisers have in common: groups of parameters with settings, and a state for each."""
+    """What optimisers have in common: groups of parameters with settings, and a state for each.
+
+    The state of a parameter is empty, or it has all the ``counts``, which are ints, and all the
+    ``moments``, which are arrays of the parameter's shape, dtype and backend.
+    """
+
+    counts: tuple[str, ...] = ()
+    moments: tuple[str, ...] = ()
 
     def __init__(self, params: Iterable[Any], defaults: dict[str, Any]) -> None:
         if isinstance(params, Tensor):
@@ -81,27 +89,51 @@ class Optimizer:
                 p.grad = None
 
     def step(self) -> None:
-        """Update every parameter that has a gradient."""
+        """Update every parameter that has a gradient, or raise before any is updated."""
         updates = []
         position = 0
         for group in self.param_groups:
+            # NumPy's scalars, of a schedule say, would decide the dtype; Python's do not
+            settings = {k: v.item() if isinstance(v, np.generic) else v for k, v in group.items()}
             for p in group["params"]:
                 if p.grad is not None:
-                    state = _beside(p, self.state.get(position, {}))
-                    updates.append((p, position, *self._update(p, p.grad._array, state, group)))
+                    updates.append(
+                        (p, position, *self._checked_update(p, p.grad, position, settings))
+                    )
                 position += 1
         for p, position, array, state in updates:
-            xp = backend_of(p)
-            p._rebind(array, xp)
-            # asarray: what NumPy computes from 0-d arrays are scalars
-            self.state[position] = {
-                k: v if isinstance(v, int) else xp.asarray(v) for k, v in state.items()
-            }
+            p._rebind(array, backend_of(p))
+            self.state[position] = state
+
+    def _checked_update(
+        self, p: Tensor, grad: Tensor, position: int, settings: dict[str, Any]
+    ) -> tuple[Array, dict[str, Any]]:
+        """The new array and state of a parameter, which can be assigned without a further look."""
+        xp = backend_of(p)
+        if not _alike(grad._array, p):
+            raise ValueError(
+                f"{type(self).__name__}: parameter {position} is {show(p)} on {p.backend!r}, but "
+                f"its gradient is {show(grad)} on {grad.backend!r}; compute it again"
+            )
+        state = self.state.get(position, {})
+        state = {k: _like_parameter(v, p) if k in self.moments else v for k, v in state.items()}
+        array, state = self._update(p, grad._array, state, settings)
+        # asarray: what NumPy computes from 0-d arrays are scalars
+        array = xp.asarray(array)
+        if not _alike(array, p):
+            raise ValueError(
+                f"{type(self).__name__}: parameter {position} is {show(p)}, but with the settings "
+                f"{ {k: v for k, v in settings.items() if k != 'params'} } becomes {show(array)}"
+            )
+        return array, {k: xp.asarray(v) if k in self.moments else v for k, v in state.items()}
 
     def _update(
         self, p: Tensor, grad: Array, state: dict[str, Any], group: dict[str, Any]
     ) -> tuple[Array, dict[str, Any]]:
-        """The new array of a parameter and its new state; changes nothing."""
+        """The new array of a parameter and its new state; changes nothing.
+
+        ``state`` is what the last call returned for it, or empty.
+        """
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
@@ -111,7 +143,7 @@ class Optimizer:
                 {k: v for k, v in group.items() if k != "params"} for group in self.param_groups
             ],
             "state": {
-                i: {k: v if isinstance(v, int) else wrap(v, None) for k, v in state.items()}
+                i: {k: wrap(v, None) if k in self.moments else v for k, v in state.items()}
                 for i, state in self.state.items()
             },
         }
@@ -119,7 +151,8 @@ class Optimizer:
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was called; parameters must be in the same order.
 
-        Raises ValueError for other groups, settings or shapes, before anything is changed.
+        The state takes the dtype and the backend of the parameters. Raises ValueError for other
+        groups, settings, names or shapes, before anything is changed.
         """
         name = f"load_state_dict into {type(self).__name__}"
         if set(saved) != {"groups", "state"}:
@@ -133,33 +166,57 @@ class Optimizer:
             position = int(key)
             if not 0 <= position < len(tensors):
                 raise ValueError(f"{name}: state of parameter {key}, and there are {len(tensors)}")
-            p = tensors[position]
-            for kind, value in values.items():
-                if not isinstance(value, int) and tuple(value.shape) != p.shape:
-                    raise ValueError(
-                        f"{name}: {kind} of parameter {key} has shape {tuple(value.shape)}, "
-                        f"expected {p.shape}"
-                    )
-            arrays = {
-                k: v if isinstance(v, int) else v._array if isinstance(v, Tensor) else np.asarray(v)
-                for k, v in values.items()
+            expected = {*self.counts, *self.moments}
+            if values and set(values) != expected:
+                raise ValueError(
+                    f"{name}: parameter {key} has the state {sorted(values)}, expected "
+                    f"{sorted(expected)}"
+                )
+            state[position] = {
+                kind: _loaded(value, tensors[position], f"{name}: {kind} of parameter {key}")
+                if kind in self.moments
+                else _loaded_count(value, f"{name}: {kind} of parameter {key}")
+                for kind, value in values.items()
             }
-            state[position] = _beside(p, arrays)
         for group, settings in zip(self.param_groups, saved["groups"], strict=True):
             group.update({k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
         self.state = state
 
 
-def _beside(p: Tensor, state: dict[str, Any]) -> dict[str, Any]:
-    """State arrays on the backend of their parameter."""
-    target = backend_of(p)
-    moved = {}
-    for name, value in state.items():
-        source = backends.of(value)
-        moved[name] = (
-            value if source is None or source is target else target.from_host(source.to_host(value))
-        )
-    return moved
+def _alike(array: Array, p: Tensor) -> bool:
+    """Whether an array has the shape, the dtype and the backend of a parameter."""
+    own = p._array
+    return (
+        backends.of(array) is backends.of(own)
+        and tuple(array.shape) == tuple(own.shape)
+        and array.dtype == own.dtype
+    )
+
+
+def _like_parameter(array: Array, p: Tensor) -> Array:
+    """A moment in the dtype and on the backend of its parameter, which may have moved."""
+    if _alike(array, p):
+        return array
+    host = backends.of(array).to_host(array)  # type: ignore[union-attr]
+    return backend_of(p).from_host(host.astype(p.dtype))
+
+
+def _loaded(value: Any, p: Tensor, name: str) -> Array:
+    """A moment from a Tensor or an array, as its parameter needs it."""
+    host = value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if host.shape != p.shape:
+        raise ValueError(f"{name} has shape {host.shape}, expected {p.shape}")
+    if host.dtype.kind not in "biuf":
+        raise ValueError(f"{name} holds {host.dtype}, expected {p.dtype}")
+    return backend_of(p).from_host(host.astype(p.dtype))
+
+
+def _loaded_count(value: Any, name: str) -> int:
+    """A count from an int, or from an array of one, as which files keep it."""
+    host = value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if host.shape != () or host.dtype.kind not in "iu" or host < 0:
+        raise ValueError(f"{name} is {value!r}, expected an integer from 0")
+    return int(host)
 
 
 class SGD(Optimizer):
@@ -169,6 +226,8 @@ class SGD(Optimizer):
     ``nesterov`` the step is ``grad + momentum * velocity``.
     """
 
+    moments = ("velocity",)
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -177,7 +236,7 @@ class SGD(Optimizer):
         weight_decay: float = 0.0,
         nesterov: bool = False,
     ) -> None:
-        _positive("SGD", lr=lr, momentum=momentum, weight_decay=weight_decay)
+        _check_not_negative("SGD", lr=lr, momentum=momentum, weight_decay=weight_decay)
         if nesterov and not momentum:
             raise ValueError("SGD: nesterov needs momentum")
         super().__init__(
@@ -204,6 +263,9 @@ class Adam(Optimizer):
     ``weight_decay`` is added to the gradient, as in PyTorch.
     """
 
+    counts = ("step",)
+    moments = ("mean", "square")
+
     def __init__(
         self,
         params: Iterable[Any],
@@ -212,7 +274,7 @@ class Adam(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ) -> None:
-        _positive("Adam", lr=lr, eps=eps, weight_decay=weight_decay)
+        _check_not_negative("Adam", lr=lr, eps=eps, weight_decay=weight_decay)
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"Adam: betas between 0 and 1, not {betas}")
         super().__init__(
@@ -237,7 +299,7 @@ class Adam(Optimizer):
         return array, {"step": step, "mean": mean, "square": square}
 
 
-def _positive(name: str, **settings: float) -> None:
+def _check_not_negative(name: str, **settings: float) -> None:
     for key, value in settings.items():
         if not value >= 0:
             raise ValueError(f"{name}: {key} must not be negative, and is {value}")

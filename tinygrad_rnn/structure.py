@@ -7,6 +7,7 @@ itself, so that an error about it can simply show both.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -43,7 +44,8 @@ def flatten(tree: Any, like: Structure | None = None) -> tuple[list[Any], Struct
     """The leaves of a nesting and its structure.
 
     Dicts are taken in the order in which their keys were inserted; if ``like`` is given, in that of
-    the dicts there, so that two with the same keys have the same structure.
+    the dicts there, so that two with the same keys have the same structure. A defaultdict counts as
+    a dict, and is rebuilt as one.
     """
     leaves: list[Any] = []
     return leaves, _take_apart(tree, leaves, like)
@@ -63,7 +65,9 @@ def _take_apart(tree: Any, leaves: list[Any], like: Structure | None) -> Structu
     if like is not None and len(like.children) == len(parts):
         models = like.children
     pairs = zip(parts, models, strict=True)
-    return Structure(type(tree), keys, tuple(_take_apart(p, leaves, m) for p, m in pairs))
+    # These two are not made from pairs of a key and a value.
+    container = dict if isinstance(tree, (defaultdict, Counter)) else type(tree)
+    return Structure(container, keys, tuple(_take_apart(p, leaves, m) for p, m in pairs))
 
 
 def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:

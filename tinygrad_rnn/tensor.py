@@ -11,11 +11,8 @@ Tensors of its own, transforms nest in any order without knowing of each other.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
-import traceback
-import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
@@ -27,7 +24,7 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend
 
-from . import graph
+from . import anomaly, graph
 from .graph import Array, Node, Primitive
 
 namespace = sys.modules[__package__]
@@ -277,6 +274,9 @@ class Tensor:
                 f"bool: a tensor of shape {self.shape} has no one truth; use all() or any()"
             )
         return bool(self.item())
+
+    def __format__(self, specification: str) -> str:
+        return format(self.item() if specification else str(self), specification)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         if self.backend != "numpy":
@@ -616,7 +616,7 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
             out = backend.asarray(out)
         else:
             backend = found
-    line = _look_at(primitive, out) if mode.anomaly else None
+    line = anomaly.look_at(primitive, out) if mode.anomaly else None
     if not parents or not mode.recording:
         return _unrecorded(primitive, out)  # type: ignore[no-any-return]
     argnums = tuple(numbers)
@@ -624,7 +624,7 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
     saved, metas = collect(arrays, out)
     node = Node(primitive, backend, parameters, tuple(parents), argnums, saved, metas)
     if line is not None:
-        node.witness = _Witness(line, _checksums(node))
+        node.witness = anomaly.Witness(line, anomaly.checksums_of(node))
     if primitive.several:
         return outputs_of(node, out)  # type: ignore[no-any-return]
     return wrap(out, node)
@@ -732,7 +732,7 @@ def pull_back(
             "backward: no input that requires grad led to this tensor. Create parameters with "
             "requires_grad=True, and look for detach(), no_grad() or an integer dtype on the way"
         )
-    watch = _AnomalyWatch() if _mode.get().anomaly else None
+    watch = anomaly.AnomalyWatch() if _mode.get().anomaly else None
     with enable_grad() if create_graph else nullcontext(), watch or nullcontext():
         return graph.cotangents(
             seeds,
@@ -819,92 +819,6 @@ def _explained(
     kept = (TypeError, IndexError, MemoryError, FloatingPointError)
     kind = next((k for k in kept if isinstance(error, k)), ValueError)
     return kind(f"{primitive.name}({shown}{static}): {cure}")
-
-
-# detect_anomaly.
-
-
-class _Witness(NamedTuple):
-    """What is remembered of an operation: the user's line and checksums of what it saved."""
-
-    line: str
-    checksums: list[int]
-
-
-_LIBRARY = (os.path.dirname(__file__) + os.sep, os.path.dirname(backends.__file__) + os.sep)
-
-
-def user_line() -> str:
-    """The innermost line of the stack that is not the library's own."""
-    for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith(_LIBRARY):
-            return f"{frame.filename}:{frame.lineno}: {frame.line}"
-    return "an unknown line"
-
-
-def _not_finite(x: Any) -> str | None:
-    """Which of "nan" and "inf" an array or Tensor of floats holds, if any."""
-    array = x._array if isinstance(x, Tensor) else np.asarray(x) if isinstance(x, np.generic) else x
-    found = backends.of(array)
-    if found is None or canonical_dtype(array.dtype).kind != "f":
-        return None
-    host = found.to_host(array)
-    if np.isfinite(host).all():
-        return None
-    return "nan" if np.isnan(host).any() else "inf"
-
-
-def _look_at(primitive: Primitive, out: Any) -> str:
-    line = user_line()
-    for part in out if primitive.several else (out,):
-        bad = _not_finite(part)
-        if bad is not None:
-            raise FloatingPointError(f"{primitive.name} made {bad} in the forward pass, at {line}")
-    return line
-
-
-def _checksums(node: Node) -> list[int]:
-    sums = []
-    for reads in node.saved:
-        for value in reads:
-            for array in value if isinstance(value, tuple) else (value,):
-                found = backends.of(array)
-                if found is not None:
-                    sums.append(zlib.crc32(np.ascontiguousarray(found.to_host(array)).tobytes()))
-    return sums
-
-
-class _AnomalyWatch:
-    """What ``detect_anomaly`` does in a backward pass; see ``graph.Watch``."""
-
-    node: Node | None = None  # the one at work
-
-    def before(self, node: Node) -> None:
-        self.node = node
-        if node.witness is not None and _checksums(node) != node.witness.checksums:
-            raise RuntimeError(
-                f"an array that {graph.describe(node)} saved was written to before the backward "
-                "pass; copy it (tinygrad_rnn.tensor copies, asarray shares)"
-            )
-
-    def after(self, node: Node, cotangent: Any) -> None:
-        bad = _not_finite(cotangent)
-        if bad is not None:
-            raise FloatingPointError(f"made {bad}")
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        # Rules that compute with Tensors raise by themselves, for one of their own operations.
-        node = self.node
-        if isinstance(error, FloatingPointError) and node is not None:
-            hint = (
-                "" if node.witness else "; run the forward pass in detect_anomaly to see its line"
-            )
-            raise FloatingPointError(
-                f"the vjp of {graph.describe(node)} in the backward pass: {error}{hint}"
-            ) from error
 
 
 def origin(node: Node) -> str:

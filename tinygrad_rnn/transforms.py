@@ -378,6 +378,8 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
             results = [next(single) if r else y for y, r in zip(results, recorded, strict=True)]
         return unflatten(out_structure, results)
 
+    if hasattr(f, "initial_state"):  # of a cell: ``unroll`` asks for it
+        run.initial_state = f.initial_state  # type: ignore[attr-defined]
     return run
 
 

@@ -56,6 +56,9 @@ _chosen: ContextVar[str | None] = ContextVar("tinygrad_rnn_backend", default=Non
 def register(name: str, factory: Callable[[], Backend]) -> None:
     """Make ``factory()`` the backend called ``name``; it runs when the name is first asked for.
 
+    A library that speaks the Array API needs no class of its own:
+    ``register("strict", lambda: ArrayAPIBackend(array_api_strict, "strict"))``.
+
     Raises ValueError if the name is taken: a backend is never replaced under running code.
     """
     with _lock:

@@ -6,6 +6,9 @@ the subtle difference from PyTorch, whose ``Linear.weight`` is (out, in).
 
 from __future__ import annotations
 
+import tinygrad_rnn_backends as backends
+
+from ..primitives.creation import asarray
 from ..primitives.indexing import take
 from ..tensor import Tensor
 from . import init
@@ -47,8 +50,24 @@ class Embedding(Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return take(self.weight, x, axis=0)
+        try:
+            return take(self.weight, x, axis=0)
+        except IndexError:
+            last = self.num_embeddings - 1
+            raise IndexError(
+                f"Embedding: indices{_range(x)} for {self.num_embeddings} embeddings, which are "
+                f"numbered 0 to {last}"
+            ) from None
 
     def extra_repr(self) -> str:
         """Sizes."""
         return f"{self.num_embeddings}, {self.embedding_dim}"
+
+
+def _range(x: Tensor) -> str:
+    """The range of integers as part of an error, where they are known: not inside ``vmap``."""
+    x = asarray(x)
+    if backends.of(x._array) is None:
+        return ""
+    host = x.numpy()
+    return f" from {host.min()} to {host.max()}"

@@ -14,7 +14,7 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
-from ..primitives.creation import asarray
+from ..primitives.creation import tensor
 from ..tensor import Tensor, backend_of
 
 T = TypeVar("T")
@@ -23,27 +23,23 @@ T = TypeVar("T")
 class Parameter(Tensor):
     """A leaf that an optimiser trains. ``requires_grad=False`` freezes it; it is still saved.
 
-    A NumPy array goes to the default backend; anything else stays where it is.
+    ``data`` is copied: writing to it later changes no parameter. A NumPy array goes to the default
+    backend; anything else stays where it is.
     """
 
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        super().__init__(_beside_default(data), requires_grad)
+        super().__init__(tensor(data), requires_grad)
 
 
 class Buffer(Tensor):
-    """A value that is saved with a module but not trained."""
+    """A value that is saved with a module but not trained; a copy of ``data``, like a Parameter."""
 
     __slots__ = ()
 
     def __init__(self, data: Any) -> None:
-        super().__init__(_beside_default(data))
-
-
-def _beside_default(data: Any) -> Tensor:
-    on_host = isinstance(data, np.ndarray)
-    return asarray(data, backend=backends.default().name if on_host else None)
+        super().__init__(tensor(data))
 
 
 class Keys(NamedTuple):

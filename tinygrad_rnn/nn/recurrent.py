@@ -59,6 +59,12 @@ class _Cell(Module):
         return f"{self.input_size}, {self.hidden_size}, bias={self.bias is not None}"
 
 
+def _kind(state: Any) -> str:
+    if isinstance(state, Tensor):
+        return f"a Tensor of shape {state.shape}"
+    return f"a {type(state).__name__}" + (f" of {len(state)}" if hasattr(state, "__len__") else "")
+
+
 class RNNCell(_Cell):
     """h' = tanh(x @ weight_ih + bias + h @ weight_hh) (Elman 1990); the state is h (B, H).
 
@@ -113,6 +119,11 @@ class LSTMCell(_Cell):
         self, x: Tensor, state: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         """One step: (B, I), ((B, H), (B, H)) to (B, H), ((B, H), (B, H))."""
+        if not isinstance(state, (tuple, list)) or len(state) != 2:
+            raise TypeError(
+                "LSTMCell: the state is a pair (h, c), as in output, (h, c) = cell(x, (h, c)), "
+                f"not {_kind(state)}"
+            )
         h, c = state
         i, f, g, o = split(self._project(x) + h @ self.weight_hh, 4, axis=-1)
         c = sigmoid(f) * c + sigmoid(i) * tanh(g)

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..graph import Primitive
-from ..tensor import Tensor, apply, as_tensor
+from ..tensor import Tensor, apply, as_tensor, show
 from .axes import negative_axes, negative_axis
 from .elementwise import TensorLike, astype, in_place, multiply, result_type
 from .indexing import getitem
 from .movement import (
+    broadcast_shape,
     broadcast_to,
     expand_dims,
     moveaxis,
@@ -74,20 +75,47 @@ def matmul(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     """
     x1, x2 = as_tensor(x1), as_tensor(x2)
     if x1.ndim >= 2 <= x2.ndim:
-        return apply(_matmul, x1, x2)
+        try:
+            return apply(_matmul, x1, x2)
+        except (TypeError, ValueError):
+            _check_shapes(x1, x2)
+            raise
     if not x1.ndim or not x2.ndim:
         raise ValueError(
             f"matmul: shapes {x1.shape} and {x2.shape}: a scalar is no matrix; use multiply"
         )
     left = expand_dims(x1, axis=0) if x1.ndim == 1 else x1
     right = expand_dims(x2, axis=1) if x2.ndim == 1 else x2
-    out: Tensor = apply(_matmul, left, right)
+    try:
+        out: Tensor = apply(_matmul, left, right)
+    except (TypeError, ValueError):
+        _check_shapes(x1, x2)
+        raise
     shape = list(out.shape)
     if x2.ndim == 1:
         del shape[-1]
     if x1.ndim == 1:
         del shape[-1 if x2.ndim == 1 else -2]
     return reshape(out, shape)
+
+
+def _check_shapes(x1: Tensor, x2: Tensor) -> None:
+    """Raise for shapes without a product: asked only when the backend has refused them."""
+    mine, theirs = x1.shape[-1], x2.shape[-2:][0]
+    operands = f"matmul({show(x1)}, {show(x2)})"
+    if mine != theirs:
+        place = "last but one axis" if x2.ndim > 1 else "only axis"
+        raise ValueError(
+            f"{operands}: the last axis of the first, of length {mine}, and the {place} of the "
+            f"second, of length {theirs}, must agree"
+        ) from None
+    try:
+        broadcast_shape("matmul", x1.shape[:-2], x2.shape[:-2])
+    except ValueError:
+        raise ValueError(
+            f"{operands}: the axes before the last two, {x1.shape[:-2]} and {x2.shape[:-2]}, do "
+            "not broadcast; aligned from the right, each pair must be equal or contain a 1"
+        ) from None
 
 
 def outer(x1: TensorLike, x2: TensorLike, /) -> Tensor:

@@ -98,6 +98,8 @@ def _leaves(data: Any) -> Iterator[Any]:
 def _create(
     name: str, backend: str | None, dtype: Any, requires_grad: bool, *arguments: Any
 ) -> Tensor:
+    if isinstance(dtype, int):
+        raise TypeError(f"{name}: dtype={dtype!r}; a shape is one argument: {name}((2, 3))")
     chosen = backends.default() if backend is None else backends.get(backend)
     native = native_dtype(chosen, default_dtype() if dtype is None else dtype)
     made = wrap(getattr(chosen, name)(*arguments, dtype=native), None)

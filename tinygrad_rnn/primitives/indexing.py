@@ -21,6 +21,7 @@ import tinygrad_rnn_backends as backends
 from ..graph import IndexedCotangent, Primitive
 from ..tensor import Tensor, apply, as_tensor, backend_of, raw, wrap
 from .axes import negative_axis
+from .creation import zeros_like
 from .elementwise import TensorLike, maximum, where
 from .movement import broadcast_shape, broadcast_to, moveaxis, permute_dims, reshape
 
@@ -126,15 +127,10 @@ def index_add(x: TensorLike, key: Any, values: TensorLike, /) -> Tensor:
     if plan.basic is None and plan.order is None:
         return _add_at(x, values, plan.key, _index_tensors(x, plan.indices))
     target = inner if plan.order is None else permute_dims(inner, plan.order)
-    addend = _add_at(_zeros_like(target), values, plan.key, _index_tensors(x, plan.indices))
+    addend = _add_at(zeros_like(target), values, plan.key, _index_tensors(x, plan.indices))
     if plan.order is not None:
         addend = permute_dims(addend, sorted(range(len(plan.order)), key=plan.order.__getitem__))
     return _add_at(x, addend, plan.basic) if plan.basic is not None else x + addend
-
-
-def _zeros_like(x: Tensor) -> Tensor:
-    backend = backend_of(x)
-    return wrap(backend.zeros(x.shape, dtype=getattr(backend, x.dtype.name)), None)
 
 
 def _add_at(x: Tensor, values: Any, key: Key, indices: Sequence[Tensor] = ()) -> Tensor:

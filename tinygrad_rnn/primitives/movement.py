@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
 from typing import Any
@@ -21,28 +21,25 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
-from ..graph import Primitive
-from ..tensor import Tensor, apply, apply_several, as_tensor, backend_of, wrap
+from ..graph import Primitive, unbroadcast
+from ..tensor import Tensor, apply, apply_several, as_tensor, backend_of, show, wrap
 from .axes import Axis, negative_axes, negative_axis
 from .elementwise import TensorLike
 
 
-def _pieces(x: Any, sizes: tuple[int, ...], axis: int) -> tuple[Any, ...]:
-    """``x`` cut along a negative ``axis``, by slicing only: right for arrays and for Tensors."""
-    return tuple([x[key] for key in _cuts(sizes, axis)])
+def _taken(x: Any, places: Iterable[int | slice], axis: int) -> tuple[Any, ...]:
+    """``x`` at places along a negative ``axis``, by basic keys: right for arrays and Tensors.
 
-
-def _slices(x: Any, axis: int) -> tuple[Any, ...]:
-    """``x`` at each place along a negative ``axis``; with the ellipsis NumPy gives no scalars."""
+    With the ellipsis NumPy gives no scalars.
+    """
     after = (slice(None),) * (-axis - 1)
-    return tuple([x[(..., i, *after)] for i in range(x.shape[axis])])
+    return tuple([x[(..., place, *after)] for place in places])
 
 
 @lru_cache(maxsize=256)
-def _cuts(sizes: tuple[int, ...], axis: int) -> tuple[Any, ...]:
-    after = (slice(None),) * (-axis - 1)
-    bounds = pairwise(accumulate(sizes, initial=0))
-    return tuple((..., slice(start, stop), *after) for start, stop in bounds)
+def _pieces(sizes: tuple[int, ...]) -> tuple[slice, ...]:
+    """The slices of an axis that is cut into pieces of ``sizes``."""
+    return tuple(slice(*bounds) for bounds in pairwise(accumulate(sizes, initial=0)))
 
 
 _reshape: Primitive = Primitive(
@@ -56,7 +53,7 @@ _broadcast_to: Primitive = Primitive(
     "broadcast_to",
     "movement",
     lambda xp, x, *, shape: xp.broadcast_to(x, shape),
-    lambda xp, g, x_shape, *, shape: _sum_repeats(xp, g, x_shape),
+    lambda xp, g, x_shape, *, shape: unbroadcast(xp, g, x_shape),
     batch=lambda size, batched, x, *, shape: apply(
         _broadcast_to,
         reshape(x, (size, *(1,) * (len(shape) - x.ndim + 1), *x.shape[1:])),
@@ -80,13 +77,15 @@ _concat = Primitive(
     "concat",
     "movement",
     lambda xp, *arrays, axis: xp.concat(arrays, axis=axis),
-    lambda xp, g, arrays_shapes, *, axis: _pieces(g, tuple(s[axis] for s in arrays_shapes), axis),
+    lambda xp, g, arrays_shapes, *, axis: _taken(
+        g, _pieces(tuple([shape[axis] for shape in arrays_shapes])), axis
+    ),
     joint=True,
 )
 _split = Primitive(
     "split",
     "movement",
-    lambda xp, x, *, sizes, axis: _pieces(x, sizes, axis),
+    lambda xp, x, *, sizes, axis: _taken(x, _pieces(sizes), axis),
     lambda xp, g, *, sizes, axis: xp.concat(g, axis=axis),
     outputs="several",
 )
@@ -100,7 +99,7 @@ _stack = Primitive(
 _unstack = Primitive(
     "unstack",
     "movement",
-    lambda xp, x, *, axis: _slices(x, axis),
+    lambda xp, x, *, axis: _taken(x, range(x.shape[axis]), axis),
     lambda xp, g, *, axis: xp.stack(g, axis=axis),
     outputs="several",
 )
@@ -110,13 +109,6 @@ _to = Primitive(
     lambda xp, x, *, target, source: backends.get(target).from_host(xp.to_host(x)),
     lambda xp, g, *, target, source: _transfer(xp, g, source),
 )
-
-
-def _sum_repeats(xp: Any, g: Any, shape: tuple[int, ...]) -> Any:
-    extra = len(g.shape) - len(shape)
-    repeated = tuple(i - len(shape) for i, n in enumerate(shape) if n == 1 != g.shape[i + extra])
-    g = xp.sum(g, axis=repeated, keepdims=True) if repeated else g
-    return xp.sum(g, axis=tuple(range(-g.ndim, -len(shape))), keepdims=False) if extra else g
 
 
 def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -132,11 +124,20 @@ def _transfer(xp: Any, g: Any, target: str) -> Any:
     return backends.get(target).from_host(xp.to_host(xp.asarray(g)))
 
 
+def _integers(given: Any, operation: str, name: str) -> tuple[int, ...]:
+    """One integer or several, as a tuple."""
+    try:
+        if isinstance(given, (int, np.integer)):
+            return (int(given),)
+        return tuple([operator.index(n) for n in given])
+    except TypeError as error:
+        raise TypeError(f"{operation}: {name} takes integers, not {given!r}") from error
+
+
 def reshape(x: TensorLike, /, shape: int | Sequence[int]) -> Tensor:
     """The same elements in row-major order in another shape; one length may be -1: what is left."""
     x = as_tensor(x)
-    given = (shape,) if isinstance(shape, (int, np.integer)) else shape
-    lengths = tuple(operator.index(n) for n in given)
+    lengths = _integers(shape, "reshape", "shape")
     known = math.prod(n for n in lengths if n != -1)
     if lengths.count(-1) == 1 and known and x.size % known == 0:
         lengths = tuple(x.size // known if n == -1 else n for n in lengths)
@@ -147,11 +148,18 @@ def reshape(x: TensorLike, /, shape: int | Sequence[int]) -> Tensor:
     return x if lengths == x.shape else apply(_reshape, x, shape=lengths)
 
 
-def broadcast_to(x: TensorLike, /, shape: Sequence[int]) -> Tensor:
+def broadcast_to(x: TensorLike, /, shape: int | Sequence[int]) -> Tensor:
     """x repeated along new leading axes and along axes of length 1; no memory is used."""
     x = as_tensor(x)
-    lengths = tuple(operator.index(n) for n in shape)
-    return x if lengths == x.shape else apply(_broadcast_to, x, shape=lengths)
+    lengths = _integers(shape, "broadcast_to", "shape")
+    try:
+        return x if lengths == x.shape else apply(_broadcast_to, x, shape=lengths)
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"broadcast_to: {show(x)} does not broadcast to {lengths}; aligned from the right, its "
+        "axes must be as long as asked for, or 1"
+    )
 
 
 def broadcast_arrays(*xs: TensorLike) -> list[Tensor]:
@@ -185,12 +193,18 @@ def permute_dims(x: TensorLike, /, axes: Sequence[int]) -> Tensor:
     return x if order == tuple(range(-x.ndim, 0)) else apply(_permute_dims, x, axes=order)
 
 
-def moveaxis(x: TensorLike, source: int, destination: int, /) -> Tensor:
-    """Axis ``source`` put at ``destination``, the others in their order."""
+def moveaxis(
+    x: TensorLike, source: int | Sequence[int], destination: int | Sequence[int], /
+) -> Tensor:
+    """Axis ``source`` put at ``destination``, or several; the others stay in their order."""
     x = as_tensor(x)
-    origin = negative_axis(source, x.ndim, "moveaxis") + x.ndim
-    order = [a for a in range(x.ndim) if a != origin]
-    order.insert(negative_axis(destination, x.ndim, "moveaxis") + x.ndim, origin)
+    origins = negative_axes(source, x.ndim, "moveaxis")
+    places = negative_axes(destination, x.ndim, "moveaxis")
+    if source is None or destination is None or len(origins) != len(places):
+        raise ValueError(f"moveaxis: source={source!r} and destination={destination!r} must pair")
+    order = [a for a in range(-x.ndim, 0) if a not in origins]
+    for place, origin in sorted(zip(places, origins, strict=True)):
+        order.insert(place + x.ndim, origin)
     return permute_dims(x, order)
 
 
@@ -235,14 +249,35 @@ def concat(xs: Sequence[TensorLike], /, axis: int | None = 0) -> Tensor:
     if axis is None:
         tensors, axis = [reshape(x, (-1,)) for x in tensors], 0
     along = negative_axis(axis, tensors[0].ndim, "concat")
-    return apply(_concat, *tensors, axis=along)
+    try:
+        return apply(_concat, *tensors, axis=along)
+    except (TypeError, ValueError, IndexError):
+        rests = {x.shape[:along] + x.shape[along:][1:] for x in tensors}
+        if len(rests) == 1 == len({x.ndim for x in tensors}):
+            raise
+    raise ValueError(
+        f"concat: {_shapes(tensors)} cannot be joined along axis={axis}; they must agree in the "
+        "number of axes and in the lengths of all others"
+    )
 
 
 def stack(xs: Sequence[TensorLike], /, axis: int = 0) -> Tensor:
     """Joined along a new axis. The vjp is ``unstack``: time is joined once."""
     tensors = _several(xs, "stack")
     along = negative_axis(axis, tensors[0].ndim + 1, "stack")
-    return apply(_stack, *tensors, axis=along)
+    try:
+        return apply(_stack, *tensors, axis=along)
+    except (TypeError, ValueError, IndexError):
+        if len({x.shape for x in tensors}) == 1:
+            raise
+    raise ValueError(
+        f"stack: {_shapes(tensors)} cannot be joined along a new axis; they must be equal, and "
+        "concat joins what differs along one axis"
+    )
+
+
+def _shapes(tensors: Sequence[Tensor]) -> str:
+    return f"the shapes {', '.join([str(x.shape) for x in tensors])}"
 
 
 def _several(xs: Sequence[TensorLike], operation: str) -> list[Tensor]:
@@ -335,17 +370,17 @@ def repeat(x: TensorLike, /, repeats: int | Sequence[int], axis: int | None = No
     if axis is None:
         x, axis = reshape(x, (-1,)), 0
     along = negative_axis(axis, x.ndim, "repeat")
+    counts = _integers(repeats, "repeat", "repeats")
+    if any(times < 0 for times in counts):
+        raise ValueError(f"repeat: repeats={repeats!r} is not possible")
     if isinstance(repeats, (int, np.integer)):
-        if repeats < 0:
-            raise ValueError(f"repeat: {repeats} times is not possible")
         ahead = x.shape[: x.ndim + along + 1]
         behind = x.shape[x.ndim + along + 1 :]
         wide = broadcast_to(reshape(x, (*ahead, 1, *behind)), (*ahead, repeats, *behind))
         return reshape(wide, (*ahead[:-1], ahead[-1] * repeats, *behind))
-    counts = [operator.index(n) for n in repeats]
     n = x.shape[along]
     counts = counts * n if len(counts) == 1 else counts
-    if len(counts) != n or any(c < 0 for c in counts):
+    if len(counts) != n:
         raise ValueError(f"repeat: {len(counts)} numbers of repeats for an axis of length {n}")
     places = [i for i, times in enumerate(counts) for _ in range(times)]
     return x[(..., places, *(slice(None),) * (-along - 1))]
@@ -354,7 +389,7 @@ def repeat(x: TensorLike, /, repeats: int | Sequence[int], axis: int | None = No
 def tile(x: TensorLike, /, repetitions: int | Sequence[int]) -> Tensor:
     """The whole of x so many times along each axis; missing numbers are 1, as are missing axes."""
     x = as_tensor(x)
-    times = (repetitions,) if isinstance(repetitions, (int, np.integer)) else tuple(repetitions)
+    times = _integers(repetitions, "tile", "repetitions")
     if any(n < 0 for n in times):
         raise ValueError(f"tile: repetitions={repetitions!r} are not possible")
     ndim = max(x.ndim, len(times))

@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from ..graph import Primitive
-from ..tensor import Tensor, apply, as_tensor
+from ..tensor import Tensor, apply, as_tensor, show
 from .axes import Axis, count, kept, negative_axes, negative_axis
 from .elementwise import TensorLike, astype, exp, isfinite, log, sqrt, square, where
 from .movement import concat, pad, permute_dims, reshape
@@ -84,26 +84,61 @@ def _reduce(primitive: Primitive, x: TensorLike, axis: Axis, keepdims: bool) -> 
     return apply(primitive, x, axis=axes, keepdims=bool(keepdims))
 
 
+def _chosen(
+    primitive: Primitive, x: Tensor, axis: Axis, axes: int | tuple[int, ...], keepdims: bool
+) -> Tensor:
+    """The primitive over ``axes``; of nothing there is no extremum, and the error says so."""
+    try:
+        return apply(primitive, x, axis=axes, keepdims=bool(keepdims))
+    except (TypeError, ValueError):
+        if count(x.shape, (axes,) if isinstance(axes, int) else axes):
+            raise
+    raise ValueError(
+        f"{primitive.name}: {show(x)} has no elements along axis={axis}, and of nothing there is "
+        "no extremum; concat a first value to it, or leave the empty case out"
+    )
+
+
+def _extremum(primitive: Primitive, x: TensorLike, axis: Axis, keepdims: bool) -> Tensor:
+    x = as_tensor(x)
+    return _chosen(primitive, x, axis, negative_axes(axis, x.ndim, primitive.name), keepdims)
+
+
+def _widened(x: Tensor) -> Tensor:
+    """x as its mean is computed, as in NumPy: integers in float64, float16 in float32."""
+    dtype = x.dtype
+    if dtype.kind != "f":
+        return astype(x, "float64")
+    return astype(x, "float32") if dtype.itemsize < 4 else x
+
+
+def _narrowed(out: Tensor, wide: Tensor, x: Tensor) -> Tensor:
+    """What was computed from ``wide``, which is x widened, in the dtype of a floating x."""
+    return out if wide is x or x.dtype.kind != "f" else astype(out, x.dtype)
+
+
 def sum(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The sum over ``axis``; 0 of nothing."""
     return _reduce(_sum, x, axis, keepdims)
 
 
 def mean(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The arithmetic mean over ``axis``; nan of nothing."""
+    """The arithmetic mean over ``axis``; nan of nothing. That of integers is float64."""
     x = as_tensor(x)
     n = count(x.shape, negative_axes(axis, x.ndim, "mean"))
-    return sum(x, axis=axis, keepdims=keepdims) * (1 / n if n else float("nan"))
+    wide = _widened(x)
+    total = sum(wide, axis=axis, keepdims=keepdims)
+    return _narrowed(total / (n or math.nan), wide, x)
 
 
 def max(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The largest element over ``axis``; elements that tie share the cotangent equally."""
-    return _reduce(_max, x, axis, keepdims)
+    return _extremum(_max, x, axis, keepdims)
 
 
 def min(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The smallest element over ``axis``; elements that tie share the cotangent equally."""
-    return _reduce(_min, x, axis, keepdims)
+    return _extremum(_min, x, axis, keepdims)
 
 
 def prod(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -135,25 +170,27 @@ def prod(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 def var(
-    x: TensorLike, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    x: TensorLike, /, axis: Axis = None, *, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
     """The variance over ``axis``: the sum of squared deviations / (number - ``correction``)."""
     x = as_tensor(x)
-    n = count(x.shape, negative_axes(axis, x.ndim, "var"))
-    total = sum(square(x - mean(x, axis=axis, keepdims=True)), axis=axis, keepdims=keepdims)
-    freedom = n - correction
-    return total * (1 / freedom if freedom > 0 else float("nan"))
+    wide = _widened(x)
+    freedom = count(x.shape, negative_axes(axis, x.ndim, "var")) - correction
+    deviations = wide - mean(wide, axis=axis, keepdims=True)
+    total = sum(square(deviations), axis=axis, keepdims=keepdims)
+    return _narrowed(total / (freedom if freedom > 0 else math.nan), wide, x)
 
 
 def std(
-    x: TensorLike, /, axis: Axis = None, correction: float = 0.0, keepdims: bool = False
+    x: TensorLike, /, axis: Axis = None, *, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
     """The standard deviation over ``axis``, the root of ``var``; of equal elements, flat."""
     x = as_tensor(x)
     axes = negative_axes(axis, x.ndim, "std")
-    variance = var(x, axis=axes, correction=correction, keepdims=keepdims)
+    wide = _widened(x)
+    variance = var(wide, axis=axes, correction=correction, keepdims=keepdims)
     flat = variance == 0
-    return where(flat, 0.0, sqrt(where(flat, 1.0, variance)))
+    return _narrowed(where(flat, 0.0, sqrt(where(flat, 1.0, variance))), wide, x)
 
 
 def logsumexp(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
@@ -204,10 +241,10 @@ def all(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
 def _arg(primitive: Primitive, x: TensorLike, axis: int | None, keepdims: bool) -> Tensor:
     x = as_tensor(x)
     if axis is None:
-        out: Tensor = apply(primitive, reshape(x, (-1,)), axis=-1, keepdims=False)
+        out = _chosen(primitive, reshape(x, (-1,)), axis, -1, False)
         return reshape(out, (1,) * x.ndim) if keepdims else out
     along = negative_axis(axis, x.ndim, primitive.name)
-    return apply(primitive, x, axis=along, keepdims=bool(keepdims))
+    return _chosen(primitive, x, axis, along, keepdims)
 
 
 def argmax(x: TensorLike, /, axis: int | None = None, keepdims: bool = False) -> Tensor:

@@ -189,8 +189,9 @@ class _Loop:
         self._check_rows("state", structure, leaves)
 
     def _check_rows(self, name: str, structure: Structure, leaves: list[Tensor]) -> None:
-        for path, leaf in zip(_paths(name, structure), leaves, strict=True):
+        for place, leaf in enumerate(leaves):
             if leaf.shape[:1] != (self.batch,):
+                path = _paths(name, structure)[place]
                 raise ValueError(
                     f"unroll: with lengths, mask or reset, axis 0 of {path} has to be the "
                     f"{self.batch} rows, which may differ; its shape is {leaf.shape}. Broadcast it "
