@@ -47,7 +47,8 @@ def orthogonal(shape: Sequence[int]) -> HostArray:
     tall = host_generator().normal(size=(max(rows, columns), min(rows, columns)))
     q, r = np.linalg.qr(tall)
     q = q * np.sign(np.diag(r))  # without it, the distribution is not uniform
-    return (q if rows >= columns else q.T).astype(default_dtype())
+    drawn: HostArray = q if rows >= columns else q.T
+    return drawn.astype(default_dtype())
 
 
 def side_by_side(initialiser: Initialiser, rows: int, columns: int, gates: int) -> HostArray:

@@ -33,6 +33,8 @@ def negative_axes(axis: Axis, ndim: int, operation: str) -> tuple[int, ...]:
     """Several axes, or all for None; each may occur once."""
     if axis is None:
         return tuple(range(-ndim, 0))
+    if isinstance(axis, int):
+        return (negative_axis(axis, ndim, operation),)
     given = axis if isinstance(axis, (tuple, list)) else (axis,)
     axes = tuple(negative_axis(a, ndim, operation) for a in given)
     if len(set(axes)) != len(axes):
