@@ -68,7 +68,6 @@ class Primitive:
         self.joint = joint
         self.several = outputs == "several"
         self.batch = batch
-        self.broadcasts = kind in ("elementwise", "contraction")
         inputs = [p for p in inspect.signature(forward).parameters.values()][1:]
         self.inputs = [p.name for p in inputs if p.kind is p.POSITIONAL_OR_KEYWORD]
         rest = [p.name for p in inputs if p.kind is p.VAR_POSITIONAL]
