@@ -29,7 +29,7 @@ class NumpyBackend(ArrayNamespace):
 
     def __init__(self) -> None:
         # glibc hands a graph that is freed back to the system, and the next one pays a page fault
-        # for every 4 kB: a third of a training step. It stops doing so for blocks smaller than the
+        # for every 4 kB: 2 to 5 % of a training step. It stops doing so for blocks smaller than the
         # largest one that was ever freed; this one is never touched, so it takes no memory itself.
         np.empty(_KEPT_BELOW, dtype=np.uint8)
 
