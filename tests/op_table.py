@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import groupby, product
 from typing import Any
 
 import numpy as np
@@ -500,8 +501,11 @@ def distribution(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return raw / raw.sum(axis=1 if len(shape) > 1 else 0, keepdims=True)
 
 
+REDUCTIONS_OF_LOSSES = st.sampled_from(("mean", "sum", "none"))
+
+
 @st.composite
-def classified(draw: Any, soft: bool = False) -> Sample:
+def classified(draw: Any, soft: bool = False, smoothed: bool = True) -> Sample:
     classes = draw(st.sampled_from((3, 2, 4)))
     rest = draw(shapes(0, 3, lengths_above_0))
     shape = (*rest[:1], classes, *rest[1:])
@@ -509,18 +513,79 @@ def classified(draw: Any, soft: bool = False) -> Sample:
     inputs = [Input(shape, real), target]
     if draw(st.booleans()):
         inputs.append(Input((classes,), positive))
-    keywords = {
-        "reduction": draw(st.sampled_from(("mean", "sum", "none"))),
-        "label_smoothing": draw(st.sampled_from((0.0, 0.1, 1.0))),
-    }
+    keywords = {"reduction": draw(REDUCTIONS_OF_LOSSES)}
+    if smoothed:
+        keywords["label_smoothing"] = draw(st.sampled_from((0.0, 0.1, 1.0)))
     return Sample(tuple(inputs), keywords)
 
 
 @st.composite
-def compared(draw: Any) -> Sample:
-    shape = draw(shapes(each=lengths_above_0))
-    inputs = (Input(shape, real), Input(shape, real))
-    return Sample(inputs, {"reduction": draw(st.sampled_from(("mean", "sum", "none")))})
+def compared(
+    draw: Any, first: Domain = real, second: Domain = real, low: int = 0, **options: Any
+) -> Sample:
+    """An input and a target of the same shape."""
+    shape = draw(shapes(low, each=lengths_above_0))
+    keywords = {"reduction": draw(REDUCTIONS_OF_LOSSES)}
+    keywords |= {name: draw(strategy) for name, strategy in options.items()}
+    return Sample((Input(shape, first), Input(shape, second)), keywords)
+
+
+@st.composite
+def weighted(draw: Any) -> Sample:
+    """An input, a target and factors, which broadcast to their shape."""
+    wide, narrow = draw(broadcasting(2, lengths_above_0))
+    shape = np.broadcast_shapes(wide, narrow)
+    inputs = (Input(shape, real), Input(shape, positive), Input(narrow, positive))
+    return Sample(inputs, {"reduction": draw(REDUCTIONS_OF_LOSSES)})
+
+
+@st.composite
+def directed(draw: Any) -> Sample:
+    """Vectors that broadcast, none of them short, and the axis they lie along."""
+    pair = draw(broadcasting(2).filter(any))
+    axis = draw(axis_of(max(map(len, pair))))
+    return Sample(tuple(Input(shape, nonzero) for shape in pair), {"axis": axis})
+
+
+@st.composite
+def embedded(draw: Any) -> Sample:
+    shape = draw(shapes(1, 2, lengths_above_0))
+    target = Input(shape[:-1], lambda rng, shape: rng.choice((-1, 1, 0), size=shape))
+    inputs = (Input(shape, nonzero), Input(shape, nonzero), target)
+    return Sample(inputs, {"margin": -2.0, "reduction": draw(REDUCTIONS_OF_LOSSES)})
+
+
+@st.composite
+def aligned(draw: Any, **options: Any) -> Sample:
+    """Frames, and labels for them, often too many or repeated, in rows or one after the other."""
+    steps, rows, classes = (draw(st.integers(*ends)) for ends in ((1, 4), (1, 3), (2, 3)))
+    blank = draw(st.integers(0, classes - 1))
+    symbols = [c for c in range(classes) if c != blank]
+    target = st.lists(st.sampled_from(symbols), max_size=3)
+    targets = [draw(target) for _ in range(rows)]
+    keywords = {
+        "targets": [c for row in targets for c in row],
+        "input_lengths": [max(0, steps - draw(st.sampled_from((0, 0, 1, 4)))) for _ in targets],
+        "target_lengths": [len(row) for row in targets],
+        "blank": blank,
+        "reduction": draw(REDUCTIONS_OF_LOSSES),
+    }
+    if draw(st.booleans()):
+        keywords["targets"] = np.array([row + [-7] * (4 - len(row)) for row in targets])
+    keywords |= {name: draw(strategy) for name, strategy in options.items()}
+    return Sample((Input((steps, rows, classes), real),), keywords)
+
+
+@st.composite
+def attended(draw: Any, *mask: Domain) -> Sample:
+    """Queries, keys and values, and perhaps a mask, which may be the same for all queries."""
+    left, middle, right = draw(broadcasting(3))
+    n, m, e, v = (draw(lengths) for _ in range(4))
+    inputs = [Input((*left, n, e), real), Input((*middle, m, e), real), Input((*right, m, v), real)]
+    leading = draw(st.sampled_from(((), np.broadcast_shapes(left, middle, right))))
+    inputs += [Input((*leading, draw(st.sampled_from((1, n))), m), domain) for domain in mask]
+    scale, is_causal = draw(st.sampled_from((None, 0.7))), draw(st.booleans())
+    return Sample(tuple(inputs), {"scale": scale, "is_causal": is_causal})
 
 
 # References that NumPy does not have under one name.
@@ -553,8 +618,18 @@ def _layer_norm(x: Array, weight: Any = 1, bias: Any = 0, *, eps: float) -> Arra
     return (centred / np.sqrt(x.var(axis=-1, keepdims=True) + eps) * weight + bias).astype(x.dtype)
 
 
+def _log_softmax(x: Array, axis: int = -1) -> Array:
+    return np.log(_softmax(x, axis))
+
+
 def _cross_entropy(
-    x: Array, target: Array, weight: Any = None, *, reduction: str, label_smoothing: float
+    x: Array,
+    target: Array,
+    weight: Any = None,
+    *,
+    reduction: str,
+    label_smoothing: float = 0.0,
+    log_probabilities: Callable[[Array], Array] = _log_softmax,
 ) -> Array:
     """One row at a time, as the definition reads."""
     classes = x.shape[1 if x.ndim > 1 else 0]
@@ -568,7 +643,7 @@ def _cross_entropy(
     )
     losses, divisor = [], 0.0
     for row, goal in zip(rows, wanted, strict=True):
-        log_p = np.log(_softmax(row))
+        log_p = log_probabilities(row)
         if not soft and goal == -100:
             losses.append(0.0)
             continue
@@ -586,9 +661,88 @@ def _cross_entropy(
     )
 
 
-def _mse_loss(x: Array, target: Array, reduction: str) -> Array:
-    losses = (x - target) ** 2
-    return losses if reduction == "none" else getattr(np, reduction)(losses)
+def _reduced(losses: Callable[..., Array]) -> Callable[..., Any]:
+    def reduced(*arrays: Array, reduction: str, **keywords: Any) -> Any:
+        found = losses(*arrays, **keywords)
+        if reduction == "batchmean":
+            return np.sum(found) / len(found)
+        return found if reduction == "none" else getattr(np, reduction)(found)
+
+    return reduced
+
+
+def _smooth_l1(x: Array, target: Array, beta: float) -> Array:
+    d = np.abs(x - target)
+    return np.where(d < beta, d**2 / (2 * beta), d - beta / 2).astype(d.dtype)
+
+
+def _binary_cross_entropy(x: Array, target: Array, weight: Any = 1, pos_weight: Any = 1) -> Array:
+    p = _sigmoid(x)
+    return -weight * (pos_weight * target * np.log(p) + (1 - target) * np.log(1 - p))
+
+
+def _kl_div(log_q: Array, target: Array, log_target: bool = False) -> Array:
+    p = np.exp(target) if log_target else target
+    return p * (np.log(p) - log_q)
+
+
+def _cosine(x: Array, y: Array, axis: int = -1) -> Array:
+    x, y = np.broadcast_arrays(x, y)
+    norms = [np.maximum(np.sqrt(np.sum(z * z, axis=axis)), 1e-8) for z in (x, y)]
+    return np.sum(x * y, axis=axis) / (norms[0] * norms[1])
+
+
+def _cosine_embedding(x: Array, y: Array, target: Array, margin: float) -> Array:
+    cosine = _cosine(x, y)
+    unlike = np.where(target == -1, np.maximum(cosine - margin, 0), 0)
+    return np.where(target == 1, 1 - cosine, unlike).astype(cosine.dtype)
+
+
+def _ctc(
+    log_probs: Array,
+    targets: Any,
+    input_lengths: Any,
+    target_lengths: Any,
+    blank: int,
+    reduction: str,
+    zero_infinity: bool = False,
+) -> Array:
+    """Every alignment of every row, as the definition reads."""
+    targets = np.asarray(targets)
+    ends = np.cumsum(target_lengths)
+    losses = []
+    for row, (frames, size) in enumerate(zip(input_lengths, target_lengths, strict=True)):
+        begin = ends[row] - size
+        flat = targets[begin : begin + size] if targets.ndim == 1 else targets[row, :size]
+        wanted = [int(c) for c in flat]
+        total = 0.0
+        for symbols in product(range(log_probs.shape[2]), repeat=frames):
+            if [c for c, _ in groupby(symbols) if c != blank] == wanted:
+                total += math.exp(sum(log_probs[t, row, c] for t, c in enumerate(symbols)))
+        loss = -math.log(total) if total else math.inf
+        losses.append(0.0 if zero_infinity and not total else loss)
+    found = np.array(losses)
+    if reduction == "mean":
+        found = found / np.maximum(target_lengths, 1)
+    out = found if reduction == "none" else getattr(np, reduction)(found)
+    return np.asarray(out, dtype=log_probs.dtype)
+
+
+def _attention(
+    query: Array, key: Array, value: Array, mask: Any = None, *, scale: Any, is_causal: bool
+) -> Array:
+    scores = np.matmul(query, np.swapaxes(key, -1, -2))
+    scores = scores * (1 / math.sqrt(query.shape[-1] or 1) if scale is None else scale)
+    allowed = np.ones(scores.shape, bool)
+    if is_causal:
+        allowed &= np.tril(np.ones(scores.shape[-2:], bool))
+    if mask is not None and mask.dtype.kind == "b":
+        allowed = allowed & mask
+    elif mask is not None:
+        scores = scores + mask
+    powers = np.exp(scores) * allowed
+    total = np.sum(powers, axis=-1, keepdims=True)
+    return np.matmul(powers / np.where(total == 0, 1, total).astype(powers.dtype), value)
 
 
 def _add_at(x: Array, values: Array, key: Any) -> Array:
@@ -748,17 +902,47 @@ INDEXING = (
 
 COMPOSITIONS = (
     Row("softmax", along(), _softmax),
-    Row("log_softmax", along(), lambda x, axis: np.log(_softmax(x, axis))),
+    Row("log_softmax", along(), _log_softmax),
     Row("gelu", options({}, {"approximate": "tanh"}, {"approximate": "none"}), _gelu),
     Row("silu", one(), lambda x: x * _sigmoid(x)),
     Row("leaky_relu", options({}, {"negative_slope": 0.3}, domain=nonzero),
         lambda x, negative_slope=0.01: np.where(x > 0, x, negative_slope * x)),
     Row("elu", options({}, {"alpha": 0.5}, domain=nonzero),
         lambda x, alpha=1.0: np.where(x > 0, x, alpha * np.expm1(x))),
+    Row("hardsigmoid", one(between_integers), lambda x: np.clip(x / 6 + 0.5, 0, 1)),
+    Row("logsigmoid", one(), lambda x: -np.log1p(np.exp(-x))),
+    Row("glu", along(each=st.sampled_from((2, 4, 0))),
+        lambda x, axis: np.split(x, 2, axis)[0] * _sigmoid(np.split(x, 2, axis)[1])),
     Row("layer_norm", normalised(), _layer_norm, argnums=(0, 1, 2)),
     Row("cross_entropy", classified(), _cross_entropy, argnums=(0, 2)),
     Row("cross_entropy", classified(soft=True), _cross_entropy, argnums=(0, 1, 2), variant="soft"),
-    Row("mse_loss", compared(), _mse_loss, argnums=BOTH),
+    Row("nll_loss", classified(smoothed=False),
+        partial(_cross_entropy, log_probabilities=lambda row: row), argnums=(0, 2)),
+    Row("mse_loss", compared(), _reduced(lambda x, y: (x - y) ** 2), argnums=BOTH),
+    Row("l1_loss", compared(grid(0), grid(0.2)), _reduced(lambda x, y: np.abs(x - y)),
+        argnums=BOTH),
+    Row("smooth_l1_loss", compared(grid(0), grid(0.2), beta=st.sampled_from((1.0, 0.5))),
+        _reduced(_smooth_l1), argnums=BOTH),
+    Row("huber_loss", compared(grid(0), grid(0.2), delta=st.sampled_from((1.0, 0.5))),
+        _reduced(lambda x, y, delta: delta * _smooth_l1(x, y, delta)), argnums=BOTH),
+    Row("binary_cross_entropy_with_logits", weighted(), _reduced(_binary_cross_entropy),
+        argnums=(0, 1, 2)),
+    Row("binary_cross_entropy_with_logits", weighted(),
+        _reduced(lambda x, y, w: _binary_cross_entropy(x, y, pos_weight=w)),
+        lambda x, y, w, reduction: tg.binary_cross_entropy_with_logits(
+            x, y, reduction=reduction, pos_weight=w),
+        argnums=(0, 1, 2), variant="pos_weight"),
+    Row("kl_div", compared(second=positive), _reduced(_kl_div), argnums=BOTH),
+    Row("kl_div", compared(low=1, log_target=st.just(True), reduction=st.just("batchmean")),
+        _reduced(_kl_div), argnums=BOTH, variant="log_target"),
+    Row("cosine_similarity", directed(), _cosine, argnums=BOTH),
+    Row("cosine_embedding_loss", embedded(), _reduced(_cosine_embedding), argnums=BOTH),
+    Row("ctc_loss", aligned(zero_infinity=st.just(True)), _ctc),
+    Row("scaled_dot_product_attention", attended(), _attention, argnums=(0, 1, 2)),
+    Row("scaled_dot_product_attention", attended(boolean), _attention, argnums=(0, 1, 2),
+        variant="masked"),
+    Row("scaled_dot_product_attention", attended(real), _attention, argnums=(0, 1, 2, 3),
+        variant="biased"),
 )  # fmt: skip
 
 CREATED = (
@@ -781,6 +965,7 @@ DIFFERENTIABLE = tuple(row for row in ROWS if row.argnums)
 CREATION = "arange asarray empty empty_like eye full linspace ones tensor zeros"
 ELSEWHERE = dict.fromkeys(CREATION.split(), "test_creation") | {
     "dropout": "test_dropout: it draws random numbers",
+    "from_dlpack": "tests/test_interop.py: it takes what other libraries hold",
     "result_type": "test_result_type: it takes dtypes",
     "to": "test_to_moves_and_its_cotangent_comes_back: it takes a backend",
 }

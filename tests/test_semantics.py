@@ -415,6 +415,13 @@ def test_gradients_of_broadcast_inputs_have_the_inputs_shapes(backend: Backend) 
         assert gx.dtype == gy.dtype == "float64"
 
 
+def test_a_python_float_is_not_rounded_on_its_way_to_the_dtype_asked_for(backend: Backend) -> None:
+    assert tg.tensor(0.1, dtype="float64").item() == 0.1
+    assert tg.tensor([0.1], dtype="float64").tolist() == [0.1]
+    assert tg.asarray([[0.1]], dtype="float64").tolist() == [[0.1]]
+    assert tg.tensor(0.1).dtype == np.float32
+
+
 def test_the_default_dtype_is_float32_and_can_be_set(backend: Backend) -> None:
     def defaults() -> list[np.dtype[Any]]:
         made = [tg.tensor(1.0), tg.tensor([[1.0], [2.0]]), tg.asarray([1.0]), tg.zeros(2)]

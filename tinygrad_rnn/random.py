@@ -22,11 +22,13 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from .batching import BatchedArray
 from .tensor import Tensor, canonical_dtype, default_dtype, native_dtype, wrap
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
 _KEY_STEPS = 0x9E3779B9, 0xBB67AE85
+_ANY_STEP = _WORD  # in place of a time step: beyond any that a loop comes to
 
 
 class _Stream:
@@ -138,6 +140,23 @@ def loop() -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
+def same_at_every_step() -> Iterator[None]:
+    """Draws in this block, inside a loop, are the same at each of its steps.
+
+    Elsewhere, where there are no steps, it changes nothing.
+    """
+    site = _site.get()
+    step = 0 if site is None else site.step
+    try:
+        if site is not None:
+            site.step = _ANY_STEP
+        yield
+    finally:
+        if site is not None:
+            site.step = step
+
+
+@contextmanager
 def recorded() -> Iterator[Position]:
     """Draws in this block are made as ever, and again in a block of ``replay(position)``.
 
@@ -191,6 +210,14 @@ def uniform(
         site.draws += 1
     unit = _uniform(chosen, shape, key, counter)
     return wrap(chosen.asarray(unit * (high - low) + low, dtype=native), None)
+
+
+def uniform_like(x: Tensor) -> Tensor:
+    """Numbers in [0, 1) for the elements of x: in ``vmap``, for those of all examples."""
+    array = x._array
+    if isinstance(array, BatchedArray):
+        return wrap(BatchedArray(array.batch, uniform_like(array.value), array.batched), None)
+    return uniform(x.shape, dtype=x.dtype, backend=x.backend)
 
 
 def _uniform(

@@ -285,6 +285,28 @@ class Tensor:
             )
         return np.asarray(self.numpy(), dtype=dtype, copy=copy)
 
+    def __dlpack__(self, **options: Any) -> Any:
+        """What ``from_dlpack`` of another library asks for: the memory itself, to be read only.
+
+        A library that cannot be told so gets a copy. PyTorch can, but does not keep to it: what is
+        written to its tensor is written to this one.
+        """
+        if self.requires_grad:
+            raise BufferError("from_dlpack: a tensor that requires grad; hand out x.detach()")
+        array = raw(self, "from_dlpack")
+        backend = _backend_of_type[type(array)]
+        shared = backend.readonly(array)
+        version = options.get("max_version") or (0, 0)
+        # Before its version 1.0, DLPack knew nothing of read-only memory.
+        if shared is not array and version < (1, 0) and options.get("copy") is None:
+            shared = backend.asarray(array, copy=True)
+        return shared.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """Where the memory is, as DLPack numbers devices."""
+        place: tuple[int, int] = raw(self, "from_dlpack").__dlpack_device__()
+        return place
+
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
         return namespace
 

@@ -38,7 +38,7 @@ def tensor(
     """
     if backend is None and isinstance(data, (np.ndarray, np.generic)):
         backend = backends.default().name
-    x = _from_data(data, backend)
+    x = _from_data(data, dtype, backend)
     copied = wrap(backend_of(x).asarray(x.detach()._array, copy=True), None)
     made = _placed(copied, dtype, backend).detach()
     made.requires_grad = requires_grad
@@ -51,7 +51,30 @@ def asarray(data: Any, dtype: Any = None, *, backend: str | None = None) -> Tens
     Writing to such an array afterwards changes what the graph has saved; ``detect_anomaly``
     notices, nothing else does. ``tensor`` copies and is the safe choice.
     """
-    return _placed(_from_data(data, backend), dtype, backend)
+    return _placed(_from_data(data, dtype, backend), dtype, backend)
+
+
+def from_dlpack(x: Any, /, *, copy: bool | None = None, backend: str | None = None) -> Tensor:
+    """What another library holds as a Tensor, through DLPack: ``from_dlpack(torch.ones(3))``.
+
+    It goes to the chosen backend, which has to reach the memory where it is, and **shares** it
+    where it can, with what ``asarray`` says about that; ``copy=True`` never does, ``copy=False``
+    always. Tensors hand themselves out likewise: ``np.from_dlpack(x)``.
+
+    Raises TypeError for what knows nothing of DLPack or holds no real numbers, and BufferError for
+    what the backend cannot take over, or cannot share with ``copy=False``.
+    """
+    if not hasattr(x, "__dlpack__"):
+        raise TypeError(f"from_dlpack: a {type(x).__name__} has no __dlpack__; use tensor(data)")
+    chosen = backends.default() if backend is None else backends.get(backend)
+    try:
+        array = chosen.from_dlpack(x, **({} if copy is None else {"copy": copy}))
+    except (BufferError, RuntimeError, ValueError) as error:
+        raise BufferError(
+            f"from_dlpack: {chosen.name!r} cannot take over a {type(x).__name__}: {error}; "
+            "backend= names another"
+        ) from error
+    return asarray(array)
 
 
 def _placed(x: Tensor, dtype: Any, backend: str | None) -> Tensor:
@@ -59,7 +82,7 @@ def _placed(x: Tensor, dtype: Any, backend: str | None) -> Tensor:
     return x if dtype is None else astype(x, dtype)
 
 
-def _from_data(data: Any, backend: str | None) -> Tensor:
+def _from_data(data: Any, dtype: Any, backend: str | None) -> Tensor:
     if isinstance(data, Tensor):
         return data
     if isinstance(data, np.generic) or backends.of(data) is not None:
@@ -78,7 +101,8 @@ def _from_data(data: Any, backend: str | None) -> Tensor:
         ) from None
     if host.dtype.kind not in "biuf":
         raise TypeError(f"tensor: {type(data).__name__} of {host.dtype} holds no real numbers")
-    if host.dtype == np.float64 and not any(isinstance(leaf, _OWN_DTYPE) for leaf in leaves):
+    own = dtype is not None or any(isinstance(leaf, _OWN_DTYPE) for leaf in leaves)
+    if host.dtype == np.float64 and not own:
         host = host.astype(default_dtype())
     chosen = backends.default() if backend is None else backends.get(backend)
     return wrap(chosen.from_host(host), None)

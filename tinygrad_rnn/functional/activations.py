@@ -1,0 +1,116 @@
+"""Activations, each the equation it is named after, with PyTorch's names and keywords.
+
+The subtle point is overflow: what may overflow goes through ``logsumexp`` or ``softplus``, or is
+shifted first, never through ``log(softmax(x))``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from ..primitives.axes import negative_axis
+from ..primitives.elementwise import (
+    TensorLike,
+    clip,
+    erf,
+    exp,
+    expm1,
+    isfinite,
+    log,
+    relu,
+    sigmoid,
+    softplus,
+    tanh,
+    where,
+)
+from ..primitives.movement import split
+from ..primitives.reduction import max, sum
+from ..tensor import Tensor, as_tensor
+
+__all__ = [
+    "elu",
+    "gelu",
+    "glu",
+    "hardsigmoid",
+    "leaky_relu",
+    "log_softmax",
+    "logsigmoid",
+    "relu",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softplus",
+    "tanh",
+]
+
+
+def softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
+    """exp(x) / sum(exp(x)) along ``axis``; 0 where a whole row is -inf, not nan."""
+    powers = exp(_shifted(as_tensor(x), axis))
+    total = sum(powers, axis=axis, keepdims=True)
+    return powers / where(total == 0, 1.0, total)
+
+
+def log_softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
+    """x - logsumexp(x) along ``axis``."""
+    shifted = _shifted(as_tensor(x), axis)
+    if not shifted.size:
+        return shifted
+    return shifted - log(sum(exp(shifted), axis=axis, keepdims=True))
+
+
+def _shifted(x: Tensor, axis: int) -> Tensor:
+    """x less its largest element along ``axis``, on which neither softmax depends."""
+    along = negative_axis(axis, x.ndim, "softmax")
+    if not x.size:
+        return x
+    largest = max(x.detach(), axis=along, keepdims=True)
+    return x - where(isfinite(largest), largest, 0.0)
+
+
+def gelu(x: TensorLike, /, approximate: Literal["none", "tanh"] = "none") -> Tensor:
+    """x times the normal distribution function of x (Hendrycks & Gimpel 2016), or its tanh form."""
+    x = as_tensor(x)
+    if approximate == "tanh":
+        return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
+    if approximate != "none":
+        raise ValueError(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
+    return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
+
+
+def silu(x: TensorLike, /) -> Tensor:
+    """x * sigmoid(x), also called swish."""
+    x = as_tensor(x)
+    return x * sigmoid(x)
+
+
+def leaky_relu(x: TensorLike, /, negative_slope: float = 0.01) -> Tensor:
+    """x where positive, ``negative_slope`` * x elsewhere."""
+    x = as_tensor(x)
+    return where(x > 0, x, negative_slope * x)
+
+
+def elu(x: TensorLike, /, alpha: float = 1.0) -> Tensor:
+    """x where positive, alpha * (exp(x) - 1) elsewhere."""
+    x = as_tensor(x)
+    return where(x > 0, x, alpha * expm1(where(x > 0, 0.0, x)))
+
+
+def hardsigmoid(x: TensorLike, /) -> Tensor:
+    """x / 6 + 1 / 2, clipped to [0, 1]: what PyTorch and Keras 3 (``hard_sigmoid``) mean by it."""
+    return clip(as_tensor(x) / 6 + 0.5, 0.0, 1.0)
+
+
+def logsigmoid(x: TensorLike, /) -> Tensor:
+    """log(sigmoid(x)), which stays finite where sigmoid(x) is 0 in its dtype."""
+    return -softplus(-as_tensor(x))
+
+
+def glu(x: TensorLike, /, axis: int = -1) -> Tensor:
+    """The first half of x along ``axis`` times the sigmoid of the second (Dauphin et al. 2017)."""
+    x = as_tensor(x)
+    if x.shape[negative_axis(axis, x.ndim, "glu")] % 2:
+        raise ValueError(f"glu: axis={axis} of shape {x.shape} does not split into two halves")
+    values, gates = split(x, 2, axis=axis)
+    return values * sigmoid(gates)

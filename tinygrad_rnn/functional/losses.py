@@ -1,0 +1,365 @@
+"""Losses between what a model gives and what it should give, for each element or each class.
+
+All take ``reduction``: "mean", "sum" or "none". The subtle point is what must not be computed: at a
+target that is to be ignored, or that has probability 0, the input may be infinite or nan, and
+0 * nan is nan in a gradient, too. So such inputs are replaced first, by ``where``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+from ..primitives.axes import negative_axis
+from ..primitives.elementwise import (
+    TensorLike,
+    abs,
+    astype,
+    clip,
+    exp,
+    log,
+    positive,
+    relu,
+    softplus,
+    sqrt,
+    square,
+    where,
+)
+from ..primitives.indexing import take, take_along_axis
+from ..primitives.movement import broadcast_shape, broadcast_to, expand_dims, moveaxis, squeeze
+from ..primitives.reduction import sum
+from ..tensor import Tensor, as_tensor
+from .activations import log_softmax
+from .reduction import Reduction, reduced
+
+__all__ = [
+    "binary_cross_entropy_with_logits",
+    "cosine_embedding_loss",
+    "cosine_similarity",
+    "cross_entropy",
+    "huber_loss",
+    "kl_div",
+    "l1_loss",
+    "mse_loss",
+    "nll_loss",
+    "smooth_l1_loss",
+]
+
+
+# Of numbers: input and target have the same shape.
+
+
+def mse_loss(input: TensorLike, target: TensorLike, reduction: Reduction = "mean") -> Tensor:
+    """(input - target)^2, of tensors of the same shape."""
+    input, target = _pair("mse_loss", input, target)
+    return reduced("mse_loss", square(input - target), reduction)
+
+
+def l1_loss(input: TensorLike, target: TensorLike, reduction: Reduction = "mean") -> Tensor:
+    """abs(input - target), of tensors of the same shape; the derivative is 0 where they agree."""
+    input, target = _pair("l1_loss", input, target)
+    return reduced("l1_loss", abs(input - target), reduction)
+
+
+def huber_loss(
+    input: TensorLike, target: TensorLike, reduction: Reduction = "mean", delta: float = 1.0
+) -> Tensor:
+    """Of d = input - target: d^2 / 2 up to ``delta``, then delta * (abs(d) - delta / 2).
+
+    Huber 1964; the tensors have the same shape, and ``delta`` is positive.
+    """
+    input, target = _pair("huber_loss", input, target)
+    if not delta > 0:
+        raise ValueError(f"huber_loss: a positive delta, not {delta}")
+    return reduced("huber_loss", _huber(input - target, delta), reduction)
+
+
+def smooth_l1_loss(
+    input: TensorLike, target: TensorLike, reduction: Reduction = "mean", beta: float = 1.0
+) -> Tensor:
+    """``huber_loss`` with delta = ``beta``, divided by it: ``l1_loss``, rounded up to ``beta``.
+
+    Girshick 2015; the tensors have the same shape. ``beta`` = 0 is ``l1_loss`` itself.
+    """
+    input, target = _pair("smooth_l1_loss", input, target)
+    if not beta >= 0:
+        raise ValueError(f"smooth_l1_loss: a beta of 0 or more, not {beta}")
+    difference = input - target
+    losses = _huber(difference, beta) / beta if beta else abs(difference)
+    return reduced("smooth_l1_loss", losses, reduction)
+
+
+def _huber(difference: Tensor, delta: float) -> Tensor:
+    """Both cases at once: within ``delta`` the two factors are d and d / 2."""
+    near = clip(difference, -delta, delta)
+    return near * (difference - near / 2)
+
+
+def _pair(operation: str, input: TensorLike, target: TensorLike) -> tuple[Tensor, Tensor]:
+    """Both as Tensors of one shape; a target of integers does not widen a floating input."""
+    input, target = as_tensor(input), as_tensor(target)
+    if input.shape != target.shape:
+        raise ValueError(
+            f"{operation}: input of shape {input.shape}, target of {target.shape}; "
+            "they have to agree (reshape or broadcast_to)"
+        )
+    if input.dtype.kind == "f" and target.dtype.kind != "f":
+        target = astype(target, input.dtype)
+    return input, target
+
+
+# Of probabilities.
+
+
+def binary_cross_entropy_with_logits(
+    input: TensorLike,
+    target: TensorLike,
+    weight: TensorLike | None = None,
+    reduction: Reduction = "mean",
+    pos_weight: TensorLike | None = None,
+) -> Tensor:
+    """-target * log(p) - (1 - target) * log(1 - p) for p = sigmoid(input), in nats.
+
+    Args:
+        input: logits, of any shape.
+        target: probabilities between 0 and 1, of the same shape.
+        weight: a factor for each element; broadcasts to the input. "mean" still divides by the
+            number of elements.
+        reduction: "mean", "sum" or "none".
+        pos_weight: a factor for the first term, such as one for each class, (C,), in the last axis;
+            broadcasts to the input.
+    """
+    operation = "binary_cross_entropy_with_logits"
+    input, target = _pair(operation, input, target)
+    hit, miss = target * softplus(-input), (1 - target) * softplus(input)
+    if pos_weight is not None:
+        hit = hit * _fitting(operation, "pos_weight", pos_weight, input)
+    losses = hit + miss
+    if weight is not None:
+        losses = losses * _fitting(operation, "weight", weight, input)
+    return reduced(operation, losses, reduction)
+
+
+def _fitting(operation: str, name: str, factor: TensorLike, input: Tensor) -> Tensor:
+    factor = as_tensor(factor)
+    if broadcast_shape(operation, factor.shape, input.shape) != input.shape:
+        raise ValueError(
+            f"{operation}: {name} of shape {factor.shape} does not broadcast to the input's, "
+            f"{input.shape}"
+        )
+    return factor
+
+
+def kl_div(
+    input: TensorLike,
+    target: TensorLike,
+    reduction: Reduction | Literal["batchmean"] = "mean",
+    log_target: bool = False,
+) -> Tensor:
+    """target * (log(target) - input), each element's share of the Kullback-Leibler divergence.
+
+    Args:
+        input: log-probabilities, of any shape.
+        target: probabilities of the same shape; a probability of 0 contributes nothing, neither
+            loss nor gradient.
+        reduction: "batchmean" divides the sum by the length of axis 0: the divergence as it is
+            defined, averaged over the batch. "mean" divides by the number of elements.
+        log_target: whether ``target`` holds log-probabilities, too.
+    """
+    input, target = _pair("kl_div", input, target)
+    never = target == (-math.inf if log_target else 0)
+    certain = where(never, 0.0 if log_target else 1.0, target)
+    p, log_p = (exp(certain), certain) if log_target else (certain, log(certain))
+    losses = where(never, 0.0, p * (log_p - input))
+    if reduction != "batchmean":
+        return reduced("kl_div", losses, reduction)
+    if not input.ndim:
+        raise ValueError("kl_div: a scalar has no axis 0 for 'batchmean'; use 'sum'")
+    return reduced("kl_div", losses, "mean", divisor=input.shape[0] or math.nan)
+
+
+# Of directions.
+
+
+def cosine_similarity(x1: TensorLike, x2: TensorLike, axis: int = 1, eps: float = 1e-8) -> Tensor:
+    """The cosine of the angle between x1 and x2 along ``axis``: x1 . x2 / (norm(x1) * norm(x2)).
+
+    The shapes broadcast; ``axis``, one of the broadcast shape's, is taken away. Neither norm counts
+    as less than ``eps``, so that the similarity to a vector of zeros is 0, with a finite gradient.
+    """
+    x1, x2 = as_tensor(x1), as_tensor(x2)
+    shape = broadcast_shape("cosine_similarity", x1.shape, x2.shape)
+    along = negative_axis(axis, len(shape), "cosine_similarity")
+    x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
+    return sum(_unit(x1, along, eps) * _unit(x2, along, eps), axis=along)
+
+
+def _unit(x: Tensor, axis: int, eps: float) -> Tensor:
+    return x / sqrt(clip(sum(square(x), axis=axis, keepdims=True), min=eps * eps))
+
+
+def cosine_embedding_loss(
+    input1: TensorLike,
+    input2: TensorLike,
+    target: TensorLike,
+    margin: float = 0.0,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """1 - cos(input1, input2) where target is 1; where it is -1, max(0, cos - margin).
+
+    Args:
+        input1: vectors (N, D) or one (D,).
+        input2: of the same shape.
+        target: 1 for pairs that are to be alike, -1 for others, (N,) or ().
+        margin: how alike the others may be, between -1 and 1.
+        reduction: "mean", "sum" or "none".
+    """
+    input1, input2, target = as_tensor(input1), as_tensor(input2), as_tensor(target)
+    if input1.shape != input2.shape or not input1.ndim or input1.shape[:-1] != target.shape:
+        raise ValueError(
+            "cosine_embedding_loss: two inputs (N, D) and a target (N,) are needed, not "
+            f"{input1.shape}, {input2.shape} and {target.shape}"
+        )
+    cosine = cosine_similarity(input1, input2, axis=-1)
+    unlike = where(target == -1, relu(cosine - margin), 0.0)
+    return reduced("cosine_embedding_loss", where(target == 1, 1 - cosine, unlike), reduction)
+
+
+# Of classes, which lie along axis 1.
+
+
+def nll_loss(
+    input: TensorLike,
+    target: TensorLike,
+    weight: TensorLike | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """The negative log-likelihood -input[target], of log-probabilities.
+
+    Args:
+        input: log-probabilities (C,), (N, C) or (N, C, d1, ...): classes along axis 1, as in
+            PyTorch.
+        target: class indices, shaped like ``input`` without the class axis.
+        weight: a factor for each class, (C,). "mean" then divides by the sum of the factors used.
+        ignore_index: targets of this value contribute neither loss nor gradient.
+        reduction: "mean", "sum" or "none". The mean of nothing is nan.
+    """
+    return _nll("nll_loss", input, as_tensor(target), weight, ignore_index, reduction)
+
+
+def cross_entropy(
+    input: TensorLike,
+    target: TensorLike,
+    weight: TensorLike | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    """The negative log-likelihood of ``target`` under softmax(input), in nats.
+
+    Args:
+        input: logits (C,), (N, C) or (N, C, d1, ...): classes along axis 1, as in PyTorch.
+        target: class indices, shaped like ``input`` without the class axis; or class
+            probabilities, shaped like ``input``.
+        weight: a factor for each class, (C,). "mean" then divides by the sum of the factors used.
+        ignore_index: targets of this value contribute neither loss nor gradient.
+        reduction: "mean", "sum" or "none". The mean of nothing is nan.
+        label_smoothing: the share of the target that is spread evenly over all classes (Szegedy et
+            al. 2016).
+    """
+    target = as_tensor(target)
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"cross_entropy: label_smoothing between 0 and 1, not {label_smoothing}")
+    if target.dtype.kind == "f":
+        return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
+    return _nll(
+        "cross_entropy",
+        input,
+        target,
+        weight,
+        ignore_index,
+        reduction,
+        label_smoothing,
+        normalise=log_softmax,
+    )
+
+
+def _nll(
+    operation: str,
+    input: TensorLike,
+    target: Tensor,
+    weight: TensorLike | None,
+    ignore_index: int,
+    reduction: Reduction,
+    label_smoothing: float = 0.0,
+    normalise: Callable[[Tensor], Tensor] = positive,
+) -> Tensor:
+    """Of class indices, under the log-probabilities (..., C) that ``normalise`` makes of scores."""
+    scores = _classes_last(operation, input)
+    classes = scores.shape[-1]
+    if target.shape != scores.shape[:-1]:
+        raise ValueError(
+            f"{operation}: input of shape {as_tensor(input).shape} needs a target of shape "
+            f"{scores.shape[:-1]} (class indices), not {target.shape}"
+        )
+    if target.dtype.kind == "f":
+        raise TypeError(f"{operation}: targets are {target.dtype}, not class indices")
+    target = astype(target, "int64")  # in which numbers of classes and ignore_index fit
+    valid = target != ignore_index
+    # A negative index would count from the end; this way it is out of range like a large one.
+    chosen = where(valid, where(target < 0, classes - target, target), 0)
+    log_p = normalise(where(expand_dims(valid, axis=-1), scores, 0.0))
+    factor = astype(valid, log_p.dtype)
+    try:
+        likelihood = squeeze(take_along_axis(log_p, expand_dims(chosen, axis=-1)), axis=-1)
+        if weight is not None:
+            factors = _class_weights(operation, weight, classes)
+            factor = where(valid, take(factors, chosen), 0.0)
+            log_p = log_p * factors
+    except IndexError as error:
+        raise IndexError(
+            f"{operation}: a target is neither one of the {classes} classes, 0 to {classes - 1}, "
+            f"nor ignore_index={ignore_index}"
+        ) from error
+    losses = -factor * likelihood
+    if label_smoothing:
+        spread = where(valid, -sum(log_p, axis=-1), 0.0)
+        losses = (1 - label_smoothing) * losses + label_smoothing / classes * spread
+    total = sum(factor)
+    return reduced(operation, losses, reduction, divisor=where(total == 0, math.nan, total))
+
+
+def _soft_cross_entropy(
+    input: TensorLike,
+    target: Tensor,
+    weight: TensorLike | None,
+    reduction: Reduction,
+    label_smoothing: float,
+) -> Tensor:
+    log_p = log_softmax(_classes_last("cross_entropy", input))
+    if target.shape != as_tensor(input).shape:
+        raise ValueError(
+            f"cross_entropy: input of shape {as_tensor(input).shape}, target probabilities of "
+            f"{target.shape}; they have to agree (class indices are integers: astype('int64'))"
+        )
+    wanted = _classes_last("cross_entropy", target)
+    wanted = (1 - label_smoothing) * wanted + label_smoothing / wanted.shape[-1]
+    if weight is not None:
+        wanted = wanted * _class_weights("cross_entropy", weight, wanted.shape[-1])
+    return reduced("cross_entropy", -sum(log_p * wanted, axis=-1), reduction)
+
+
+def _classes_last(operation: str, input: TensorLike) -> Tensor:
+    input = as_tensor(input)
+    if not input.ndim:
+        raise ValueError(f"{operation}: the input has no axis of classes; give it shape (C,)")
+    return moveaxis(input, 1, -1) if input.ndim > 1 else input
+
+
+def _class_weights(operation: str, weight: TensorLike, classes: int) -> Tensor:
+    weight = as_tensor(weight)
+    if weight.shape != (classes,):
+        raise ValueError(f"{operation}: weight of shape {weight.shape} for {classes} classes")
+    return weight

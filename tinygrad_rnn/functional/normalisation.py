@@ -1,0 +1,33 @@
+"""Layer normalisation, written as its equation."""
+
+from __future__ import annotations
+
+from ..primitives.elementwise import TensorLike, sqrt, square
+from ..primitives.reduction import mean
+from ..tensor import Tensor, as_tensor
+
+__all__ = ["layer_norm"]
+
+
+def layer_norm(
+    x: TensorLike,
+    /,
+    weight: TensorLike | None = None,
+    bias: TensorLike | None = None,
+    eps: float = 1e-5,
+) -> Tensor:
+    """(x - mean) / sqrt(var + eps) over the last axis (Ba et al. 2016), then * weight + bias."""
+    x = as_tensor(x)
+    if not x.ndim:
+        raise ValueError("layer_norm: a scalar has no last axis")
+    for name, factor in (("weight", weight), ("bias", bias)):
+        if factor is not None and as_tensor(factor).shape not in ((), x.shape[-1:]):
+            raise ValueError(
+                f"layer_norm: {name} of shape {as_tensor(factor).shape} for x of shape {x.shape}; "
+                f"one of {x.shape[-1:]} is needed"
+            )
+    centred = x - mean(x, axis=-1, keepdims=True)
+    out = centred / sqrt(mean(square(centred), axis=-1, keepdims=True) + eps)
+    if weight is not None:
+        out = out * weight
+    return out if bias is None else out + bias
