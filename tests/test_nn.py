@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,8 +12,6 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, nn, optim
-from tinygrad_rnn.structure import map_leaves
-from tinygrad_rnn.testing import check_grads
 from tinygrad_rnn_backends import Backend
 
 Array = np.ndarray[Any, Any]
@@ -82,6 +78,92 @@ def test_parameters_come_in_order_of_definition_and_shared_ones_once(model: Tagg
     assert [name for name, _ in model.named_parameters("net")] == [f"net.{n}" for n in NAMES]
 
 
+def holding(**attributes: Any) -> nn.Module:
+    """A module with these attributes."""
+    module = nn.Module()
+    vars(module).update(attributes)
+    return module
+
+
+def scalar(value: float = 0.0) -> nn.Parameter:
+    return nn.Parameter(np.float32(value))
+
+
+def names(module: nn.Module) -> list[str]:
+    return [name for name, _ in module.named_parameters()]
+
+
+def test_what_is_nested_is_walked_where_it_is_defined() -> None:
+    module = holding(
+        a=holding(x=scalar()), b=scalar(), c=[scalar(), (holding(y=scalar()), scalar())]
+    )
+    assert names(module) == ["a.x", "b", "c.0", "c.1.0.y", "c.1.1"]
+    module.b = scalar()  # rebinding keeps the place, as in any dict
+    assert names(module) == ["a.x", "b", "c.0", "c.1.0.y", "c.1.1"]
+
+
+def test_keys_of_dicts_are_named_as_they_print() -> None:
+    module = holding(by={0: scalar(), "x.y": scalar(), ("s", 1): nn.Linear(1, 1, bias=False)})
+    assert names(module) == ["by.0", "by.x.y", "by.('s', 1).weight"]
+    state = {name: x.numpy() + 1 for name, x in module.state_dict().items()}
+    module.load_state_dict(state)
+    assert module.by[0].item() == module.by["x.y"].item() == 1
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        holding(by={"a.b": scalar(), "a": {"b": scalar()}}),
+        holding(by={1: scalar(), "1": nn.Buffer(1.0)}),
+        holding(by=[holding(x=scalar())], **{"by.0.x": scalar()}),
+    ],
+)
+def test_two_things_of_one_name_are_an_error(module: nn.Module) -> None:
+    for call in (module.state_dict, module.named_parameters, module.named_modules):
+        with pytest.raises(ValueError, match=r"Module: two different things are called 'by\."):
+            call()
+
+
+def test_one_thing_may_have_two_names_and_even_the_same_twice() -> None:
+    p = scalar()
+    assert names(holding(by={1: p, "1": p}, q=p)) == ["by.1"]
+
+
+def test_a_link_back_to_the_parent_ends_the_walk() -> None:
+    parent, child = holding(), holding(weight=scalar())
+    parent.child, child.parent = child, parent
+    ring: list[Any] = [child]
+    ring.append(ring)
+    parent.ring = ring
+    assert names(parent) == ["child.weight"]
+    assert names(child) == ["weight"]
+    assert [name for name, _ in parent.named_modules()] == ["", "child"]
+    assert repr(parent.eval()).count("(parent): ...") == 2  # below `child` and below `ring.0`
+    twin = copy.deepcopy(parent)
+    assert twin.child.parent is twin is not parent and not twin.child.training
+
+
+def test_a_deep_chain_is_walked() -> None:
+    last = chain = holding()
+    for _ in range(2000):
+        last.next = holding()
+        last = last.next
+    last.weight = scalar()
+    assert names(chain) == ["next." * 2000 + "weight"]
+
+
+def test_a_walk_is_over_before_it_is_looked_at(model: Tagger) -> None:
+    for name, module in model.named_modules():
+        module.extra = nn.Linear(1, 1)
+        assert "extra" not in name
+
+
+def test_children_are_what_a_module_holds_itself(model: Tagger) -> None:
+    children = ["embedding", "cells.0", "cells.1", "heads.a", "heads.b"]
+    assert [name for name, _ in model.named_children()] == children
+    assert [name for name, _ in holding(m=model).named_children()] == ["m"]
+
+
 def test_modules_come_with_their_paths(model: Tagger) -> None:
     paths = ["", "embedding", "cells.0", "cells.1", "heads.a", "heads.b"]
     assert [path for path, _ in model.named_modules()] == paths
@@ -107,8 +189,7 @@ def test_a_module_in_two_places_counts_once() -> None:
 def test_a_new_attribute_counts_and_a_deleted_one_does_not(model: Tagger) -> None:
     model.extra = nn.Linear(2, 2, bias=False)
     del model.embedding
-    names = [name for name, _ in model.named_parameters()]
-    assert "extra.weight" in names and "embedding.weight" not in names
+    assert "extra.weight" in names(model) and "embedding.weight" not in names(model)
 
 
 def test_train_and_eval_reach_every_module(model: Tagger) -> None:
@@ -116,6 +197,12 @@ def test_train_and_eval_reach_every_module(model: Tagger) -> None:
     assert model.eval() is model
     assert not any(module.training for _, module in model.named_modules())
     assert model.train().cells[1].training
+
+
+def test_a_mode_is_true_or_false(model: Tagger) -> None:
+    with pytest.raises(TypeError, match="train: mode is True or False, not a list"):
+        model.train([model])
+    assert model.training
 
 
 def test_freezing_stops_gradients_and_nothing_else(model: Tagger) -> None:
@@ -152,6 +239,17 @@ def test_repr_shows_the_tree(model: Tagger) -> None:
     )
 
 
+def test_repr_keeps_settings_apart_from_children() -> None:
+    class Wrapper(nn.Module):
+        def __init__(self) -> None:
+            self.inner = nn.Linear(1, 1)
+
+        def extra_repr(self) -> str:
+            return "p=0.1"
+
+    assert repr(Wrapper()) == "Wrapper(\n  p=0.1\n  (inner): Linear(1, 1, bias=True)\n)"
+
+
 def test_a_module_without_forward_says_so() -> None:
     with pytest.raises(NotImplementedError, match="Empty defines no forward"):
         type("Empty", (nn.Module,), {})()(1)
@@ -177,6 +275,14 @@ def test_a_parameter_copies_its_data(kind: Any, backend: Backend) -> None:
         assert x.requires_grad == (kind is nn.Parameter)
         assert_array_equal(x.numpy(), [1, 1])
     assert [x.backend for x in made] == [backend.name, backend.name, "numpy"]
+
+
+@pytest.mark.parametrize("data", [[1, 2], True, np.zeros(2, np.uint8)])
+def test_what_has_no_derivative_is_no_parameter(data: Any) -> None:
+    for requires_grad in (True, False):
+        with pytest.raises(TypeError, match="has no derivative"):
+            nn.Parameter(data, requires_grad)
+    assert nn.Buffer(data).tolist() == np.asarray(data).tolist()
 
 
 # Loading, copying, moving.
@@ -230,6 +336,27 @@ def test_loading_is_all_or_nothing_and_the_error_lists_every_key(model: Tagger) 
     assert_same(values(model), before)
 
 
+def test_a_value_that_would_lose_its_fraction_is_not_loaded() -> None:
+    counter = holding(steps=nn.Buffer([1, 2]), weight=scalar())
+    with pytest.raises(ValueError, match="steps holds float64, expected int64"):
+        counter.load_state_dict({"steps": np.array([1.5, 2.0]), "weight": np.ones(())})
+    counter.load_state_dict({"steps": np.array([3, 4], np.int32), "weight": 7})
+    assert counter.steps.tolist() == [3, 4] and counter.weight.item() == 7
+
+
+def test_arrays_of_any_backend_are_loaded(model: Tagger, backend: Backend) -> None:
+    state = {name: backend.from_host(x + 1) for name, x in values(model).items()}
+    model.load_state_dict(state)
+    assert {p.backend for p in model.parameters()} == {"numpy"}
+    assert_array_equal(model.scale.numpy(), [2, 2])
+
+
+def test_what_is_no_state_is_named(model: Tagger) -> None:
+    for given in (model, (model.state_dict(), {})):
+        with pytest.raises(TypeError, match=r"serialization\.load\(path\)\[0\]; not a [Tt]"):
+            model.load_state_dict(given)
+
+
 def test_without_strict_the_other_keys_are_returned(model: Tagger) -> None:
     keys = model.load_state_dict({"scale": [3, 4], "extra": np.zeros(1)}, strict=False)
     assert keys.missing == [*NAMES[1:], "mean"]
@@ -250,6 +377,24 @@ def test_a_copy_is_equal_and_independent(way: Any, model: Tagger) -> None:
     assert not twin.training
     twin.scale.data = twin.scale.data * 2
     assert_array_equal(model.scale.numpy(), [1, 1])
+
+
+@pytest.mark.parametrize("way", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_a_copy_leaves_graph_gradients_and_hooks_behind(way: Any, model: Tagger) -> None:
+    called = []
+    model.scale.register_hook(lambda g: called.append(g))
+    loss = model(tg.tensor(TOKENS)).sum()
+    loss.backward(retain_graph=True)
+    twin = way(model)
+    assert called and all(p.grad is None and p.is_leaf for p in twin.parameters())
+    called.clear()
+    twin(tg.tensor(TOKENS)).sum().backward()
+    assert not called
+    for p, q in zip(model.parameters(), twin.parameters(), strict=True):
+        assert_array_equal(p.grad.numpy(), q.grad.numpy())
+    loss.backward()  # the graph is still the original's
+    assert called
+    assert_allclose(model.scale.grad.numpy(), 2 * twin.scale.grad.numpy())
 
 
 def test_moving_rebinds_in_place_and_an_optimiser_stays_valid(model: Tagger) -> None:
@@ -285,220 +430,21 @@ def test_an_unknown_backend_moves_nothing(model: Tagger) -> None:
     assert {p.backend for p in model.parameters()} == {"numpy"}
 
 
-# Layers and initial weights.
+# A module as a function of its weights.
 
 
-def test_linear_is_a_product_and_a_bias(backend: Backend) -> None:
-    layer = nn.Linear(3, 2)
-    assert layer.weight.shape == (3, 2)
-    layer.bias.data = tg.tensor([1.0, -1.0]).data
-    x = np.linspace(-1, 1, 24, dtype=np.float32).reshape(4, 2, 3)
-    found = layer(tg.tensor(x, backend=backend.name)).numpy()
-    assert_allclose(found, x @ layer.weight.numpy() + [1, -1], rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=r"Linear: expected \(\.\.\., 3\), not \(2, 2\)"):
-        layer(tg.ones((2, 2)))
+def test_other_weights_stand_in_and_the_module_keeps_its_own(model: Tagger) -> None:
+    before = values(model)
+    doubled = {name: 2.0 * x for name, x in model.state_dict().items()}
+    found = nn.functional_call(model, doubled, tg.tensor(TOKENS)).numpy()
+    assert_same(values(model), before)
+    assert all(isinstance(p, nn.Parameter) for p in model.parameters())
+    model.load_state_dict(doubled)
+    assert_array_equal(found, model(tg.tensor(TOKENS)).numpy())
 
 
-def test_embedding_is_rows_and_its_gradient_adds_up(backend: Backend) -> None:
-    layer = nn.Embedding(5, 2)
-    tokens = tg.tensor(TOKENS, backend=backend.name)
-    assert_array_equal(layer(tokens).numpy(), layer.weight.numpy()[TOKENS])
-    layer(tokens).sum().backward()
-    assert_array_equal(layer.weight.grad.numpy()[:, 0], [1, 2, 1, 1, 1])
-
-
-def test_initial_weights_have_the_variance_they_should() -> None:
-    tg.manual_seed(0)
-    cell, linear, embedding = nn.GRUCell(200, 100), nn.Linear(200, 100), nn.Embedding(100, 100)
-    assert linear.weight.numpy().var() == pytest.approx(2 / 300, rel=0.05)
-    assert embedding.weight.numpy().var() == pytest.approx(1, rel=0.05)
-    for gate in np.split(cell.weight_ih.numpy(), 3, axis=1):
-        assert gate.var() == pytest.approx(2 / 300, rel=0.05)
-    for gate in np.split(cell.weight_hh.numpy(), 3, axis=1):
-        assert_allclose(gate @ gate.T, np.eye(100), atol=1e-5)
-    assert not cell.bias.numpy().any() and not cell.bias_hn.numpy().any()
-    bias = nn.LSTMCell(2, 3).bias.numpy()
-    assert_array_equal(bias, [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 0])
-
-
-# The cells, by their equations in NumPy.
-
-
-def sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(-x))
-
-
-def rnn(p: dict[str, Array], x: Array, h: Array, activation: Any = np.tanh) -> Any:
-    h = activation(x @ p["weight_ih"] + p.get("bias", 0) + h @ p["weight_hh"])
-    return h, h
-
-
-def rnn_relu(p: dict[str, Array], x: Array, h: Array) -> Any:
-    return rnn(p, x, h, lambda a: np.maximum(a, 0))
-
-
-def lstm(p: dict[str, Array], x: Array, state: Any) -> Any:
-    h, c = state
-    gates = x @ p["weight_ih"] + p.get("bias", 0) + h @ p["weight_hh"]
-    i, f, g, o = np.split(gates, 4, axis=-1)
-    c = sigmoid(f) * c + sigmoid(i) * np.tanh(g)
-    h = sigmoid(o) * np.tanh(c)
-    return h, (h, c)
-
-
-def gru(p: dict[str, Array], x: Array, h: Array) -> Any:
-    r, z, n = np.split(x @ p["weight_ih"] + p.get("bias", 0), 3, axis=-1)
-    hr, hz, hn = np.split(h @ p["weight_hh"], 3, axis=-1)
-    r, z = sigmoid(r + hr), sigmoid(z + hz)
-    n = np.tanh(n + r * (hn + p.get("bias_hn", 0)))
-    h = (1 - z) * n + z * h
-    return h, h
-
-
-def gru_before(p: dict[str, Array], x: Array, h: Array) -> Any:
-    r, z, n = np.split(x @ p["weight_ih"] + p.get("bias", 0), 3, axis=-1)
-    wr, wz, wn = np.split(p["weight_hh"], 3, axis=-1)
-    r, z = sigmoid(r + h @ wr), sigmoid(z + h @ wz)
-    h = (1 - z) * np.tanh(n + (r * h) @ wn) + z * h
-    return h, h
-
-
-CELLS = {
-    "rnn": (lambda bias: nn.RNNCell(3, 4, bias), rnn),
-    "rnn relu": (lambda bias: nn.RNNCell(3, 4, bias, "relu"), rnn_relu),
-    "lstm": (lambda bias: nn.LSTMCell(3, 4, bias), lstm),
-    "gru": (lambda bias: nn.GRUCell(3, 4, bias), gru),
-    "gru before": (lambda bias: nn.GRUCell(3, 4, bias, reset_after=False), gru_before),
-}
-X = np.random.default_rng(0).normal(size=(5, 2, 3))
-
-
-@pytest.fixture
-def float64() -> Iterator[None]:
-    tg.set_default_dtype("float64")
-    yield
-    tg.set_default_dtype("float32")
-
-
-def made(name: str, bias: bool = True) -> nn.Module:
-    """A cell with all of its weights random, so that a bias of zero hides nothing."""
-    cell = CELLS[name][0](bias)
-    rng = np.random.default_rng(1)
-    cell.load_state_dict({k: rng.normal(size=x.shape) for k, x in cell.state_dict().items()})
-    return cell
-
-
-def leaves(state: Any) -> list[Any]:
-    return list(state) if isinstance(state, tuple) else [state]
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("name", CELLS)
-def test_a_cell_is_its_equations(name: str, bias: bool, backend: Backend) -> None:
-    cell, step = made(name, bias), CELLS[name][1]
-    assert any("bias" in key for key in cell.state_dict()) == bias
-    weights = values(cell)
-    state = cell.initial_state((2,), np.float64, backend.name)
-    expected_state = tuple(np.zeros((2, 4)) for _ in leaves(state))
-    expected_state = expected_state if name == "lstm" else expected_state[0]
-    for x in X:
-        y, state = cell(tg.tensor(x, backend=backend.name), state)
-        expected, expected_state = step(weights, x, expected_state)
-        assert_allclose(y.numpy(), expected, rtol=1e-12, atol=1e-14)
-        for found, wanted in zip(leaves(state), leaves(expected_state), strict=True):
-            assert_allclose(found.numpy(), wanted, rtol=1e-12, atol=1e-14)
-
-
-@pytest.mark.parametrize("name", CELLS)
-def test_unroll_is_the_cell_in_a_loop(name: str) -> None:
-    cell = made(name)
-    x = tg.tensor(X.astype(np.float32))
-    outputs, last = tg.unroll(cell, x)
-    state = cell.initial_state((2,), np.float32, "numpy")
-    for t in range(5):
-        y, state = cell(x[t], state)
-        assert_array_equal(y.numpy(), outputs[t].numpy())
-    for found, wanted in zip(leaves(last), leaves(state), strict=True):
-        assert_array_equal(found.numpy(), wanted.numpy())
-    assert outputs.dtype == np.float32
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("name", [name for name in CELLS if name != "rnn relu"])  # it has a kink
-def test_gradients_through_time_equal_finite_differences(name: str, bias: bool) -> None:
-    cell = made(name, bias)
-    names = list(cell.state_dict())
-    state = [tg.tensor(x) for x in np.random.default_rng(2).normal(size=(2, 2, 4))]
-
-    def run(x: Tensor, state: Any, *weights: Tensor) -> Any:
-        twin = copy.copy(cell)
-        vars(twin).update(zip(names, weights, strict=True))
-        return tg.unroll(twin, x, state)
-
-    start = tuple(state) if name == "lstm" else state[0]
-    check_grads(run, (tg.tensor(X[:3] / 2), start, *cell.state_dict().values()), order=1)
-
-
-@pytest.mark.usefixtures("float64")
-def test_gradients_of_the_relu_cell_equal_finite_differences_off_its_kink() -> None:
-    cell = made("rnn relu")
-    before = X[0] @ cell.weight_ih.numpy() + cell.bias.numpy()
-    assert np.abs(before).min() > 0.01
-    check_grads(lambda x: tg.unroll(cell, x)[0], (tg.tensor(X[:1]),), order=1)
-
-
-def test_the_zero_state_has_the_dtype_of_input_and_weights_together() -> None:
-    cell = nn.LSTMCell(3, 4)
-    outputs, (h, c) = tg.unroll(cell, tg.tensor(X))
-    assert outputs.dtype == h.dtype == c.dtype == np.float64
-    assert tg.unroll(cell, tg.tensor(X.astype(np.float32)))[0].dtype == np.float32
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda: nn.RNNCell(2, 3, nonlinearity="elu"), ValueError, "'tanh' or 'relu', not 'elu'"),
-        (lambda: nn.GRUCell(2, 3)(tg.ones((1, 3)), tg.ones((1, 3))), ValueError, r"\(\.\.\., 2\)"),
-        (lambda: tg.unroll(nn.GRUCell(2, 3), tg.ones((4, 1, 2)), mode="fast"), ValueError, "mode"),
-        (
-            lambda: nn.LSTMCell(2, 3)(tg.ones((2, 2)), tg.ones((2, 3))),
-            TypeError,
-            r"LSTMCell: .*\(h, c\).* output, \(h, c\) = cell\(x, \(h, c\)\), not a Tensor",
-        ),
-        (
-            lambda: nn.LSTMCell(2, 3)(tg.ones((2, 2)), (tg.ones((2, 3)),) * 3),
-            TypeError,
-            r"LSTMCell: .*\(h, c\).*not a tuple of 3",
-        ),
-        (
-            lambda: nn.Embedding(5, 2)(tg.tensor([[4, 2], [-6, 9]])),
-            IndexError,
-            "Embedding: indices from -6 to 9 for 5 embeddings, which are numbered 0 to 4",
-        ),
-        (
-            lambda: tg.vmap(nn.Embedding(5, 2))(tg.tensor([4, 5])),
-            IndexError,
-            "Embedding: indices for 5 embeddings",
-        ),
-    ],
-)
-def test_bad_input_is_named(call: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        call()
-
-
-@pytest.mark.parametrize("kind", [lambda: defaultdict(list), Counter, OrderedDict, dict])
-def test_any_dict_is_a_state(kind: Any) -> None:
-    def step(x: Tensor, state: Any) -> tuple[Tensor, Any]:
-        return x + state["h"], {**state, "h": state["h"] + x}
-
-    state = kind()
-    state["h"], state["n"] = tg.zeros(2), tg.ones(2)
-    doubled = tg.vmap(lambda s: map_leaves(lambda x: 2 * x, s))(state)
-    assert list(doubled) == ["h", "n"] and isinstance(doubled, dict)
-    assert_array_equal(doubled["n"].numpy(), [2, 2])
-    if not isinstance(state, OrderedDict):  # another container than the step's
-        _, final = tg.unroll(step, tg.ones((3, 2)), state)
-        assert_array_equal(final["h"].numpy(), [3, 3])
+def test_weights_that_do_not_fit_a_module_are_named(model: Tagger) -> None:
+    with pytest.raises(ValueError, match=r"functional_call: Tagger has no heads\.c"):
+        nn.functional_call(model, {"heads.c": tg.ones(1)}, TOKENS)
+    with pytest.raises(ValueError, match=r"functional_call: scale has shape \(2,\), not \(1,\)"):
+        nn.functional_call(model, {"scale": tg.ones(1)}, TOKENS)

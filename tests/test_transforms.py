@@ -83,8 +83,8 @@ SIGNATURES = {
     tg.hessian: "f, argnums=0",
     tg.vmap: "f, in_axes=0, out_axes=0",
     tg.checkpoint: "f",
-    tg.unroll: "cell, xs, state=None, *, lengths=None, mask=None, reset=None, reverse=False, "
-    "mode='auto'",
+    tg.unroll: "cell, xs, state=None, *, lengths=None, mask=None, reset=None, reset_state=None, "
+    "reverse=False, mode='auto'",
     tg.no_grad: "",
     tg.enable_grad: "",
     tg.detect_anomaly: "",

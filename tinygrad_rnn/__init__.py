@@ -171,7 +171,7 @@ from .primitives.reduction import (
     var,
 )
 from .random import manual_seed
-from .recurrence import unroll
+from .recurrence import detach, pad_sequences, truncated_bptt, unpad_sequences, unroll
 from .tensor import (
     Tensor,
     apply,
@@ -215,6 +215,7 @@ __all__ = [
     "ctc_loss",
     "cumulative_sum",
     "default_dtype",
+    "detach",
     "detect_anomaly",
     "divide",
     "dropout",
@@ -303,6 +304,7 @@ __all__ = [
     "optim",
     "outer",
     "pad",
+    "pad_sequences",
     "permute_dims",
     "pi",
     "positive",
@@ -351,10 +353,12 @@ __all__ = [
     "tril",
     "triu",
     "trunc",
+    "truncated_bptt",
     "uint16",
     "uint32",
     "uint64",
     "uint8",
+    "unpad_sequences",
     "unroll",
     "unstack",
     "use_backend",

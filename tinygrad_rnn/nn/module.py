@@ -1,13 +1,17 @@
 """Modules: objects that hold parameters, found by walking their attributes in order of definition.
 
 There is no registration and no ``__setattr__``: an attribute that is a Parameter, a Buffer or a
-Module counts, and so does one inside a list, tuple or dict. The subtle point is sharing: a
-parameter reached by two names is listed, counted and saved once, under the first.
+Module counts, and so does one inside a list, tuple or dict. Any other Tensor is a constant, neither
+saved nor moved. The subtle point is sharing: what is reached by two names, be it a parameter or a
+link from a child back to its parent, is listed, counted and saved once, under the first.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
+from reprlib import recursive_repr
+from textwrap import indent
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -15,6 +19,7 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..primitives.creation import tensor
+from ..structure import flatten, unflatten
 from ..tensor import Tensor, backend_of
 
 T = TypeVar("T")
@@ -24,13 +29,14 @@ class Parameter(Tensor):
     """A leaf that an optimiser trains. ``requires_grad=False`` freezes it; it is still saved.
 
     ``data`` is copied: writing to it later changes no parameter. A NumPy array goes to the default
-    backend; anything else stays where it is.
+    backend; anything else stays where it is. Raises TypeError unless its dtype is floating.
     """
 
     __slots__ = ()
 
     def __init__(self, data: Any, requires_grad: bool = True) -> None:
-        super().__init__(tensor(data), requires_grad)
+        super().__init__(tensor(data), requires_grad=True)  # so that it can be released later
+        self.requires_grad = requires_grad
 
 
 class Buffer(Tensor):
@@ -50,7 +56,11 @@ class Keys(NamedTuple):
 
 
 class Module:
-    """The base of everything with parameters: define ``__init__`` and ``forward``."""
+    """The base of everything with parameters: define ``__init__`` and ``forward``.
+
+    ``copy.deepcopy`` and ``pickle`` give an independent module with equal values, frozen and shared
+    alike; gradients, hooks and graphs stay behind.
+    """
 
     training: bool = True
 
@@ -66,14 +76,14 @@ class Module:
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
         """Itself and the modules in it, each once, as ``("encoder.cell", module)``."""
-        seen: set[int] = set()
-        pending = [(prefix, self)]
-        while pending:
-            name, module = pending.pop()
-            if id(module) not in seen:
-                seen.add(id(module))
-                yield name, module
-                pending += list(_attributes(module, name, Module))[::-1]
+        return self._named(prefix, Module)
+
+    def named_children(self) -> Iterator[tuple[str, Module]]:
+        """The modules directly in it or in its lists, tuples and dicts, as ``("cells.0", module)``.
+
+        One that has two names comes twice.
+        """
+        return ((name, x) for name, x in _held(self, "") if isinstance(x, Module))
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """The parameters in order of definition, shared ones once, as ``("cell.bias", p)``."""
@@ -84,12 +94,24 @@ class Module:
         return self._named(prefix, Buffer)
 
     def _named(self, prefix: str, kind: type[T]) -> Iterator[tuple[str, T]]:
+        """What is of a kind; ValueError if two things have one name, as by ``{1: p, "1": q}``."""
+        found: dict[str, Any] = {}
         seen: set[int] = set()
-        for path, module in self.named_modules(prefix):
-            for name, value in _attributes(module, path, kind):
-                if id(value) not in seen:
-                    seen.add(id(value))
-                    yield name, value
+        pending: list[tuple[str, Any]] = [(prefix, self)]
+        while pending:
+            name, value = pending.pop()
+            if id(value) in seen:
+                continue
+            if name in found:
+                raise ValueError(
+                    f"{type(self).__name__}: two different things are called {name!r}; "
+                    "rename an attribute or a key of a dict"
+                )
+            seen.add(id(value))
+            found[name] = value
+            if isinstance(value, Module):
+                pending += [*_held(value, name)][::-1]
+        return ((name, value) for name, value in found.items() if isinstance(value, kind))
 
     def parameters(self) -> Iterator[Parameter]:
         """The parameters in order of definition, shared ones once."""
@@ -99,6 +121,8 @@ class Module:
 
     def train(self, mode: bool = True) -> Self:
         """Set ``training`` on every module: dropout is active only then."""
+        if not isinstance(mode, bool):
+            raise TypeError(f"train: mode is True or False, not a {type(mode).__name__}")
         for _, module in self.named_modules():
             module.training = mode
         return self
@@ -124,7 +148,7 @@ class Module:
         The Tensors stay the same objects, so an optimiser made before stays valid.
         """
         target = backends.get(backend)
-        held = [x for _, x in (*self.named_parameters(), *self.named_buffers())]
+        held = [x for _, x in self._named("", Tensor)]
         moved = [target.from_host(backend_of(x).to_host(x._array)) for x in held]
         grads = [None if x.grad is None else x.grad.detach().to(backend) for x in held]
         for x, array, grad in zip(held, moved, grads, strict=True):
@@ -135,9 +159,8 @@ class Module:
     # Saving and loading.
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All parameters and buffers by name, detached; shared ones once."""
-        named = (*self.named_parameters(), *self.named_buffers())
-        return {name: x.detach() for name, x in named}
+        """All parameters and buffers by name, detached; shared ones once, frozen ones, too."""
+        return {name: x.detach() for name, x in self._named("", Tensor)}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Keys:
         """Take over values from Tensors or arrays; dtype and backend of the module stay.
@@ -145,18 +168,23 @@ class Module:
         Raises ValueError listing every missing, unexpected and unfitting key, before anything is
         changed. With ``strict=False`` what is given must fit, and the other keys are returned.
         """
-        own: dict[str, Tensor] = dict((*self.named_parameters(), *self.named_buffers()))
+        if not isinstance(state, Mapping):
+            raise TypeError(
+                "load_state_dict: arrays by name, as state_dict() gives them, or "
+                f"serialization.load(path)[0]; not a {type(state).__name__}"
+            )
+        own = dict(self._named("", Tensor))
         keys = Keys([k for k in own if k not in state], [k for k in state if k not in own])
         given = {k: _host(state[k]) for k in own if k in state}
         problems = []
         if strict and keys.missing:
             problems.append(f"missing: {', '.join(keys.missing)}")
         if strict and keys.unexpected:
-            problems.append(f"unexpected: {', '.join(keys.unexpected)}")
+            problems.append(f"unexpected: {', '.join(map(str, keys.unexpected))}")
         for k, array in given.items():
-            if tuple(array.shape) != own[k].shape:
-                problems.append(f"{k} has shape {tuple(array.shape)}, expected {own[k].shape}")
-            elif array.dtype.kind not in "biuf":
+            if array.shape != own[k].shape:
+                problems.append(f"{k} has shape {array.shape}, expected {own[k].shape}")
+            elif not np.can_cast(array.dtype, own[k].dtype, "same_kind"):
                 problems.append(f"{k} holds {array.dtype}, expected {own[k].dtype}")
         if problems:
             raise ValueError(f"load_state_dict into {type(self).__name__}: {'; '.join(problems)}")
@@ -165,34 +193,73 @@ class Module:
             own[k]._rebind(array, backend_of(own[k]))
         return keys
 
+    @recursive_repr()
     def __repr__(self) -> str:
-        parts = []
-        for name, child in _attributes(self, "", Module):
-            parts.append(f"  ({name}): " + repr(child).replace("\n", "\n  "))
-        own = f"{type(self).__name__}({self.extra_repr()}"
-        return own + ("\n" + "\n".join(parts) + "\n)" if parts else ")")
+        inside = self.extra_repr()
+        children = [f"({name}): {child!r}" for name, child in self.named_children()]
+        if children:
+            lines = [inside, *children] if inside else children
+            inside = "\n" + indent("\n".join(lines), "  ") + "\n"
+        return f"{type(self).__name__}({inside})"
 
     def extra_repr(self) -> str:
         """What ``repr`` shows in the parentheses."""
         return ""
 
 
-def _attributes(module: Module, prefix: str, kind: type[T]) -> Iterator[tuple[str, T]]:
-    """The attributes of one module that are of a kind, inside lists, tuples and dicts, too."""
-    for name, value in vars(module).items():
-        yield from _inside(f"{prefix}.{name}" if prefix else name, value, kind)
-
-
-def _inside(name: str, value: Any, kind: type[T]) -> Iterator[tuple[str, T]]:
-    if isinstance(value, kind):
-        yield name, value
-    elif isinstance(value, (list, tuple)):
-        for i, part in enumerate(value):
-            yield from _inside(f"{name}.{i}", part, kind)
-    elif isinstance(value, dict):
-        for key, part in value.items():
-            yield from _inside(f"{name}.{key}", part, kind)
+def _held(module: Module, prefix: str) -> Iterator[tuple[str, Module | Parameter | Buffer]]:
+    """What counts among the attributes of one module, inside lists, tuples and dicts, too."""
+    seen: set[int] = set()
+    pending: list[tuple[str, Any]] = [(prefix, vars(module))]
+    while pending:
+        name, value = pending.pop()
+        if isinstance(value, (Module, Parameter, Buffer)):
+            yield name, value
+        elif id(value) not in seen:
+            seen.add(id(value))
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            pending += [
+                (f"{name}.{key}" if name else str(key), part)
+                for key, part in parts
+                if isinstance(part, (Module, Parameter, Buffer, dict, list, tuple))
+            ][::-1]
 
 
 def _host(value: Any) -> np.ndarray[Any, Any]:
-    return value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+    value = value._array if isinstance(value, Tensor) else value
+    found = backends.of(value)
+    return np.asarray(value) if found is None else found.to_host(value)
+
+
+def functional_call(
+    module: Module, parameters: Mapping[str, Tensor], *args: Any, **kwargs: Any
+) -> Any:
+    """``module(*args, **kwargs)`` with Tensors in place of the parameters and buffers named.
+
+    The module becomes a function of its weights, for ``jvp``, ``hvp`` or ``vmap``; it is not
+    changed, for what is called is a copy that shares everything else. Raises ValueError for a name
+    that the module does not have, and for a Tensor of another shape.
+    """
+    own = dict(module._named("", Tensor))
+    unknown = [name for name in parameters if name not in own]
+    if unknown:
+        raise ValueError(f"functional_call: {type(module).__name__} has no {', '.join(unknown)}")
+    for name, x in parameters.items():
+        if x.shape != own[name].shape:
+            raise ValueError(f"functional_call: {name} has shape {own[name].shape}, not {x.shape}")
+    memo: dict[int, Any] = {id(own[name]): x for name, x in parameters.items()}
+    return _substituted(module, memo)(*args, **kwargs)
+
+
+def _substituted(value: Any, memo: dict[int, Any]) -> Any:
+    """A copy of what holds parameters, those in ``memo`` replaced."""
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, Module):
+        twin = memo[id(value)] = copy.copy(value)
+        vars(twin).update({k: _substituted(v, memo) for k, v in vars(value).items()})
+        return twin
+    if isinstance(value, (list, tuple, dict)):
+        leaves, structure = flatten(value)
+        return unflatten(structure, [_substituted(leaf, memo) for leaf in leaves])
+    return value

@@ -1,5 +1,15 @@
 """Time is a loop: ``unroll`` applies a cell over it."""
 
-from .unroll import unroll
+from .ragged import pad_sequences, unpad_sequences
+from .truncated import Window, detach, truncated_bptt
+from .unroll import initial_state, unroll
 
-__all__ = ["unroll"]
+__all__ = [
+    "Window",
+    "detach",
+    "initial_state",
+    "pad_sequences",
+    "truncated_bptt",
+    "unpad_sequences",
+    "unroll",
+]

@@ -13,7 +13,7 @@ what the row's first step is given, input and initial state: a pair that is eval
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ from ..primitives.movement import flip, reshape, stack, unstack
 from ..primitives.reduction import any, argmax
 from ..structure import Structure, flatten, map_leaves, unflatten
 from ..tensor import Tensor, as_tensor, default_dtype, no_grad
+from .ragged import flags, pad_sequences, steps_within, unpad_sequences
 
 Cell = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -37,6 +38,7 @@ def unroll(
     lengths: Any = None,
     mask: Any = None,
     reset: Any = None,
+    reset_state: Any = None,
     reverse: bool = False,
     mode: Literal["auto", "literal", "planned"] = "auto",
 ) -> tuple[Any, Any]:
@@ -45,7 +47,8 @@ def unroll(
     Args:
         cell: any callable made of primitives.
         xs: a Tensor (T, B, ...), or a structure of Tensors that share axis 0. One whose axis 1 is
-            not B is the same for all rows, at steps that they skip, too.
+            not B is the same for all rows, at steps that they skip, too. Or a list of sequences
+            (T_i, ...) of different lengths, a row each: the outputs are such a list, too.
         state: a structure of Tensors that the cell takes and returns, batch along axis 0. If None,
             ``cell.initial_state(batch_shape, dtype, backend)`` is asked for it.
         lengths: how many steps each row takes, B integers on the host. Outputs after a row's end
@@ -54,6 +57,8 @@ def unroll(
             output is zero.
         reset: booleans (T, B); where True, a row starts that step from the initial state. A step
             that the row does not take resets nothing.
+        reset_state: what ``reset`` starts from, if that is not the state given: for a state that
+            was carried over from other steps.
         reverse: from the last step of each row to its first; outputs stay at the steps of their
             inputs.
         mode: "literal" runs the loop step by step; so does "auto", until planned execution is
@@ -74,14 +79,45 @@ def unroll(
         raise NotImplementedError(
             "unroll: this version cannot plan a loop yet; mode='auto' runs it literally"
         )
-    return _Loop(cell, xs, state, lengths, mask, reset, reverse).run()
+    if isinstance(xs, list):
+        if lengths is not None or mask is not None:
+            raise ValueError("unroll: a list of sequences has their lengths; give no others")
+        batch, lengths = pad_sequences(xs)
+        outputs, state = _Loop(cell, batch, state, lengths, None, reset, reset_state, reverse).run()
+        return unpad_sequences(outputs, lengths), state
+    return _Loop(cell, xs, state, lengths, mask, reset, reset_state, reverse).run()
+
+
+def initial_state(cell: Cell, batch_shape: Sequence[int], dtype: Any, backend: str) -> Any:
+    """What ``cell.initial_state`` gives; TypeError for a cell without it."""
+    make = getattr(cell, "initial_state", None)
+    if make is None:
+        raise TypeError(
+            "unroll: give a state, or a cell with initial_state(batch_shape, dtype, backend)"
+        )
+    return make(tuple(batch_shape), dtype, backend)
+
+
+def initial_state_beside(cell: Cell, x: Tensor) -> Any:
+    """That for inputs x, (T, B, I) or integers (T, B)."""
+    if x.dtype.kind == "f":
+        return initial_state(cell, x.shape[1:-1], x.dtype, x.backend)
+    return initial_state(cell, x.shape[1:], default_dtype(), x.backend)
 
 
 class _Loop:
     """One call of ``unroll``, checked; ``run`` is the loop."""
 
     def __init__(
-        self, cell: Cell, xs: Any, state: Any, lengths: Any, mask: Any, reset: Any, reverse: bool
+        self,
+        cell: Cell,
+        xs: Any,
+        state: Any,
+        lengths: Any,
+        mask: Any,
+        reset: Any,
+        reset_state: Any,
+        reverse: bool,
     ) -> None:
         leaves, self.x_structure = flatten(xs)
         if not leaves:
@@ -95,6 +131,7 @@ class _Loop:
         self._check_batch(lengths=lengths, mask=mask, reset=reset)
         self.valid = self._valid(lengths, mask)
         self.reset = self._steps_of(reset, "reset")
+        self.reset_state = self.initial if reset_state is None else self._fresh(reset_state)
 
     def run(self) -> tuple[Any, Any]:
         if self.steps == 0:
@@ -111,7 +148,7 @@ class _Loop:
                 x = unflatten(self.x_structure, [column[t] for column in columns])
                 before = state
                 if self.reset is not None:
-                    state = _choose(self.reset[t], self.initial, state)
+                    state = _choose(self.reset[t], self.reset_state, state)
                 valid = None if self.valid is None else self.valid[t]
                 if valid is not None:
                     state = _choose(valid, state, spare)
@@ -157,15 +194,20 @@ class _Loop:
     def _initial(self, state: Any) -> Any:
         if state is not None:
             return map_leaves(as_tensor, state)
-        x = self.xs[0]
-        make = getattr(self.cell, "initial_state", None)
-        if make is None:
-            raise TypeError(
-                "unroll: give a state, or a cell with initial_state(batch_shape, dtype, backend)"
+        return initial_state_beside(self.cell, self.xs[0])
+
+    def _fresh(self, reset_state: Any) -> Any:
+        """``reset_state``, shaped like the state it replaces."""
+        fresh = map_leaves(as_tensor, reset_state)
+        after, own = flatten(fresh)
+        before, structure = flatten(self.initial, own)
+        shapes = [[f"{leaf.dtype} {leaf.shape}" for leaf in leaves] for leaves in (after, before)]
+        if own != structure or shapes[0] != shapes[1]:
+            raise ValueError(
+                f"unroll: reset_state is structured {own} of {shapes[0]}, the state {structure} of "
+                f"{shapes[1]}; they must agree"
             )
-        floating = x.dtype.kind == "f"
-        batch_shape = x.shape[1:-1] if floating else x.shape[1:]
-        return make(batch_shape, x.dtype if floating else default_dtype(), x.backend)
+        return fresh
 
     def _batch_length(self) -> int | None:
         states = [leaf.shape for leaf in flatten(self.initial)[0]]
@@ -204,32 +246,17 @@ class _Loop:
             return self._steps_of(mask, "mask")
         if mask is not None:
             raise ValueError("unroll: give lengths or a mask, not both")
-        ends = np.asarray(lengths)
-        ends = ends if ends.size else ends.astype(np.int64)
-        if ends.dtype.kind not in "iu" or ends.shape != (self.batch,):
-            raise ValueError(
-                f"unroll: lengths are {self.batch} integers, one for each row, not "
-                f"{ends.dtype} of shape {ends.shape}"
-            )
-        if ends.size and (ends.min() < 0 or ends.max() > self.steps):
-            raise ValueError(f"unroll: lengths {ends.tolist()} for {self.steps} steps")
-        rows = [t < ends for t in range(self.steps)]
+        assert self.batch is not None
+        taken = steps_within("unroll", lengths, self.steps, self.batch)
         backend = self.xs[0].backend
-        return [None if row.all() else asarray(row, backend=backend) for row in rows]
+        return [None if rows.all() else asarray(rows, backend=backend) for rows in taken]
 
-    def _steps_of(self, flags: Any, name: str) -> list[Any] | None:
-        if flags is None:
+    def _steps_of(self, given: Any, name: str) -> list[Any] | None:
+        if given is None:
             return None
-        found = flags
-        if isinstance(flags, (list, tuple, np.ndarray)):
-            found = asarray(np.array(flags), backend=self.xs[0].backend)
-        found = as_tensor(found)
-        if found.shape != (self.steps, self.batch) or found.dtype.kind != "b":
-            raise ValueError(
-                f"unroll: {name} is bool of shape {(self.steps, self.batch)} (time, batch), not "
-                f"{found.dtype} of {found.shape}"
-            )
-        return list(unstack(found))
+        assert self.batch is not None
+        shape = (self.steps, self.batch)
+        return list(unstack(flags("unroll", name, given, shape, self.xs[0].backend)))
 
     def _without_padding(self) -> tuple[list[Tensor], Any]:
         """What a row is given at steps that it skips: by inputs put there, and a state.

@@ -1,0 +1,408 @@
+"""Recurrent cells: one step of a network with a state, as compositions of primitives.
+
+A cell is called ``cell(x, state) -> (output, state)`` with x (B, I); ``unroll`` applies it over
+time. Nothing here knows of a gradient. Biases are one vector, added to the input's product. The
+subtle thing is the order of the gates within a matrix, PyTorch's: LSTM ``i f g o``, GRU ``r z n``.
+
+To write a cell of your own, define ``forward(x, state)`` and, so that ``unroll`` can start without
+a state, ``initial_state(batch_shape, dtype, backend)``. Whatever a state is nested from, tuples,
+dicts or named tuples of Tensors, its leaves keep shape and dtype from step to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from ..primitives.creation import full, zeros
+from ..primitives.elementwise import exp, maximum, relu, result_type, sigmoid, tanh
+from ..primitives.movement import broadcast_to, split
+from ..tensor import Tensor
+from . import init
+from .layers import LayerNorm
+from .module import Module, Parameter
+
+Activation = Callable[[Tensor], Tensor]
+Pair = tuple[Tensor, Tensor]
+
+
+class _Cell(Module):
+    """The weights that cells have in common, and a state h of zeros.
+
+    ``weight_ih`` (I, G*H) and ``weight_hh`` (H, G*H) are drawn gate by gate, by default by Xavier's
+    rule and orthogonal; ``bias`` (G*H,) is zero. ``input_init``, ``recurrent_init`` and
+    ``bias_init``, functions as in ``nn.init``, replace them.
+    """
+
+    gates: int
+    state_names: tuple[str, ...] = ("h",)
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        input_init: init.Initialiser = init.xavier_uniform,
+        recurrent_init: init.Initialiser = init.orthogonal,
+        bias_init: init.Initialiser = init.zeros,
+    ) -> None:
+        name = type(self).__name__
+        for what, size in (("input_size", input_size), ("hidden_size", hidden_size)):
+            if not isinstance(size, (int, np.integer)) or size < (what == "hidden_size"):
+                raise ValueError(f"{name}: {what} is a positive integer, not {size!r}")
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.weight_ih = Parameter(
+            init.side_by_side(input_init, (input_size, hidden_size), self.gates)
+        )
+        self.weight_hh = Parameter(
+            init.side_by_side(recurrent_init, (self.output_size, hidden_size), self.gates)
+        )
+        self.bias = (
+            Parameter(init.side_by_side(bias_init, (hidden_size,), self.gates)) if bias else None
+        )
+
+    @property
+    def output_size(self) -> int:
+        """The width of the output h."""
+        return self.hidden_size
+
+    def _project(self, x: Tensor) -> Tensor:
+        """``x @ weight_ih + bias``, of all gates."""
+        self._check(x)
+        projected = x @ self.weight_ih
+        return projected if self.bias is None else projected + self.bias
+
+    def _check(self, x: Tensor) -> None:
+        if x.shape[-1:] != (self.input_size,):
+            raise ValueError(
+                f"{type(self).__name__}: expected x (..., {self.input_size}), not {x.shape}"
+            )
+
+    def _zeros(self, batch_shape: Sequence[int], size: int, dtype: Any, backend: str) -> Tensor:
+        return zeros((*batch_shape, size), result_type(dtype, self.weight_hh), backend=backend)
+
+    def initial_state(self, batch_shape: Sequence[int], dtype: Any, backend: str) -> Any:
+        """Zeros, as ``unroll`` asks for them; the dtype is that of x and the weights together."""
+        return self._zeros(batch_shape, self.hidden_size, dtype, backend)
+
+    def extra_repr(self) -> str:
+        """Sizes."""
+        return f"{self.input_size}, {self.hidden_size}, bias={self.bias is not None}"
+
+
+class RNNCell(_Cell):
+    """h' = tanh(x @ weight_ih + bias + h @ weight_hh) (Elman 1990); the state is h (B, H).
+
+    ``nonlinearity`` is "tanh", "relu", or any function of a Tensor. An IRNN (Le et al. 2015) is
+    ``RNNCell(I, H, nonlinearity="relu", recurrent_init=init.identity)``.
+    """
+
+    gates = 1
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: Literal["tanh", "relu"] | Activation = "tanh",
+        **initialisers: Any,
+    ) -> None:
+        named: dict[Any, Activation] = {"tanh": tanh, "relu": relu}
+        if not callable(nonlinearity) and nonlinearity not in named:
+            raise ValueError(
+                f"RNNCell: nonlinearity is 'tanh', 'relu' or a function, not {nonlinearity!r}"
+            )
+        super().__init__(input_size, hidden_size, bias, **initialisers)
+        self.activation = nonlinearity if callable(nonlinearity) else named[nonlinearity]
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: (B, I), (B, H) to (B, H), (B, H)."""
+        h = self.activation(self._project(x) + state @ self.weight_hh)
+        return h, h
+
+
+class _CellOfPair(_Cell):
+    """A cell whose state is (h, c): what LSTMs have in common.
+
+    The forget gate's bias starts ``forget_bias`` above the others (1: Jozefowicz et al. 2015).
+    ``activation`` (tanh) and ``gate_activation`` (sigmoid) may be any functions of a Tensor.
+    """
+
+    gates = 4
+    state_names = ("h", "c")
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        forget_bias: float = 1.0,
+        activation: Activation = tanh,
+        gate_activation: Activation = sigmoid,
+        **initialisers: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, **initialisers)
+        if self.bias is not None:
+            drawn = self.bias.numpy().copy()
+            drawn[hidden_size : 2 * hidden_size] += forget_bias
+            self.bias = Parameter(drawn)
+        self.activation, self.gate_activation = activation, gate_activation
+
+    def initial_state(self, batch_shape: Sequence[int], dtype: Any, backend: str) -> Pair:
+        """Zeros (h, c)."""
+        h = self._zeros(batch_shape, self.output_size, dtype, backend)
+        return h, self._zeros(batch_shape, self.hidden_size, dtype, backend)
+
+    def _pair(self, state: Pair) -> Pair:
+        if isinstance(state, (tuple, list)) and len(state) == 2:
+            return state[0], state[1]
+        raise TypeError(
+            f"{type(self).__name__}: the state is a pair (h, c), as in "
+            f"output, (h, c) = cell(x, (h, c)), not {_kind(state)}"
+        )
+
+
+def _kind(state: Any) -> str:
+    if isinstance(state, Tensor):
+        return f"a Tensor of shape {state.shape}"
+    return f"a {type(state).__name__}" + (f" of {len(state)}" if hasattr(state, "__len__") else "")
+
+
+class LSTMCell(_CellOfPair):
+    """Long short-term memory with a forget gate (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
+
+    The state is (h, c), each (B, H)::
+
+        i, f, g, o = split(x @ weight_ih + bias + h @ weight_hh, 4)
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(c')
+
+    With ``proj_size`` P, h is (B, P): h' is multiplied by ``weight_hr`` (H, P) (Sak et al. 2014).
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        proj_size: int = 0,
+        *,
+        recurrent_init: init.Initialiser = init.orthogonal,
+        **options: Any,
+    ) -> None:
+        if not 0 <= proj_size < max(hidden_size, 1):
+            raise ValueError(
+                f"LSTMCell: proj_size is smaller than hidden_size {hidden_size}, or 0 for none; "
+                f"not {proj_size}"
+            )
+        self.proj_size = proj_size
+        super().__init__(input_size, hidden_size, bias, recurrent_init=recurrent_init, **options)
+        self.weight_hr = (
+            Parameter(init.draw(recurrent_init, (hidden_size, proj_size))) if proj_size else None
+        )
+
+    @property
+    def output_size(self) -> int:
+        """The width of the output h: P with a projection, else H."""
+        return self.proj_size or self.hidden_size
+
+    def forward(self, x: Tensor, state: Pair) -> tuple[Tensor, Pair]:
+        """One step: (B, I), ((B, H), (B, H)) to (B, H), ((B, H), (B, H))."""
+        h, c = self._pair(state)
+        gate, activation = self.gate_activation, self.activation
+        i, f, g, o = split(self._project(x) + h @ self.weight_hh, 4, axis=-1)
+        c = gate(f) * c + gate(i) * activation(g)
+        h = gate(o) * activation(c)
+        if self.weight_hr is not None:
+            h = h @ self.weight_hr
+        return h, (h, c)
+
+
+class PeepholeLSTMCell(_CellOfPair):
+    """An LSTM whose gates see the cell's content c (Gers & Schmidhuber 2000).
+
+    As ``LSTMCell``, with ``weight_ci, weight_cf, weight_co`` (H,), which start at zero::
+
+        i, f = sigmoid(i + weight_ci * c), sigmoid(f + weight_cf * c)
+        c' = f * c + i * tanh(g)
+        h' = sigmoid(o + weight_co * c') * tanh(c')
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, **options: Any
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, **options)
+        self.weight_ci = Parameter(init.zeros((hidden_size,)))
+        self.weight_cf = Parameter(init.zeros((hidden_size,)))
+        self.weight_co = Parameter(init.zeros((hidden_size,)))
+
+    def forward(self, x: Tensor, state: Pair) -> tuple[Tensor, Pair]:
+        """One step: (B, I), ((B, H), (B, H)) to (B, H), ((B, H), (B, H))."""
+        h, c = self._pair(state)
+        gate, activation = self.gate_activation, self.activation
+        i, f, g, o = split(self._project(x) + h @ self.weight_hh, 4, axis=-1)
+        i, f = gate(i + self.weight_ci * c), gate(f + self.weight_cf * c)
+        c = f * c + i * activation(g)
+        h = gate(o + self.weight_co * c) * activation(c)
+        return h, (h, c)
+
+
+class LayerNormLSTMCell(_CellOfPair):
+    """An LSTM with normalised products and cell content (Ba et al. 2016, equations 20 to 22).
+
+    As ``LSTMCell``, with LN for a ``LayerNorm``, each over all gates together::
+
+        i, f, g, o = split(LN(x @ weight_ih) + LN(h @ weight_hh) + bias, 4)
+        c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
+        h' = sigmoid(o) * tanh(LN(c'))
+
+    The paper's three biases of the gates are one, their sum: ``norm_ih`` and ``norm_hh`` have
+    gains only.
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, bias: bool = True, **options: Any
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, **options)
+        self.norm_ih = LayerNorm(4 * hidden_size, bias=False)
+        self.norm_hh = LayerNorm(4 * hidden_size, bias=False)
+        self.norm_c = LayerNorm(hidden_size)
+
+    def forward(self, x: Tensor, state: Pair) -> tuple[Tensor, Pair]:
+        """One step: (B, I), ((B, H), (B, H)) to (B, H), ((B, H), (B, H))."""
+        self._check(x)
+        h, c = self._pair(state)
+        gate, activation = self.gate_activation, self.activation
+        gates = self.norm_ih(x @ self.weight_ih) + self.norm_hh(h @ self.weight_hh)
+        i, f, g, o = split(gates if self.bias is None else gates + self.bias, 4, axis=-1)
+        c = gate(f) * c + gate(i) * activation(g)
+        h = gate(o) * activation(self.norm_c(c))
+        return h, (h, c)
+
+
+class GRUCell(_Cell):
+    """Gated recurrent unit (Cho et al. 2014); the state is h (B, H).
+
+    ::
+
+        r, z, n = split(x @ weight_ih + bias, 3);  hr, hz, hn = split(h @ weight_hh, 3)
+        r, z = sigmoid(r + hr), sigmoid(z + hz)
+        h' = (1 - z) * tanh(n + r * (hn + bias_hn)) + z * h
+
+    That is ``reset_after=True``, PyTorch's and cuDNN's form. With False, as in the paper, the reset
+    gate comes before the product: ``tanh(n + (r * h) @ weight_hn)``, and there is no ``bias_hn``.
+    ``activation`` (tanh) and ``gate_activation`` (sigmoid) may be any functions of a Tensor.
+    """
+
+    gates = 3
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        reset_after: bool = True,
+        *,
+        activation: Activation = tanh,
+        gate_activation: Activation = sigmoid,
+        bias_init: init.Initialiser = init.zeros,
+        **initialisers: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, bias_init=bias_init, **initialisers)
+        self.reset_after = reset_after
+        self.bias_hn = (
+            Parameter(init.draw(bias_init, (hidden_size,))) if bias and reset_after else None
+        )
+        self.activation, self.gate_activation = activation, gate_activation
+
+    def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        """One step: (B, I), (B, H) to (B, H), (B, H)."""
+        h, gate, activation = state, self.gate_activation, self.activation
+        r, z, n = split(self._project(x), 3, axis=-1)
+        if self.reset_after:
+            from_r, from_z, from_n = split(h @ self.weight_hh, 3, axis=-1)
+            r = gate(r + from_r)
+            from_n = from_n if self.bias_hn is None else from_n + self.bias_hn
+            n = activation(n + r * from_n)
+        else:
+            for_gates, for_n = split(self.weight_hh, [2 * self.hidden_size], axis=-1)
+            from_r, from_z = split(h @ for_gates, 2, axis=-1)
+            r = gate(r + from_r)
+            n = activation(n + (r * h) @ for_n)
+        z = gate(z + from_z)
+        h = (1 - z) * n + z * h
+        return h, h
+
+
+class RWAState(NamedTuple):
+    """What an RWA remembers, each (B, H): its output, both sums, and the exponent they are less."""
+
+    h: Tensor
+    numerator: Tensor
+    denominator: Tensor
+    largest: Tensor
+
+
+class RWACell(_Cell):
+    """Recurrent weighted average (Ostmeyer & Cowell 2017): attention over all steps so far.
+
+    ::
+
+        u = x @ weight_u + bias_u
+        g = x @ weight_g + bias_g + h @ weight_hg;  a = x @ weight_a + h @ weight_ha
+        h_t = tanh(sum_s u_s * tanh(g_s) * exp(a_s) / sum_s exp(a_s)),  s = 1 ... t
+
+    Both sums are kept times exp(-largest), the largest a so far, so that none overflows; h depends
+    on it only by rounding. The gates in ``weight_ih`` (I, 3*H) are ``u g a``, in ``weight_hh``
+    (H, 2*H) ``g a``, in ``bias`` (2*H,) ``u g``: one of a would cancel. The first h is
+    tanh(``initial``), which is learned.
+    """
+
+    gates = 3
+    state_names = RWAState._fields
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        recurrent_init: init.Initialiser = init.orthogonal,
+        bias_init: init.Initialiser = init.zeros,
+        **initialisers: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias=False, **initialisers)
+        square, row = (hidden_size, hidden_size), (hidden_size,)
+        self.weight_hh = Parameter(init.side_by_side(recurrent_init, square, gates=2))
+        self.bias = Parameter(init.side_by_side(bias_init, row, gates=2)) if bias else None
+        self.initial = Parameter(init.zeros(row))
+
+    def forward(self, x: Tensor, state: RWAState) -> tuple[Tensor, RWAState]:
+        """One step: (B, I), four times (B, H) to (B, H), four times (B, H)."""
+        self._check(x)
+        h, numerator, denominator, largest = state
+        u, g, a = split(x @ self.weight_ih, 3, axis=-1)
+        from_g, from_a = split(h @ self.weight_hh, 2, axis=-1)
+        g, a = g + from_g, a + from_a
+        if self.bias is not None:
+            bias_u, bias_g = split(self.bias, 2)
+            u, g = u + bias_u, g + bias_g
+        shift = maximum(largest, a)
+        before, now = exp(largest - shift), exp(a - shift)
+        numerator = numerator * before + u * tanh(g) * now
+        denominator = denominator * before + now
+        h = tanh(numerator / denominator)
+        return h, RWAState(h, numerator, denominator, shift)
+
+    def initial_state(self, batch_shape: Sequence[int], dtype: Any, backend: str) -> RWAState:
+        """tanh(initial), empty sums, and an exponent below any other."""
+        nothing = self._zeros(batch_shape, self.hidden_size, dtype, backend)
+        # Not -inf, which less itself is nan; halved, so that no difference overflows.
+        lowest = float(np.finfo(nothing.dtype).min) / 2
+        h = broadcast_to(tanh(self.initial).astype(nothing.dtype), nothing.shape)
+        least = full(nothing.shape, lowest, nothing.dtype, backend=backend)
+        return RWAState(h, nothing, nothing, least)

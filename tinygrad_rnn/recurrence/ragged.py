@@ -1,0 +1,102 @@
+"""Sequences of different lengths: put into one batch, and taken out of it again.
+
+The subtle point: what the padding holds never matters. ``unroll`` with ``lengths`` does not let a
+cell see it; there are zeros here only because something has to stand there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..primitives.creation import asarray
+from ..primitives.movement import pad, stack, unstack
+from ..structure import flatten, unflatten
+from ..tensor import Tensor, as_tensor
+
+
+def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray[Any, Any]]:
+    """Sequences (T_i, ...) as one batch (T, B, ...), T the longest, and their lengths (B,).
+
+    A sequence may be a structure of Tensors that share axis 0, and then so is the batch.
+
+    Raises ValueError where there are none, or where they differ in more than their lengths.
+    """
+    if not len(sequences):
+        raise ValueError("pad_sequences: there are no sequences, so their shape is not known")
+    structure = flatten(sequences[0])[1]
+    rows = []
+    for i, sequence in enumerate(sequences):
+        leaves, own = flatten(sequence, structure)
+        if own != structure:
+            raise ValueError(f"pad_sequences: sequence 0 is structured {structure}, {i} {own}")
+        rows.append([as_tensor(x) for x in leaves])
+    lengths = [_length(row, i) for i, row in enumerate(rows)]
+    batch = []
+    for column in zip(*rows, strict=True):
+        if len({(x.shape[1:], x.dtype) for x in column}) > 1:
+            raise ValueError(
+                "pad_sequences: sequences (T_i, ...) differ in nothing but T_i; these are "
+                + ", ".join(f"{x.dtype} {x.shape}" for x in column)
+            )
+        batch.append(stack([_padded(x, max(lengths)) for x in column], axis=1))
+    return unflatten(structure, batch), np.array(lengths)
+
+
+def unpad_sequences(batch: Any, lengths: Sequence[int] | np.ndarray[Any, Any]) -> list[Any]:
+    """The sequences (T_i, ...) in a batch (T, B, ...), a structure if it is one."""
+    leaves, structure = flatten(batch)
+    columns = []
+    for x in map(as_tensor, leaves):
+        if x.ndim < 2 or x.shape[1] != len(lengths) or max(lengths, default=0) > x.shape[0]:
+            raise ValueError(
+                f"unpad_sequences: lengths {[int(n) for n in lengths]} for a batch of shape "
+                f"{x.shape}, which is (T, B, ...)"
+            )
+        ends = zip(unstack(x, axis=1), lengths, strict=True)
+        columns.append([row[: int(n)] for row, n in ends])
+    return [unflatten(structure, row) for row in zip(*columns, strict=True)]
+
+
+def steps_within(operation: str, lengths: Any, steps: int, rows: int) -> np.ndarray[Any, Any]:
+    """Booleans (T, B) on the host, True at the steps that each row takes; checked."""
+    ends = np.asarray(lengths)
+    ends = ends if ends.size else ends.astype(np.int64)
+    if ends.dtype.kind not in "iu" or ends.shape != (rows,):
+        raise ValueError(
+            f"{operation}: lengths are {rows} integers, one for each row, not {ends.dtype} of "
+            f"shape {ends.shape}"
+        )
+    if ends.size and (ends.min() < 0 or ends.max() > steps):
+        raise ValueError(f"{operation}: lengths {ends.tolist()} for {steps} steps")
+    taken: np.ndarray[Any, Any] = np.arange(steps)[:, None] < ends
+    return taken
+
+
+def flags(operation: str, name: str, given: Any, shape: tuple[int, int], backend: str) -> Tensor:
+    """Booleans (T, B), as a Tensor and checked; those of the host are put on a backend."""
+    if isinstance(given, (list, tuple, np.ndarray)):
+        given = asarray(np.array(given), backend=backend)
+    found = as_tensor(given)
+    if found.shape != shape or found.dtype.kind != "b":
+        raise ValueError(
+            f"{operation}: {name} is bool of shape {shape} (time, batch), not {found.dtype} of "
+            f"{found.shape}"
+        )
+    return found
+
+
+def _length(leaves: list[Tensor], place: int) -> int:
+    found = {x.shape[:1] for x in leaves}
+    if len(found) != 1 or () in found:
+        raise ValueError(
+            f"pad_sequences: the Tensors of sequence {place} share an axis 0 of time, unlike "
+            + ", ".join(str(x.shape) for x in leaves)
+        )
+    return found.pop()[0]
+
+
+def _padded(x: Tensor, steps: int) -> Tensor:
+    return pad(x, [(0, steps - x.shape[0])] + [(0, 0)] * (x.ndim - 1))
