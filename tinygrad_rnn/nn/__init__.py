@@ -1,6 +1,7 @@
 """Modules with parameters: layers, recurrent cells, initial weights. Names follow PyTorch's."""
 
 from . import init
+from .attention import AdditiveAttention, Memory, MultiheadAttention, MultiplicativeAttention
 from .cells import (
     GRUCell,
     LayerNormLSTMCell,
@@ -12,22 +13,33 @@ from .cells import (
 from .layers import Dropout, Embedding, LayerNorm, Linear, Sequential
 from .module import Buffer, Module, Parameter, functional_call
 from .recurrent import GRU, LSTM, RNN, Bidirectional, Recurrent
+from .search import Hypothesis, beam_search, greedy_search, sample
+from .seq2seq import AttentionDecoder, Bridge, DecoderState, Encoder, shift_right
 from .summary import summary
 from .wrappers import StackedCell, VariationalDropout, Zoneout
 
 __all__ = [
+    "AdditiveAttention",
+    "AttentionDecoder",
     "Bidirectional",
+    "Bridge",
     "Buffer",
+    "DecoderState",
     "Dropout",
     "Embedding",
+    "Encoder",
     "GRU",
     "GRUCell",
+    "Hypothesis",
     "LSTM",
     "LSTMCell",
     "LayerNorm",
     "LayerNormLSTMCell",
     "Linear",
+    "Memory",
     "Module",
+    "MultiheadAttention",
+    "MultiplicativeAttention",
     "Parameter",
     "PeepholeLSTMCell",
     "RNN",
@@ -38,7 +50,11 @@ __all__ = [
     "StackedCell",
     "VariationalDropout",
     "Zoneout",
+    "beam_search",
     "functional_call",
+    "greedy_search",
     "init",
+    "sample",
+    "shift_right",
     "summary",
 ]

@@ -1,0 +1,334 @@
+"""From one sequence to another: an encoder, a bridge, and a decoder that attends.
+
+    values, final = encoder(source, lengths=source_lengths)
+    memory = decoder.remember(values, lengths=source_lengths)
+    logits = decoder(shift_right(targets, start), memory, bridge(final), lengths=target_lengths)
+
+The parts know nothing of each other: what is encoded may be a sentence or the regions of an image,
+and the cell of the decoder may be anybody's. The subtle point is that the decoder is a cell, too:
+``decoder.step(tokens, state, memory)``, its memory bound by ``functools.partial``, is what
+``unroll`` runs in training and what ``nn.search`` runs when nobody knows the next token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import tinygrad_rnn_backends as backends
+
+from ..primitives.creation import full_like, zeros
+from ..primitives.elementwise import TensorLike, astype, logical_and, result_type, tanh, where
+from ..primitives.movement import concat, moveaxis, reshape
+from ..primitives.reduction import argmax
+from ..random import uniform_like
+from ..recurrence import initial_state, unroll
+from ..structure import flatten, unflatten
+from ..tensor import Tensor, as_tensor, default_dtype
+from .attention import Memory, valid_steps, without_padding
+from .layers import Embedding, Linear
+from .module import Module
+from .wrappers import StackedCell
+
+Cell = Callable[[Any, Any], tuple[Any, Any]]
+
+
+class Encoder(Module):
+    """Recurrent layers on top of each other, the lowest on an embedding of its input.
+
+    Args:
+        embedding: a module applied to the input of all steps at once, such as ``nn.Embedding`` for
+            tokens; or None.
+        layers: as in ``nn.LSTM``, or ``nn.Recurrent(cell)``: called
+            ``output, state = layer(x, lengths=, mask=)``, time first.
+    """
+
+    def __init__(self, embedding: Module | None, *layers: Module) -> None:
+        if not layers:
+            raise ValueError("Encoder: give at least one recurrent layer")
+        if any(getattr(layer, "batch_first", False) for layer in layers):
+            raise ValueError("Encoder: layers with batch_first=False are needed; time comes first")
+        self.embedding, self.layers = embedding, list(layers)
+
+    def forward(self, x: TensorLike, lengths: Any = None, mask: Any = None) -> tuple[Tensor, Any]:
+        """What to attend to, (S, B, E), and the final state, a list of them for several layers.
+
+        ``x`` is (S, B) tokens or (S, B, I); ``lengths`` (B,) or ``mask`` (S, B) say what of it is
+        there. The rest has no influence, may hold nan or any token, and gives zeros.
+        """
+        x = as_tensor(x)
+        if x.ndim < 2:
+            raise ValueError(f"Encoder: expected x (S, B, ...), not {x.shape}")
+        if lengths is not None or mask is not None:
+            x = without_padding(x, valid_steps("Encoder", x, mask, lengths))
+        values = x if self.embedding is None else self.embedding(x)
+        states = []
+        for layer in self.layers:
+            values, state = layer(values, lengths=lengths, mask=mask)
+            states.append(state)
+        return values, states if len(states) > 1 else states[0]
+
+
+class Bridge(Module):
+    """From the final state of an encoder to the first one of a decoder: tanh of a ``Linear`` each.
+
+    Every part of the encoder's state, (layers * directions, B, H) or (B, H), becomes one vector a
+    row, its layers and directions side by side. If the decoder's cell has as many parts, the first
+    is made of the first (h of h) and so on; otherwise each is made of all. What tanh gives suits h
+    and c; a cell whose state holds sums, as that of ``RWACell`` does, is better left to its own.
+
+    Args:
+        sizes: the widths of these vectors, one for each part: ``2 * H`` for a bidirectional GRU,
+            ``(2 * H, 2 * H)`` for a bidirectional LSTM, whose parts are h_n and c_n.
+        cell: the decoder's. Its ``initial_state`` tells which parts there are.
+    """
+
+    def __init__(self, sizes: int | Sequence[int], cell: Cell) -> None:
+        self.sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+        wanted = initial_state(cell, (1,), default_dtype(), backends.default().name)
+        parts, self._structure = flatten(wanted)
+        shapes = [part.shape for part in parts]
+        if any(len(shape) != 2 for shape in shapes):
+            raise ValueError(f"Bridge: every part of a cell's state is (B, H), not {shapes}")
+        self.leaf_by_leaf = len(self.sizes) == len(parts)
+        widths = self.sizes if self.leaf_by_leaf else (sum(self.sizes),) * len(parts)
+        self.linears = [Linear(n, shape[1]) for n, shape in zip(widths, shapes, strict=True)]
+
+    def forward(self, state: Any) -> Any:
+        """The initial state, structured as the cell's; ValueError for other sizes than promised."""
+        vectors = [_row_vectors(as_tensor(part)) for part in flatten(state)[0]]
+        if tuple(x.shape[-1] for x in vectors) != self.sizes:
+            raise ValueError(
+                f"Bridge: made for parts of sizes {self.sizes}, each (layers * directions, B, H) "
+                f"or (B, H); not {', '.join(str(as_tensor(x).shape) for x in flatten(state)[0])}"
+            )
+        if not self.leaf_by_leaf:
+            vectors = [concat(vectors, axis=-1)] * len(self.linears)
+        pairs = zip(self.linears, vectors, strict=True)
+        return unflatten(self._structure, [tanh(linear(x)) for linear, x in pairs])
+
+
+def _row_vectors(part: Tensor) -> Tensor:
+    """(layers * directions, B, H) to (B, layers * directions * H)."""
+    if part.ndim == 2:
+        return part
+    if part.ndim != 3:
+        raise ValueError(
+            f"Bridge: a part of a state is (layers * directions, B, H) or (B, H), not {part.shape}"
+        )
+    groups, rows, width = part.shape
+    return reshape(moveaxis(part, 0, 1), (rows, groups * width))
+
+
+def shift_right(targets: TensorLike, start: int) -> Tensor:
+    """What a decoder is given so as to say ``targets`` (T, B): ``start``, and all but the last."""
+    targets = as_tensor(targets)
+    return concat([full_like(targets[:1], start), targets[:-1]])
+
+
+class DecoderState(NamedTuple):
+    """Between two steps of an ``AttentionDecoder``: the cell's state, and what is handed on.
+
+    ``handed_on`` (B, ...) is the output, for Bahdanau's next query; or the attentional vector, for
+    Luong's next input.
+    """
+
+    cell: Any
+    handed_on: Tensor
+
+
+class AttentionDecoder(Module):
+    """A cell that looks at a memory at every step, and says what comes next.
+
+    With ``order="bahdanau"`` (Bahdanau et al. 2015) it looks before the cell, with the output of
+    the step before, and reads out all there is::
+
+        context = attention.read(previous h, memory)
+        h, state = cell([embedding; context], state)
+        logits = readout([h; context; embedding])
+
+    With ``order="luong"`` (Luong et al. 2015) it looks after the cell, with its new output. The
+    result is handed on to the next step (their *input feeding*), at the first one zero::
+
+        h, state = cell([embedding; previous attentional], state)
+        context = attention.read(h, memory)
+        attentional = tanh(combine([context; h]))
+        logits = readout(attentional)
+
+    Args:
+        embedding: of the tokens that it is given.
+        cell: any cell, of outputs (B, ``attention.query_size``). Its inputs are as wide as an
+            embedding and, beside it, a context (Bahdanau) or an output (Luong).
+        attention: those of ``nn``, or any that has ``remember``, ``read`` and the numbers
+            ``query_size`` and ``context_size``.
+        order: "luong" or "bahdanau".
+        vocabulary_size: the number of logits, that of the embeddings unless given.
+    """
+
+    def __init__(
+        self,
+        embedding: Embedding,
+        cell: Cell,
+        attention: Any,
+        order: Literal["luong", "bahdanau"] = "luong",
+        vocabulary_size: int | None = None,
+    ) -> None:
+        if order not in ("luong", "bahdanau"):
+            raise ValueError(f"AttentionDecoder: order is 'luong' or 'bahdanau', not {order!r}")
+        self.embedding, self.cell, self.attention, self.order = embedding, cell, attention, order
+        if vocabulary_size is None:
+            vocabulary_size = embedding.num_embeddings
+        self.vocabulary_size = vocabulary_size
+        embedded, output = embedding.embedding_dim, attention.query_size
+        context = attention.context_size
+        beside = output if order == "luong" else context
+        self.input_size = embedded + beside
+        taken = getattr(cell, "input_size", self.input_size)
+        if taken != self.input_size:
+            raise ValueError(
+                f"AttentionDecoder: the cell takes inputs of {taken}, but is given "
+                f"{self.input_size}: an embedding of {embedded} and {beside} beside it"
+            )
+        self.combine = Linear(context + output, output, bias=False) if order == "luong" else None
+        read = output if order == "luong" else output + context + embedded
+        self.readout = Linear(read, self.vocabulary_size)
+
+    def remember(self, values: TensorLike, mask: Any = None, lengths: Any = None) -> Memory:
+        """A memory of values (S, B, E); ``mask`` (S, B) or ``lengths`` say what of it is there."""
+        memory: Memory = self.attention.remember(values, mask, lengths)
+        return memory
+
+    def initial_state(
+        self, memory: Memory, state: Any = None, output: TensorLike | None = None
+    ) -> DecoderState:
+        """Where decoding starts.
+
+        Args:
+            memory: what will be attended to.
+            state: the cell's, for example from a ``Bridge``; if None, the cell is asked for it.
+            output: (B, query_size), with which Bahdanau's order looks first. If None it is h, the
+                first part of the state (of the uppermost cell in a ``StackedCell``), as wide as a
+                query in all cells of ``nn``; zeros, if it is not.
+        """
+        like = memory.values
+        rows = (like.shape[0], self.attention.query_size)
+        if state is None:
+            state = initial_state(self.cell, rows[:1], like.dtype, like.backend)
+        for part in flatten(state)[0]:
+            if part.shape[:1] != rows[:1]:
+                raise ValueError(
+                    f"AttentionDecoder: a state of shape {part.shape} for a memory of {rows[0]} "
+                    "rows, which have to be its axis 0"
+                )
+        dtype = result_type(like, self.readout.weight)
+        nothing = zeros(rows, dtype, backend=like.backend)
+        if self.order == "luong":
+            return DecoderState(state, nothing)
+        if output is None:
+            output = _output_of(self.cell, state)
+            output = output if output.shape == rows else nothing
+        output = as_tensor(output)
+        if output.shape != rows:
+            raise ValueError(f"AttentionDecoder: an output of shape {output.shape}, not {rows}")
+        return DecoderState(state, astype(output, dtype))
+
+    def step(
+        self, tokens: TensorLike, state: DecoderState, memory: Memory
+    ) -> tuple[Tensor, DecoderState]:
+        """Tokens (B,) to logits (B, V) of what comes after them."""
+        (logits, _), state = self._step(tokens, state, memory)
+        return logits, state
+
+    def _step(
+        self, tokens: TensorLike, state: DecoderState, memory: Memory
+    ) -> tuple[tuple[Tensor, Tensor], DecoderState]:
+        """``step`` with the weights (B, S) beside the logits."""
+        embedded = self.embedding(tokens)
+        if self.combine is None:
+            context, weights = self.attention.read(state.handed_on, memory)
+            h, following = self.cell(concat([embedded, context], axis=-1), state.cell)
+            logits = self.readout(concat([h, context, embedded], axis=-1))
+            return (logits, weights), DecoderState(following, h)
+        h, following = self.cell(concat([embedded, state.handed_on], axis=-1), state.cell)
+        context, weights = self.attention.read(h, memory)
+        attentional = tanh(self.combine(concat([context, h], axis=-1)))
+        return (self.readout(attentional), weights), DecoderState(following, attentional)
+
+    def forward(
+        self,
+        tokens: TensorLike,
+        memory: Memory | TensorLike,
+        state: Any = None,
+        lengths: Any = None,
+        mask: Any = None,
+        return_weights: bool = False,
+        sampling_probability: float = 0.0,
+    ) -> Any:
+        """Logits (T, B, V) of what comes after each of the tokens that are given (teacher forcing).
+
+        Args:
+            tokens: (T, B), for example ``shift_right(targets, start)``.
+            memory: what ``remember`` gave; or values (S, B, E), all of which are there.
+            state: the cell's initial state, as for ``initial_state``; or what that gave.
+            lengths: how many tokens each row has, (B,); the logits of the others are zero.
+            mask: instead of lengths, booleans (T, B).
+            return_weights: also return the weights (T, B, S).
+            sampling_probability: that of being given, at a row's step, what the model itself found
+                most likely (argmax) at the one before, instead of the token (Bengio et al. 2015,
+                scheduled sampling). Each row and step draws for itself; the first never does. No
+                gradient flows through the choice.
+
+        Raises ValueError for tokens, a memory and a state of different rows.
+        """
+        tokens = as_tensor(tokens)
+        memory = memory if isinstance(memory, Memory) else self.remember(memory)
+        rows = memory.mask.shape[0]
+        if tokens.ndim != 2 or tokens.shape[1] != rows or tokens.dtype.kind not in "iu":
+            raise ValueError(
+                f"AttentionDecoder: expected tokens (T, {rows}), integers, for a memory of {rows} "
+                f"rows; not {tokens.dtype} {tokens.shape}"
+            )
+        if not 0 <= sampling_probability <= 1:
+            raise ValueError(
+                "AttentionDecoder: sampling_probability is between 0 and 1, not "
+                f"{sampling_probability}"
+            )
+        if not isinstance(state, DecoderState):
+            state = self.initial_state(memory, state)
+        cell: Cell = partial(self._step, memory=memory)
+        if sampling_probability:
+            tokens = astype(tokens, "int64")
+            cell = _sampling(cell, sampling_probability)
+            state = state, full_like(tokens[0], _NOTHING)
+        (logits, weights), _ = unroll(cell, tokens, state, lengths=lengths, mask=mask)
+        return (logits, weights) if return_weights else logits
+
+    def extra_repr(self) -> str:
+        """The order."""
+        return f"order={self.order!r}"
+
+
+_NOTHING = -1  # has been predicted
+
+
+def _sampling(cell: Cell, probability: float) -> Cell:
+    """The cell, given its own prediction for some of the tokens; it rides in the state."""
+
+    def step(tokens: Tensor, state: tuple[DecoderState, Tensor]) -> tuple[Any, Any]:
+        own, predicted = state
+        # Of the state, since a draw is a floating number, and in ``vmap`` each example's own.
+        chosen = uniform_like(own.handed_on[:, 0]) < probability
+        given = where(logical_and(chosen, predicted != _NOTHING), predicted, tokens)
+        (logits, weights), own = cell(given, own)
+        return (logits, weights), (own, astype(argmax(logits, axis=-1), tokens.dtype))
+
+    return step
+
+
+def _output_of(cell: Cell, state: Any) -> Tensor:
+    """What a cell put out, as far as its state shows it: h is the first part."""
+    if isinstance(cell, StackedCell):
+        return _output_of(cell.cells[-1], state[-1])
+    h: Tensor = flatten(state)[0][0]
+    return h
