@@ -36,7 +36,7 @@ from tinygrad_rnn_backends import get as get_backend
 from tinygrad_rnn_backends import register as register_backend
 from tinygrad_rnn_backends import set_default as set_default_backend
 
-from . import functional, nn, optim, random, serialization
+from . import data, functional, interop, nn, optim, random, serialization
 from .batching import vmap
 from .functional import (
     binary_cross_entropy_with_logits,
@@ -214,6 +214,7 @@ __all__ = [
     "cross_entropy",
     "ctc_loss",
     "cumulative_sum",
+    "data",
     "default_dtype",
     "detach",
     "detect_anomaly",
@@ -258,6 +259,7 @@ __all__ = [
     "int32",
     "int64",
     "int8",
+    "interop",
     "is_grad_enabled",
     "isfinite",
     "isinf",
