@@ -199,7 +199,10 @@ def test_the_memory_of_several_heads_is_the_module() -> None:
     mask = np.arange(S)[:, None] < LENGTHS
     expected, shares = attention(queries, values, values, mask, return_weights=True)
     context, weights = attention.read(queries, attention.remember(values, lengths=LENGTHS))
-    assert_array_equal(context.numpy(), expected.numpy())
+    nothing = np.array(LENGTHS) == 0  # where the module gives the bias, and a memory 0
+    assert_array_equal(context.numpy()[:, ~nothing], expected.numpy()[:, ~nothing])
+    assert_array_equal(expected.numpy()[0, nothing][0], attention.out_proj.bias.numpy())
+    assert not context.numpy()[:, nothing].any()
     assert_allclose(weights.numpy(), shares.numpy().mean(axis=1).swapaxes(0, 1), rtol=1e-6)
 
 
@@ -254,9 +257,7 @@ def test_a_row_of_nothing_is_zero_in_value_and_derivatives(name: str, backend: B
     values = np.full((S, B, E), np.nan, np.float32)
     held = tg.tensor(values, requires_grad=True)
     context, weights = run(attention, query, held, np.zeros((S, B), bool))
-    nothing = attention.out_proj.bias.numpy() if name == "multihead" else 0
-    assert_array_equal(context.numpy(), np.broadcast_to(nothing, context.shape))
-    assert not weights.numpy().any()
+    assert not context.numpy().any() and not weights.numpy().any()
 
     def loss(query: Tensor, held: Tensor) -> Tensor:
         return tg.sum(tg.square(run(attention, query, held, np.zeros((S, B), bool))[0]))
@@ -266,6 +267,22 @@ def test_a_row_of_nothing_is_zero_in_value_and_derivatives(name: str, backend: B
     for derivative in (*tg.jvp(loss, points, directions), *tg.hvp(loss, points, directions)):
         assert all_finite(derivative)
     assert all_finite(*gradients(context, [query, held, *attention.parameters()]))
+
+
+@every_attention
+def test_the_query_of_a_row_of_nothing_may_be_nan(name: str, backend: Backend) -> None:
+    attention = made(name)
+    values = tg.tensor(normal(S, B, E), dtype="float32")
+    results = []
+    for queried in (0.0, np.nan):
+        queries = normal(2, B, attention.query_size).astype("float32")
+        queries[:, 1] = queried  # the row of length 0
+        asked = tg.tensor(queries, requires_grad=True)
+        context, _ = attention.read(asked, attention.remember(values, lengths=LENGTHS))
+        results.append([context, *gradients(context, [asked, *attention.parameters()])])
+    for clean, spoilt in zip(*results, strict=True):
+        assert_array_equal(clean.numpy(), spoilt.numpy())
+    assert not results[1][0].numpy()[:, 1].any()
 
 
 @pytest.mark.parametrize("masked_by", ["mask", "mask and bias", "attn_mask", "is_causal"])
@@ -487,16 +504,34 @@ M = tg.ones((2, B, 4))
         (lambda: general().remember(X, lengths=[1, 5, 1]), "for 4 steps"),
         (lambda: general()(tg.ones((B, 3)), X), r"\(\.\.\., 3, 2\) for a memory of 3 rows"),
         (lambda: general()(tg.ones((2, Q)), X), r"\(\.\.\., 3, 2\) for a memory of 3 rows"),
-        (lambda: nn.MultiheadAttention(4, 3), "num_heads 3"),
-        (lambda: nn.MultiheadAttention(4, 0), "num_heads 0"),
+        (lambda: nn.MultiheadAttention(4, 3), "num_heads is a .*embed_dim 4, not 3"),
+        (lambda: nn.MultiheadAttention(4, 0), "not 0"),
+        (lambda: nn.MultiheadAttention(4, 2.0), r"not 2\.0"),
         (lambda: heads(dropout=2), "between 0 and 1, not 2"),
         (lambda: heads()(M, M, M[:1]), r"query \(L, B, 4\).*not \(2, 3, 4\)"),
         (lambda: heads()(M, M[:, :2], M[:, :2]), r"query \(L, B, 4\)"),
         (lambda: heads(kdim=3)(M, M, M), r"key \(S, B, 3\)"),
         (lambda: heads(batch_first=True)(M, M[:, :2], M), "batch_first"),
         (lambda: heads()(M, M, M, mask=np.ones((B, 2), bool)), r"bool of shape \(2, 3\)"),
-        (lambda: heads()(M, M, M, attn_mask=np.ones((3, 2), bool)), r"attn_mask of shape \(3, 2\)"),
-        (lambda: tg.scaled_dot_product_attention(X, X[0], M), r"key \(\.\.\., S, E\)"),
+        (lambda: heads()(M, M, M, mask=True), r"bool of shape \(2, 3\) \(time, batch\), not bool"),
+        (
+            lambda: heads(batch_first=True)(M, M, M, mask=np.ones((3, 2), bool)),
+            r"bool of shape \(2, 3\) \(batch, time\), not bool of \(3, 2\)",
+        ),
+        (lambda: heads(batch_first=True)(M, M, M, mask=True), r"\(2, 3\) \(batch, time\)"),
+        (
+            lambda: heads()(M, M, M, attn_mask=np.ones((3, 2), bool)),
+            r"MultiheadAttention: attn_mask and scores .*\(3, 2\), \(3, 2, 2, 2\) do not broadcast",
+        ),
+        (
+            lambda: heads()(M, M, M, attn_mask=np.ones((5, 3, 2, 2, 2), bool)),
+            r"MultiheadAttention: attn_mask of shape",
+        ),
+        (
+            lambda: tg.scaled_dot_product_attention(X, X[0], M),
+            r"leading axes: the shapes \(4,\), \(\), \(2,\)",
+        ),
+        (lambda: tg.scaled_dot_product_attention(X, M, M), r"key \(\.\.\., S, E\)"),
         (lambda: tg.scaled_dot_product_attention(X, X[:, :, :1], X), r"key \(\.\.\., S, E\)"),
         (lambda: tg.scaled_dot_product_attention(X[0, 0], X, X), r"key \(\.\.\., S, E\)"),
     ],
@@ -509,6 +544,11 @@ def test_bad_input_is_named(call: Callable[[], Any], message: str) -> None:
 def test_a_mask_of_integers_is_refused() -> None:
     with pytest.raises(TypeError, match=r"attn_mask is int64; .* mask != 0"):
         tg.scaled_dot_product_attention(X, X, X, tg.tensor([[1, 0, 1]]))
+
+
+def test_what_a_layer_returns_is_no_values() -> None:
+    with pytest.raises(TypeError, match=r"remember: values are .* not a tuple; .* the outputs"):
+        general().remember((X, QUERY))
 
 
 def test_values_are_no_memory() -> None:

@@ -411,6 +411,24 @@ def test_masks_of_a_row_do_not_depend_on_the_rows_beside_it() -> None:
     assert_allclose(*runs, rtol=1e-5, atol=1e-7)
 
 
+def test_zoneout_keeps_the_sums_of_an_average_together() -> None:
+    inner = nn.RWACell(3, 4)
+    x = tg.tensor(X.astype(np.float32))
+    for cell in (nn.Zoneout(inner, 0.3), nn.Zoneout(nn.StackedCell(inner), 0.3)):
+        _, following = cell(x[0], cell.initial_state((2,), np.float32, "numpy"))
+        plain = inner(x[0], inner.initial_state((2,), np.float32, "numpy"))[1]
+        _, *sums = following if isinstance(cell.cell, nn.RWACell) else following[0]
+        assert_states_equal(tuple(sums), tuple(plain[1:]), rtol=0)
+
+
+def test_variational_dropout_reaches_the_h_of_each_cell_in_a_stack() -> None:
+    tg.manual_seed(0)
+    both = nn.StackedCell(lambda x, s: (x, s), lambda x, s: (s, s))
+    wrapped = nn.VariationalDropout(both, state_p=0.5)
+    _, (low, high) = wrapped(tg.ones((1, 2)), (tg.ones((1, 200)), tg.ones((1, 200))))
+    assert (low.numpy() == 0).any() and (high.numpy() == 0).any()
+
+
 def test_a_stack_is_one_cell_on_the_other() -> None:
     low, high = nn.LSTMCell(3, 4), nn.GRUCell(4, 2)
     x = tg.tensor(X.astype(np.float32))
@@ -457,8 +475,16 @@ def four(rows: int = 1) -> Tensor:
     ("call", "error", "message"),
     [
         (lambda: nn.RNNCell(2, 3, nonlinearity="elu"), ValueError, "'tanh', 'relu' or a function"),
-        (lambda: nn.RNNCell(2, 0), ValueError, "RNNCell: hidden_size is a positive integer, not 0"),
-        (lambda: nn.GRUCell(2.5, 3), ValueError, "GRUCell: input_size is a positive integer"),
+        (
+            lambda: nn.RNNCell(2, 0),
+            ValueError,
+            "RNNCell: hidden_size is an integer of at least 1, not 0",
+        ),
+        (
+            lambda: nn.GRUCell(2.5, 3),
+            ValueError,
+            "GRUCell: input_size is an integer of at least 0, not 2.5",
+        ),
         (lambda: nn.GRUCell(2, 3)(tg.ones((1, 3)), tg.ones((1, 3))), ValueError, r"\(\.\.\., 2\)"),
         (lambda: nn.RWACell(2, 3)(tg.ones((1, 3)), None), ValueError, r"RWACell: .*\(\.\.\., 2\)"),
         (lambda: tg.unroll(nn.GRUCell(2, 3), tg.ones((4, 1, 2)), mode="fast"), ValueError, "mode"),
@@ -473,8 +499,33 @@ def four(rows: int = 1) -> Tensor:
             TypeError,
             r"PeepholeLSTMCell: .*\(h, c\).*not a tuple of 3",
         ),
+        (
+            lambda: nn.LSTMCell(2, 3)(tg.ones((2, 2)), (tg.ones((2, 3)), tg.ones((2, 1)))),
+            ValueError,
+            r"LSTMCell: expected c \(\.\.\., 3\), not \(2, 1\)",
+        ),
+        (
+            lambda: nn.GRUCell(2, 3)(tg.ones((2, 2)), tg.ones((2, 4))),
+            ValueError,
+            r"GRUCell: expected h \(\.\.\., 3\), not \(2, 4\)",
+        ),
+        (
+            lambda: nn.RNNCell(2, 3)(tg.ones((2, 2)), (tg.ones((2, 3)),)),
+            TypeError,
+            r"RNNCell: the state is a Tensor h \(B, 3\), .* not a tuple of 1",
+        ),
+        (
+            lambda: nn.RWACell(2, 3)(tg.ones((2, 2)), (tg.ones((2, 3)),) * 4),
+            TypeError,
+            "RWACell: the state is an RWAState, not a tuple of 4",
+        ),
+        (
+            lambda: nn.VariationalDropout(nn.LSTM(4, 4), 0.5),
+            TypeError,
+            "VariationalDropout: expected a cell, which takes a step, not the layer LSTM",
+        ),
         (lambda: nn.Zoneout(nn.GRUCell(4, 4), 1.5), ValueError, "Zoneout: a probability .* 1.5"),
-        (lambda: nn.Zoneout(3), TypeError, "Zoneout: expected a cell, not 3"),
+        (lambda: nn.Zoneout(3), TypeError, r"Zoneout: expected a cell\(x, state\), not 3"),
         (
             lambda: nn.Zoneout(nn.GRUCell(4, 4), (0.1, 0.2))(four(), four()),
             ValueError,

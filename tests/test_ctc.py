@@ -267,6 +267,15 @@ def test_float32_keeps_its_digits_over_many_frames() -> None:
     assert_allclose(*gradients, atol=1e-5)
 
 
+def test_float16_has_a_number_for_every_possible_loss() -> None:
+    """This one is larger than the square root of float16's largest number, which is 256."""
+    x = tg.full((500, 1, 3), math.log(1 / 3), dtype="float16", requires_grad=True)
+    loss = tg.ctc_loss(x, [1], [500], [1], reduction="sum")
+    expected = tg.ctc_loss(x.astype("float64"), [1], [500], [1], reduction="sum")
+    assert loss.dtype == tg.grad(loss, x).dtype == np.float16
+    assert_allclose(loss.item(), expected.item(), rtol=1e-3)
+
+
 def test_inputs_that_are_no_probabilities_scale_the_likelihood(backend: Any) -> None:
     x, shift = normal(4, 1, 3), np.array([0.5, -2.0, 3.0, 1.0])[:, None, None]
     loss, moved = (tg.ctc_loss(tg.tensor(z), [1, 2], [4], [2]).item() for z in (x, x + shift))
@@ -302,6 +311,10 @@ X = tg.zeros((4, 2, 3))
          ["input_lengths", "(1,)", "(2,)"]),
         (lambda: tg.ctc_loss(X, [1, 2], [4, 4], 1), ValueError, ["target_lengths", "()", "(2,)"]),
         (lambda: tg.ctc_loss(X, [1.0, 2.0], [4, 4], [1, 1]), TypeError, ["targets", "float64"]),
+        (lambda: tg.ctc_loss(X, [[1, 2], [1]], [4, 4], [2, 1]), ValueError,
+         ["targets", "different lengths", "pad", "one after the other"]),
+        (lambda: tg.ctc_loss(X, [1, 2], [4, 4], [1, 1], blank=1.5), TypeError, ["blank=1.5"]),
+        (lambda: tg.ctc_loss(X, [1, 2], [4, 4], [1, 1], blank=True), TypeError, ["blank=True"]),
         (lambda: tg.ctc_loss(X, [1, 2], [4.0, 4], [1, 1]), TypeError, ["input_lengths", "float64"]),
         (lambda: tg.ctc_loss(X, [1, 2], [4, 4], [1, 1], reduction="avg"), ValueError,
          ["reduction", "'avg'", "'mean', 'sum' or 'none'"]),

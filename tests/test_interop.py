@@ -101,6 +101,36 @@ def test_a_linear_layer_is_transposed_and_what_is_of_another_kind_is_not(backend
     assert model.steps.tolist() == [7]
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    "widths", [{}, {"kdim": 4, "vdim": 4}, {"kdim": 3}, {"kdim": 3, "vdim": 3}]
+)
+def test_pytorchs_names_and_shapes_of_attention(widths: dict[str, int], bias: bool) -> None:
+    model = nn.Sequential(nn.MultiheadAttention(4, 2, bias=bias, **widths))
+    arrays = drawn(interop.torch_state_dict(model))
+    expected = {"0.out_proj.weight": (4, 4)}
+    if set(widths.values()) <= {4}:
+        expected |= {"0.in_proj_weight": (12, 4)}
+    else:
+        expected |= {"0.q_proj_weight": (4, 4), "0.k_proj_weight": (4, 3)}
+        expected |= {"0.v_proj_weight": (4, widths.get("vdim", 4))}
+    if bias:
+        expected |= {"0.in_proj_bias": (12,), "0.out_proj.bias": (4,)}
+    assert {name: a.shape for name, a in arrays.items()} == expected
+    interop.load_torch_state_dict(model, arrays)
+    attention = model[0]
+    for i, part in enumerate(("q_proj", "k_proj", "v_proj")):
+        weight = arrays.get(f"0.{part}_weight")
+        if weight is None:
+            weight = arrays["0.in_proj_weight"][4 * i : 4 * i + 4]
+        assert_array_equal(getattr(attention, part).weight.numpy(), weight.T)
+        if bias:
+            own = arrays["0.in_proj_bias"][4 * i : 4 * i + 4]
+            assert_array_equal(getattr(attention, part).bias.numpy(), own)
+    for name, a in interop.torch_state_dict(model).items():
+        assert_array_equal(a, arrays[name])
+
+
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 def test_two_biases_are_read_as_their_sum_and_the_second_is_written_as_zeros(kind: str) -> None:
     layer = getattr(nn, kind)(3, 4)
@@ -278,8 +308,9 @@ def test_a_bias_on_one_side_only_is_an_error(kind: str) -> None:
     refused(unbiased, load, interop.torch_state_dict(biased), f"unexpected: {keys}")
     refused(biased, load, interop.torch_state_dict(unbiased), f"missing: {keys}")
     load = interop.load_keras_weights
-    refused(unbiased, load, interop.keras_weights(biased), "unexpected: array 2")
-    refused(biased, load, interop.keras_weights(unbiased), "missing: bias_l0")
+    arrays = interop.keras_weights(biased)
+    refused(unbiased, load, arrays, "3 arrays, 2 expected; unexpected: array 2")
+    refused(biased, load, arrays[:2], "2 arrays, 3 expected; missing: array 2 (bias_l0)")
 
 
 def test_one_error_lists_all_arrays_that_do_not_fit_in_kerass_names() -> None:
@@ -289,14 +320,18 @@ def test_one_error_lists_all_arrays_that_do_not_fit_in_kerass_names() -> None:
         model,
         interop.load_keras_weights,
         [arrays[0].T, *arrays[1:3], *arrays[4:]],
-        "missing: 2.bias",
-        "0.embeddings has shape (2, 5), expected (5, 2)",
-        "1.bias_l0 has shape (3, 1), expected (12,)",
-        "2.kernel has shape (1,), expected (3, 1)",
+        "5 arrays, 6 expected; missing: array 5 (2.bias)",
+        "array 0 (0.embeddings) has shape (2, 5), expected (5, 2)",
+        "array 3 (1.bias_l0) has shape (3, 1), expected (12,)",
+        "array 4 (2.kernel) has shape (1,), expected (3, 1)",
     )
     refused(model, interop.load_keras_weights, [*arrays, arrays[0]], "unexpected: array 6")
-    message = refused(model, interop.load_keras_weights, [], "missing: 0.embeddings, 1.kernel_l0")
-    assert "1.recurrent_kernel_l0" in message
+    refused(
+        model,
+        interop.load_keras_weights,
+        [],
+        "missing: array 0 (0.embeddings), array 1 (1.kernel_l0), array 2 (1.recurrent_kernel_l0)",
+    )
 
 
 def test_a_gru_with_the_reset_gate_before_the_product_has_no_counterpart_in_pytorch() -> None:
@@ -310,16 +345,29 @@ def test_a_gru_with_the_reset_gate_before_the_product_has_no_counterpart_in_pyto
                 call()
 
 
-def test_a_projection_has_no_counterpart_in_keras() -> None:
+@pytest.mark.parametrize("kind", ["PeepholeLSTMCell", "LayerNormLSTMCell", "RWACell"])
+def test_a_cell_that_the_others_do_not_have_has_no_counterpart(kind: str) -> None:
+    model = nn.Recurrent(getattr(nn, kind)(2, 3))
+    refused(model, interop.load_torch_state_dict, {}, f"cell: a {kind} has no counterpart")
+    refused(model, interop.load_keras_weights, [], f"cell: a {kind} has no counterpart")
+    for write in (interop.torch_state_dict, interop.keras_weights):
+        with pytest.raises(ValueError, match=f"{write.__name__}: cell: a {kind} has no counter"):
+            write(model)
+
+
+def test_projections_and_heads_without_an_axis_have_no_counterpart_in_keras() -> None:
     lstm = nn.LSTM(2, 3, proj_size=2)
     with pytest.raises(ValueError, match="keras_weights: Keras's LSTM has no projection"):
         interop.keras_weights(lstm)
     refused(lstm, interop.load_keras_weights, [], "no projection")
+    with pytest.raises(ValueError, match=r"keras_weights: 0: .* an axis of heads"):
+        interop.keras_weights(nn.Sequential(nn.MultiheadAttention(4, 2)))
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "Recurrent"])
 def test_a_learned_initial_state_has_no_counterpart(kind: str) -> None:
-    layer = getattr(nn, kind)(2, 3, learn_initial_state=True)
+    sizes = (nn.LSTMCell(2, 3),) if kind == "Recurrent" else (2, 3)
+    layer = getattr(nn, kind)(*sizes, learn_initial_state=True)
     refused(layer, interop.load_torch_state_dict, {}, "learned initial state")
     refused(layer, interop.load_keras_weights, [], "learned initial state")
     for write in (interop.torch_state_dict, interop.keras_weights):
@@ -333,6 +381,41 @@ def test_arrays_come_by_name_for_pytorch_and_in_a_list_for_keras() -> None:
         interop.load_torch_state_dict(linear, interop.keras_weights(linear))
     with pytest.raises(TypeError, match=r"load_keras_weights: a list of arrays.* not a dict"):
         interop.load_keras_weights(linear, interop.torch_state_dict(linear))
+
+
+def test_the_module_is_one_of_ours() -> None:
+    class Linear:
+        """As of PyTorch or Keras."""
+
+        __module__ = "torch.nn"
+
+        def state_dict(self) -> dict[str, Array]:
+            return {}
+
+    theirs: Any = Linear()
+    for call in (
+        lambda: interop.torch_state_dict(theirs),
+        lambda: interop.load_torch_state_dict(theirs, {}),
+        lambda: interop.keras_weights(theirs),
+        lambda: interop.load_keras_weights(theirs, []),
+    ):
+        with pytest.raises(TypeError, match=r"the module is one of tinygrad_rnn.nn, not a torch\."):
+            call()
+
+
+def test_what_cannot_be_read_is_named() -> None:
+    class Stubborn:
+        """As a parameter of PyTorch's, or a tensor of bfloat16."""
+
+        def __array__(self, dtype: Any = None, copy: Any = None) -> Array:
+            raise RuntimeError("call detach()")
+
+    linear = nn.Linear(2, 1)
+    load = interop.load_torch_state_dict
+    arrays = {"weight": Stubborn(), "bias": [[1.0], [1.0, 2.0]]}
+    refused(linear, load, arrays, "weight cannot be made", "(call detach())", "bias cannot be made")
+    load = interop.load_keras_weights
+    refused(linear, load, [Stubborn(), [1.0]], "array 0 (kernel) cannot be made a NumPy array")
 
 
 # Models that hold a thing twice, or themselves.
@@ -435,10 +518,21 @@ def test_a_library_that_knows_nothing_of_read_only_memory_gets_a_copy() -> None:
         x.__dlpack__(copy=False)
 
 
+def test_memory_that_runs_backwards_is_handed_out_as_a_copy() -> None:
+    """PyTorch ends the process at a negative stride."""
+    for x in (tg.flip(tg.tensor([1.0, 2.0])), tg.tensor([[1.0], [2.0]])[::-1]):
+        assert min(x.data.strides) < 0
+        array = np.from_dlpack(x)
+        assert array.tolist() == x.tolist() and min(array.strides) > 0
+        assert not np.shares_memory(array, x.numpy())
+        with pytest.raises(BufferError, match="runs backwards"):
+            x.__dlpack__(max_version=(1, 0), copy=False)
+
+
 def test_what_requires_grad_is_handed_out_detached() -> None:
     p = nn.Parameter(np.ones(2))
     for consumer in (np.from_dlpack, tg.from_dlpack):
-        with pytest.raises(BufferError, match=r"requires grad; hand out x\.detach\(\)"):
+        with pytest.raises(BufferError, match=r"requires grad; hand out x\.detach\(\)($|; for)"):
             consumer(p)
         assert consumer(p.detach()).tolist() == [1, 1]
 
@@ -446,9 +540,9 @@ def test_what_requires_grad_is_handed_out_detached() -> None:
 def test_what_dlpack_cannot_carry_is_refused() -> None:
     with pytest.raises(TypeError, match=re.escape("from_dlpack: a list has no __dlpack__")):
         tg.from_dlpack([1.0])
-    with pytest.raises(TypeError, match="complex128 holds no real numbers"):
+    with pytest.raises(TypeError, match="from_dlpack: an array of complex128 holds no real"):
         tg.from_dlpack(np.ones(2, dtype=complex))
-    with pytest.raises(BufferError, match=r"'numpy' cannot take over a ndarray: .*; backend="):
+    with pytest.raises(BufferError, match=r"'numpy' cannot take over a ndarray: .*, backend="):
         tg.from_dlpack(np.array(["2020-01-01"], dtype="datetime64[D]"))
     with pytest.raises(TypeError, match="inside vmap"):
         tg.vmap(lambda row: tg.from_dlpack(row))(tg.ones((2, 3)))

@@ -242,6 +242,12 @@ def test_a_target_of_probability_0_contributes_nothing(log_target: bool, backend
     assert math.isfinite(slope.item())
 
 
+@pytest.mark.parametrize("loss", [tg.nll_loss, tg.cross_entropy])
+def test_a_list_of_classes_is_a_target(loss: Any, backend: Any) -> None:
+    x = tg.log_softmax(tg.tensor(np.arange(6.0).reshape(2, 3)))
+    assert loss(x, [2, 0]).item() == loss(x, tg.tensor([2, 0])).item()
+
+
 # Kinks, ends of ranges, dtypes.
 
 
@@ -303,6 +309,17 @@ BAD: tuple[tuple[Callable[[], Any], type[Exception], tuple[str, ...]], ...] = (
          (f"{loss.__name__}: reduction", "'avg'", "'mean', 'sum' or 'none'"))
         for loss in (*OF_PAIRS, tg.cross_entropy)
     ),
+    (lambda: tg.kl_div(X, X, reduction="avg"), ValueError, ("kl_div", "'batchmean', 'mean',")),
+    *(
+        (lambda loss=loss: loss(tg.ones((4, 2, 7)), tg.zeros((4, 2), dtype="int64")), ValueError,
+         (loss.__name__, "(4, 2, 7)", "(4, 7)", "last axis", "moveaxis(input, -1, 1)"))
+        for loss in (tg.nll_loss, tg.cross_entropy)
+    ),
+    (lambda: tg.cross_entropy(X, X, ignore_index=0), ValueError,
+     ("cross_entropy", "ignore_index=0", "class indices only")),
+    (lambda: tg.layer_norm(X, (3,)), TypeError, ("layer_norm", "weight is a Tensor (3,)", "tuple")),
+    (lambda: tg.softmax(X, axis=5), IndexError, ("softmax: axis 5",)),
+    (lambda: tg.log_softmax(X, axis=5), IndexError, ("log_softmax: axis 5",)),
     *(
         (lambda loss=loss: loss(X, T, reduction="batchmean"), ValueError,
          (loss.__name__, "'batchmean'"))

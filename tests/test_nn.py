@@ -166,6 +166,8 @@ def test_children_are_what_a_module_holds_itself(model: Tagger) -> None:
 
 def test_modules_come_with_their_paths(model: Tagger) -> None:
     paths = ["", "embedding", "cells.0", "cells.1", "heads.a", "heads.b"]
+    assert list(model.modules()) == [module for _, module in model.named_modules()]
+    assert list(model.buffers()) == [model.mean]
     assert [path for path, _ in model.named_modules()] == paths
 
 

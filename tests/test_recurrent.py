@@ -69,7 +69,7 @@ def composed(draw: Any) -> Made:
     tg.manual_seed(draw(st.integers(0, 9)))
     # Four units, for of two a layer norm makes little more than signs.
     one, other = (draw(st.sampled_from(kinds))(SIZE, 4) for _ in range(2))
-    learned, reverse = draw(st.booleans()), draw(st.booleans())
+    reverse, learned = draw(st.booleans()), draw(st.booleans()) and not isinstance(one, nn.RWACell)
     layer: nn.Module = nn.Recurrent(one, reverse=reverse, learn_initial_state=learned)
     how = f"{one} reverse={reverse} learned={learned}"
     if draw(st.booleans()):
@@ -309,10 +309,11 @@ def test_a_learned_initial_state_starts_at_zero_and_gets_gradients(backend: Back
 
 
 @pytest.mark.usefixtures("float64")
-def test_reset_state_is_what_reset_starts_from() -> None:
-    layer = nn.GRU(SIZE, 2, 2)
+@pytest.mark.parametrize("learned", [True, False])
+def test_reset_state_is_what_reset_starts_from(learned: bool) -> None:
+    layer = randomised(nn.GRU(SIZE, 2, 2, learn_initial_state=learned))
     xs = tg.tensor(batch(2, 4))
-    carried, fresh = tg.ones((2, 2, 2)), tg.zeros((2, 2, 2))
+    carried, fresh = tg.ones((2, 2, 2)), layer.initial_state_for(xs)
     reset = np.array([[0, 0], [0, 0], [1, 0], [0, 0]], bool)
     outputs, _ = layer(xs, carried, reset=reset, reset_state=fresh)
     before, _ = layer(xs, carried)
@@ -337,6 +338,88 @@ def test_dropout_falls_between_layers_only() -> None:
     assert_array_equal(layer(x)[0].numpy(), nothing.numpy())
     one = nn.RNN(SIZE, 4, dropout=0.5)
     assert_array_equal(one(x)[0].numpy(), one(x)[0].numpy())
+
+
+@pytest.mark.usefixtures("float64")
+@examples(20)
+@given(made=layers)
+def test_the_initial_state_can_be_asked_for(made: Made) -> None:
+    x = tg.tensor(batch(2, 3))
+    expected, _ = made.layer(x)
+    found, _ = made.layer(x, made.layer.initial_state_for(x))
+    assert_allclose(found.numpy(), expected.numpy(), rtol=1e-14)
+
+
+def test_tokens_may_come_batch_first_too() -> None:
+    def count(x: Any, total: Tensor) -> tuple[Tensor, Tensor]:
+        token, features = x
+        total = total + token + tg.sum(features, axis=-1)
+        return total, total
+
+    tokens, features = np.arange(6).reshape(2, 3), np.ones((2, 3, 4))
+    x = (tg.tensor(tokens), tg.tensor(features))
+    outputs, last = nn.Recurrent(count, batch_first=True)(x, tg.zeros((2,), "float64"))
+    assert_array_equal(outputs.numpy(), np.cumsum(tokens + 4, axis=1))
+    assert_array_equal(last.numpy(), outputs.numpy()[:, -1])
+    embedding, cell = nn.Embedding(6, 3), nn.GRUCell(3, 2)
+    layer = nn.Recurrent(lambda x, h: cell(embedding(x), h), batch_first=True)
+    found, _ = layer(tokens, tg.zeros((2, 2)), lengths=[3, 1])
+    assert found.shape == (2, 3, 2) and not found.numpy()[1, 1:].any()
+
+
+def test_resets_come_as_a_list_beside_a_list_of_sequences() -> None:
+    def count(x: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+        return total + x, total + x
+
+    sequences, starts = [tg.ones(3), tg.ones(2)], [[False, True, False], [True, True]]
+    for layer in (nn.Recurrent(count), nn.Recurrent(count, batch_first=True)):
+        outputs, _ = layer(sequences, tg.zeros(2), reset=starts)
+        assert [y.tolist() for y in outputs] == [[1, 1, 2], [1, 1]]
+
+
+def test_a_state_that_reset_discards_may_hold_nan() -> None:
+    """Though some rows skip steps, at which they are given what they are given at their first."""
+    cell = nn.GRUCell(SIZE, 2)
+    x, carried = tg.tensor(batch(2, 3), dtype="float32"), tg.tensor([[np.nan, 1.0], [1.0, 1.0]])
+    reset = np.array([[True, True], [False, False], [False, False]])
+    fresh = tg.zeros((2, 2))
+    options = {"reset": reset, "reset_state": fresh, "lengths": [1, 3]}
+    outputs, _ = tg.unroll(cell, x, carried.astype("float32"), **options)
+    tg.sum(outputs).backward()
+    assert all(np.isfinite(p.grad.numpy()).all() for p in cell.parameters())
+
+
+def test_an_input_that_has_other_rows_is_refused_where_rows_are_spoken_of() -> None:
+    with pytest.raises(
+        ValueError, match=r"axis 1 of xs has to be the 2 rows; one has shape \(3, 5"
+    ):
+        tg.unroll(
+            lambda x, h: (h, h),
+            (tg.ones((3, 2, 1)), tg.ones((3, 5))),
+            tg.ones((2, 1)),
+            lengths=[3, 1],
+        )
+
+
+def test_numpy_arrays_go_where_the_weights_are(backend: Backend) -> None:
+    layer = nn.Sequential(nn.Embedding(5, SIZE), nn.GRU(SIZE, 2), nn.Linear(2, 1))
+    assert layer(np.array([[1, 2], [3, 4]])).backend == backend.name
+    outputs, _ = nn.LSTM(SIZE, 2)(batch(2, 3).astype(np.float32))
+    assert outputs.backend == backend.name
+    outputs, _ = tg.unroll(nn.GRUCell(SIZE, 2), batch(2, 3).astype(np.float32), lengths=[3, 1])
+    assert outputs.backend == backend.name
+
+
+def test_settings_of_a_layer_are_attributes_that_count() -> None:
+    layer = nn.GRU(SIZE, 2, 2)
+    x = tg.tensor(batch(2, 3), dtype="float32")
+    before = layer(x)[0].numpy()
+    layer.activation = tg.relu
+    assert not np.allclose(layer(x)[0].numpy(), before)
+    assert nn.LSTM(3, 4, proj_size=2).proj_size == 2
+    scaled = type("Scaled", (nn.Module,), {"forward": lambda self, x: tg.tanh(x * self.scale)})()
+    scaled.scale = nn.Parameter(np.float32(1.0))
+    assert list(nn.RNN(3, 4, 2, nonlinearity=scaled).state_dict())[3] == "activation.scale"
 
 
 @pytest.mark.parametrize("steps", [0, 1])
@@ -465,7 +548,11 @@ def x_of(*shape: int) -> Tensor:
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: nn.LSTM(3, 4, 0), ValueError, "LSTM: num_layers is a positive integer, not 0"),
+        (
+            lambda: nn.LSTM(3, 4, 0),
+            ValueError,
+            "LSTM: num_layers is an integer of at least 1, not 0",
+        ),
         (lambda: nn.GRU(3, 4, dropout=2), ValueError, "GRU: dropout is a probability"),
         (lambda: nn.GRU(3, 4, forget_bias=1.0), TypeError, "forget_bias"),
         (
@@ -482,12 +569,12 @@ def x_of(*shape: int) -> Tensor:
         (
             lambda: nn.GRU(3, 4, 2)(x_of(5, 2, 3), x_of(1, 2, 4)),
             ValueError,
-            r"GRU: the h of state has shape \(1, 2, 4\); for x of \(5, 2, 3\) it is \(2, 2, 4\)",
+            r"GRU: the h of state is float32 \(1, 2, 4\); for x \(5, 2, 3\) .* \(2, 2, 4\)",
         ),
         (
             lambda: nn.LSTM(3, 4, proj_size=2)(x_of(5, 2, 3), (x_of(1, 2, 2), x_of(1, 2, 2))),
             ValueError,
-            r"the c of state has shape \(1, 2, 2\); .* \(1, 2, 4\)",
+            r"the c of state is float32 \(1, 2, 2\); .* \(1, 2, 4\)",
         ),
         (
             lambda: nn.LSTM(3, 4)(x_of(5, 2, 3), x_of(1, 2, 4)),
@@ -543,7 +630,7 @@ def x_of(*shape: int) -> Tensor:
         (
             lambda: nn.GRU(3, 4)(x_of(5, 2, 3), reset=np.zeros((5, 2), bool), reset_state=x_of(1)),
             ValueError,
-            "the h of reset_state has shape",
+            "the h of reset_state is",
         ),
         (
             lambda: tg.unroll(
@@ -551,6 +638,32 @@ def x_of(*shape: int) -> Tensor:
             ),
             ValueError,
             r"unroll: reset_state is structured \* of \['float32 \(4,\)'\]",
+        ),
+        (
+            lambda: nn.GRU(3, 4)(tg.ones((5, 2, 3), dtype="int64")),
+            TypeError,
+            "GRU: x is int64; numbers of symbols go through an Embedding",
+        ),
+        (
+            lambda: nn.GRU(3, 4)(x_of(5, 3), lengths=[5]),
+            ValueError,
+            r"GRU: lengths speaks of rows, and one sequence \(T, 3\) has none; .* x\[:, None\]",
+        ),
+        (
+            lambda: nn.GRU(3, 4)(x_of(5, 2, 3), tg.zeros((1, 2, 4), "float64")),
+            ValueError,
+            r"GRU: the h of state is float64 \(1, 2, 4\); .* it is float32",
+        ),
+        (
+            lambda: nn.Recurrent(nn.GRU(3, 4)),
+            TypeError,
+            "Recurrent: expected a cell, which takes a step, not the layer GRU",
+        ),
+        (lambda: nn.Recurrent(nn.GRUCell), TypeError, "Recurrent: expected a cell"),
+        (
+            lambda: nn.Recurrent(nn.RWACell(3, 4), learn_initial_state=True),
+            ValueError,
+            "an RWACell learns its initial state by itself",
         ),
         (lambda: nn.Recurrent(3), TypeError, r"Recurrent: expected a cell\(x, state\), not 3"),
         (

@@ -180,6 +180,15 @@ def test_a_whole_model_computes_what_kerass_does(backend: Backend) -> None:
     agree(output, expected["output"], "output")
     weighed([output], weights).backward()
     agree(model.embedding.weight.grad, of_weights["weight 0"], "gradient of the embedding")
+    lstm, gru = make_keras.Case("LSTM", {}), make_keras.Case("GRU", {"reset_after": True})
+    for case, layer, suffix, first in (
+        (lstm, model.lstm, "_l0", 1),
+        (lstm, model.lstm, "_l0_reverse", 4),
+        (gru, model.gru, "_l0", 7),
+    ):
+        gradients = [of_weights[f"weight {i}"] for i in range(first, first + 3)]
+        for name, array in gradients_in_keras(case, gradients).items():
+            agree(getattr(layer, name + suffix).grad, array, f"gradient of {name}{suffix}")
     agree(model.norm.weight.grad, of_weights["weight 10"], "gradient of gamma")
     agree(model.norm.bias.grad, of_weights["weight 11"], "gradient of beta")
     agree(model.head.weight.grad, of_weights["weight 12"], "gradient of the kernel")

@@ -27,7 +27,8 @@ INF = math.inf
 class Table:
     """A model of random logits after each string, other ones in each row; some may be forbidden.
 
-    Its state is the number of the row and the string itself: the history that it was given.
+    Its state is the number of the row and the string itself: the history that it was given, -1
+    before it.
     """
 
     def __init__(self, symbols: int, forbidden: float = 0.0, seed: int = 0) -> None:
@@ -49,15 +50,15 @@ class Table:
     def __call__(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         row, history = state["row"], state["history"]
         self.calls.append(len(tokens))
-        history = tg.concat([history, tokens[:, None]], axis=1)
-        said = [tuple(line[1:]) for line in history.tolist()]
+        history = tg.concat([history[:, 1:], tokens[:, None]], axis=1)
+        said = [tuple(x for x in line if x >= 0)[1:] for line in history.tolist()]
         pairs = zip(row.tolist(), said, strict=True)
         logits = np.array([self.logits(*pair) for pair in pairs])
         return tg.asarray(logits, backend=tokens.backend), {"row": row, "history": history}
 
     def state(self, rows: Any) -> Any:
         numbers = np.array(rows, dtype=np.int64)
-        return {"row": tg.tensor(numbers), "history": tg.zeros((len(numbers), 0), dtype="int64")}
+        return {"row": tg.tensor(numbers), "history": tg.full((len(numbers), 24), -1)}
 
 
 def score(log_probability: float, length: int, penalty: float) -> float:
@@ -303,21 +304,21 @@ def test_the_backend_is_that_of_what_is_given() -> None:
 
 
 def test_states_go_with_their_hypotheses(backend: Backend) -> None:
-    """Leaves of any dtype and shape, in any structure, new ones at each step."""
+    """Leaves of any dtype and shape, in any structure."""
     model = Table(3, seed=5)
 
     def cell(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
-        parity, (own, sums) = state
+        parity, (own, [copy]) = state
         logits, own = model(tokens, own)
         parity = tg.logical_xor(parity, tokens % 2 == 1)
-        sums = [*sums, tokens.astype("float32")[:, None, None]]
+        copy = tg.concat([copy[:, 1:], tokens.astype("float32")[:, None, None]], axis=1)
         history = np.array(own["history"].tolist())
-        np.testing.assert_array_equal(parity.numpy(), history.sum(axis=1) % 2 == 1)
-        for said, column in zip(history.T, sums, strict=True):
-            np.testing.assert_array_equal(column.numpy()[:, 0, 0], said)
-        return logits, (parity, (own, sums))
+        odd = np.where(history < 0, 0, history).sum(axis=1) % 2 == 1
+        np.testing.assert_array_equal(parity.numpy(), odd)
+        np.testing.assert_array_equal(copy.numpy()[:, :, 0], history)
+        return logits, (parity, (own, [copy]))
 
-    state = (tg.zeros((2,), dtype="bool"), (model.state([0, 1]), []))
+    state = (tg.zeros((2,), dtype="bool"), (model.state([0, 1]), [tg.full((2, 24, 1), -1.0)]))
     options: dict[str, Any] = {"start": [1, 2], "stop": 0, "max_length": 6}
     found = beam_search(cell, state, beam_size=3, n_best=3, **options)
     for row, hypotheses in enumerate(found):
@@ -727,6 +728,7 @@ def cell() -> Iterator[Callable[..., Any]]:
     [
         ({"stop": -1}, ValueError, "stop is an integer of at least 0, not -1"),
         ({"stop": 1.0}, ValueError, "stop is an integer"),
+        ({"stop": True}, ValueError, "stop is an integer .*not True"),
         ({"stop": 3}, ValueError, r"stop=3 is none of the 3 symbols.*stop=None"),
         ({"max_length": -1}, ValueError, "max_length is an integer of at least 0"),
         ({"max_length": 2.5}, ValueError, "max_length is an integer"),
@@ -757,6 +759,7 @@ def test_bad_arguments_are_named(
         ({"length_penalty": INF}, "length_penalty is a number, .*not inf"),
         ({"length_penalty": math.nan}, "not nan"),
         ({"length_penalty": None}, "not None"),
+        ({"length_penalty": True}, "not True"),
         ({"length_penalty": 1e6}, "not 1000000.0 for max_length=3"),
         ({"length_penalty": -1e6, "max_length": 0}, "for max_length=0"),
         ({"length_penalty": 1e6, "max_length": 1}, "for max_length=1"),
@@ -774,6 +777,7 @@ def test_bad_beams_are_named(bad: dict[str, Any], message: str, cell: Any) -> No
         ({"temperature": -1.0}, "temperature"),
         ({"temperature": INF}, "temperature"),
         ({"temperature": None}, "temperature"),
+        ({"temperature": True}, "temperature"),
         ({"top_k": 0}, "top_k is an integer of at least 1, not 0"),
         ({"top_k": 1.5}, "top_k"),
         ({"top_p": 0}, "top_p is a probability above 0 and at most 1, not 0"),
@@ -810,8 +814,16 @@ def test_normalisers_stay_finite_as_far_as_they_are_allowed(penalty: float, long
         (lambda s: (tg.zeros((2, 0)), s), ValueError, r"not \(2, 0\)"),
         (lambda s: (tg.full((2, 3), math.nan), s), ValueError, "nan or inf; detect_anomaly"),
         (lambda s: (tg.full((2, 3), INF), s), ValueError, "nan or inf"),
-        (lambda s: (tg.zeros((2, 3)), tg.zeros((1, 2))), ValueError, r"state of shape \(1, 2\)"),
-        (lambda s: (tg.zeros((2, 3)), tg.zeros(())), ValueError, r"state of shape \(\)"),
+        (lambda s: ([[0.0] * 3] * 2, s), TypeError, r"logits a Tensor \(2, V\), not a list"),
+        (lambda s: (tg.zeros((2, 3)), tg.zeros((1, 1))), TypeError, r"returned float32 \(1, 1\)"),
+        (lambda s: (tg.zeros((2, 3)), tg.zeros(())), TypeError, r"returned float32 \(\)"),
+        (lambda s: (s, tg.zeros((2, 3))), TypeError, r"of float32 \(2, 1\) .* float32 \(2, 3\)"),
+        (lambda s: (tg.zeros((2, 3)), s.astype("float64")), TypeError, r"float64 .* must agree"),
+        (
+            lambda s: (tg.zeros((2, 3)), (s, s)),
+            TypeError,
+            r"structured \* and returned \(\*, \*\); .* \(logits, state\), in this order",
+        ),
         (lambda s: tg.zeros((2, 3)), TypeError, r"returns \(logits, state\), not \*"),
         (lambda s: (tg.zeros((2, 3)), s, s), TypeError, r"return logits, \(h, c\)"),
     ],
@@ -821,6 +833,26 @@ def test_cells_that_are_none_are_told(
 ) -> None:
     with pytest.raises(error, match=f"greedy_search: .*{message}"):
         greedy_search(lambda tokens, state: result(state), tg.zeros((2, 1)), **GOOD)
+
+
+def test_the_number_of_symbols_stays() -> None:
+    sizes = iter([3, 4])
+
+    def growing(tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
+        return tg.zeros((2, next(sizes))), state
+
+    with pytest.raises(ValueError, match="logits of 3 symbols, then of 4; -inf"):
+        greedy_search(growing, (), **GOOD)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_a_decoder_is_searched_by_its_step(search: str) -> None:
+    attention = nn.MultiplicativeAttention(2, 2)
+    decoder = nn.AttentionDecoder(nn.Embedding(3, 1), nn.GRUCell(3, 2), attention)
+    memory = decoder.remember(tg.ones((1, 2, 2)))
+    state = decoder.initial_state(memory)
+    with pytest.raises(TypeError, match=r"a AttentionDecoder is none, decoder\.step is"):
+        SEARCHES[search](decoder, state, **GOOD, memory=memory)
 
 
 def test_a_state_is_asked_for_by_its_absence() -> None:

@@ -42,6 +42,13 @@ CELLS: dict[str, Callable[[int], Any]] = {
     "stacked": lambda n: nn.StackedCell(nn.GRUCell(n, 2), nn.LSTMCell(2, H)),
 }
 
+WRAPPED: dict[str, Callable[[int], Any]] = {
+    "zoned": lambda n: nn.Zoneout(nn.StackedCell(nn.GRUCell(n, H), nn.GRUCell(H, H)), 0.0),
+    "dropped": lambda n: nn.StackedCell(
+        nn.GRUCell(n, H), nn.VariationalDropout(nn.StackedCell(nn.GRUCell(H, H), nn.RNNCell(H, H)))
+    ),
+}
+
 
 @pytest.fixture
 def float64() -> Iterator[None]:
@@ -63,7 +70,8 @@ def normal(*shape: int, seed: int = 0) -> Array:
 def decoder(order: str, attention: str = "general", cell: str = "gru") -> Any:
     attending = ATTENTIONS[attention]()
     beside = H if order == "luong" else attending.context_size
-    made = nn.AttentionDecoder(nn.Embedding(V, D), CELLS[cell](D + beside), attending, order)
+    of = (CELLS | WRAPPED)[cell](D + beside)
+    made = nn.AttentionDecoder(nn.Embedding(V, D), of, attending, order)
     return randomised(made)
 
 
@@ -138,7 +146,7 @@ def test_any_cell_with_any_attention_is_a_cell(order: str, attention: str, cell:
     assert_array_equal(logits[:1].numpy(), first.numpy())
 
 
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("cell", [*CELLS, *WRAPPED])
 def test_bahdanau_looks_first_with_the_output_of_the_initial_state(cell: str) -> None:
     model = decoder("bahdanau", cell=cell)
     memory = model.remember(tg.tensor(normal(S, B, E), dtype="float32"))
@@ -188,15 +196,30 @@ def test_a_bridge_goes_leaf_by_leaf(backend: Backend) -> None:
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_bridge_between_different_states_makes_each_part_of_all() -> None:
+def test_a_bridge_of_one_size_makes_each_part_of_all() -> None:
     cell = nn.StackedCell(nn.GRUCell(D, 5), nn.LSTMCell(5, H))
-    bridge = randomised(nn.Bridge((2 * H, E), cell))
+    bridge = randomised(nn.Bridge(2 * H + E, cell))
     h, features = normal(2, B, H), normal(B, E, seed=1)
     found = bridge({"h": tg.tensor(h), "features": tg.tensor(features)})
     assert flatten(found)[1] == flatten(cell.initial_state((B,), "float64", "numpy"))[1]
     everything = np.concatenate([*h, features], axis=1)
     for part, linear in zip(flatten(found)[0], bridge.linears, strict=True):
         close(part, np.tanh(everything @ linear.weight.numpy() + linear.bias.numpy()))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize(
+    "layers",
+    [[nn.Bidirectional(nn.GRUCell(D, E), nn.GRUCell(D, E))], [nn.GRU(D, E), nn.GRU(E, E)]],
+    ids=["directions", "layers"],
+)
+def test_h_and_c_are_both_made_of_both_of_two_states(layers: list[Any]) -> None:
+    """As many parts as an LSTM has need not be its h and c."""
+    _, final = nn.Encoder(None, *layers)(tg.tensor(normal(S, B, D)))
+    bridge = randomised(nn.Bridge(2 * E, nn.LSTMCell(D, H)))
+    both = np.concatenate([x.numpy().reshape(B, E) for x in flatten(final)[0]], axis=1)
+    for part, linear in zip(bridge(final), bridge.linears, strict=True):
+        close(part, np.tanh(both @ linear.weight.numpy() + linear.bias.numpy()), 1e-6)
 
 
 # Ragged rows.
@@ -219,7 +242,9 @@ class Translator(nn.Module):
         _, final = self.encoder(tg.zeros((1, 1, D)) if floats else tg.zeros((1, 1), "int64"))
         shapes = [x.shape for x in flatten(final)[0]]
         sizes = [s[0] * s[2] if len(s) == 3 else s[1] for s in shapes]
-        self.bridge = nn.Bridge(sizes, self.decoder.cell)
+        wanted = flatten(self.decoder.cell.initial_state((1,), "float32", "numpy"))[0]
+        one_by_one = len(sizes) == len(wanted)
+        self.bridge = nn.Bridge(sizes if one_by_one else sum(sizes), self.decoder.cell)
 
     def forward(self, source: Any, source_mask: Any, tokens: Any, mask: Any) -> Any:
         values, final = self.encoder(source, mask=source_mask)
@@ -629,16 +654,102 @@ def luong(**options: Any) -> Any:
             r"output of shape \(3, 1\), not \(3, 3\)",
         ),
         (
-            lambda: nn.Bridge((2, 3), nn.GRUCell(2, 3))(tg.ones((B, 2))),
-            r"sizes \(2, 3\).*\(3, 2\)",
+            lambda: nn.Bridge((2, 3), nn.LSTMCell(2, 3))(tg.ones((B, 2))),
+            r"sizes \(2, 3\), each.*\(3, 2\)",
+        ),
+        (
+            lambda: nn.Bridge((2, 3), nn.GRUCell(2, 3)),
+            r"2 sizes, \(2, 3\), for a cell whose state has 1 parts; sizes=5 makes each of all",
+        ),
+        (
+            lambda: nn.AttentionDecoder(
+                nn.Embedding(V, D), nn.GRUCell(D + 4, 9), nn.AdditiveAttention(4, E, 5)
+            ),
+            "the cell puts out 9, but the attention takes queries of 4; query_size=9",
+        ),
+        (
+            lambda: luong(vocabulary_size=V + 1)(
+                tg.tensor(TOKENS), MEMORY, sampling_probability=0.1
+            ),
+            "an embedding of all 7 tokens .* there are 6",
         ),
         (lambda: nn.Bridge(2, nn.GRUCell(2, 3))(tg.ones(2)), r"\(B, H\), not \(2,\)"),
-        (lambda: nn.Bridge(3, nn.GRUCell(2, 3))(tg.ones((2, B, 2))), r"sizes \(3,\).*\(2, 3, 2\)"),
+        (
+            lambda: nn.Bridge(3, nn.GRUCell(2, 3))(tg.ones((2, B, 2))),
+            r"sizes \(3,\) in all.*\(2, 3, 2\)",
+        ),
     ],
 )
 def test_bad_input_is_named(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+EMBEDDING, GENERAL = nn.Embedding(V, D), nn.MultiplicativeAttention(H, E)
+GRU = nn.GRUCell(D + H, H)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: nn.Encoder(None, [nn.GRU(D, E)]), r"one by one, .* not list"),
+        (
+            lambda: nn.Encoder(None, nn.GRU(D, E))([tg.ones((2, D)), tg.ones((3, D))]),
+            r"Encoder: expected x \(S, B, \.\.\.\), not a list; .* pad_sequences",
+        ),
+        (lambda: nn.Bridge(8, nn.GRU(2, 3)), "Bridge: a cell is .*; a GRU is none"),
+        (lambda: nn.Bridge(8, 9), "a int is none"),
+        (lambda: nn.Bridge(9, lambda x, h: (h, h)), "Bridge: the cell has no initial_state"),
+        (
+            lambda: nn.AttentionDecoder(EMBEDDING, nn.GRU(D + H, H), GENERAL),
+            "AttentionDecoder: a cell is .*; a GRU is none",
+        ),
+        (lambda: nn.AttentionDecoder(7, GRU, GENERAL), "embedding is an nn.Embedding.* not a int"),
+        (
+            lambda: nn.AttentionDecoder(nn.Sequential(EMBEDDING), GRU, GENERAL, embedding_dim=D),
+            "vocabulary_size and embedding_dim, .* not a Sequential",
+        ),
+        (lambda: nn.AttentionDecoder(EMBEDDING, GRU, None), "such as AdditiveAttention.* NoneType"),
+        (
+            lambda: luong()(tg.tensor(TOKENS), (tg.ones((S, B, E)), tg.ones((1, B, E)))),
+            "remember: values are a Tensor .* not a tuple; .* the outputs",
+        ),
+        (
+            lambda: luong()(tg.tensor(TOKENS), MEMORY, (tg.ones((B, H)), tg.ones((B, H)))),
+            r"state of the cell is structured \*, not \(\*, \*\); a Bridge",
+        ),
+        (
+            lambda: luong().step(tg.tensor(TOKENS[0]), tg.ones((B, H)), MEMORY),
+            r"step: the state is a DecoderState, as initial_state\(memory, state\)",
+        ),
+        (lambda: nn.shift_right(TOKENS, 0.5), "shift_right: start is a token, .* not 0.5"),
+        (lambda: nn.shift_right(TOKENS, True), "not True"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        call()
+
+
+def test_tokens_may_be_lists_and_values_a_memory(backend: Backend) -> None:
+    model = decoder("luong")
+    values = tg.tensor(normal(S, B, E), dtype="float32")
+    expected = model(nn.shift_right(tg.tensor(TOKENS), 1), model.remember(values))
+    given = nn.shift_right(TOKENS.tolist(), 1)
+    assert_array_equal(model(given.tolist(), values).numpy(), expected.numpy())
+    started = model(given, values, model.initial_state(values))
+    assert_array_equal(started.numpy(), expected.numpy())
+
+
+def test_any_module_is_an_embedding_if_its_sizes_are_given() -> None:
+    plain = luong()
+    embedding = nn.Sequential(plain.embedding, nn.Dropout(0.0))
+    model = nn.AttentionDecoder(
+        embedding, plain.cell, plain.attention, vocabulary_size=V, embedding_dim=D
+    )
+    model.combine, model.readout = plain.combine, plain.readout
+    tokens = tg.tensor(TOKENS)
+    assert_array_equal(model(tokens, MEMORY).numpy(), plain(tokens, MEMORY).numpy())
 
 
 def test_a_cell_without_an_initial_state_needs_one() -> None:

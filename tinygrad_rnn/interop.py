@@ -18,15 +18,33 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .nn import GRU, LSTM, RNN, Embedding, GRUCell, LayerNorm, Linear, LSTMCell, Module, RNNCell
-from .nn.module import _held, _host
+from .nn import (
+    GRU,
+    LSTM,
+    RNN,
+    Embedding,
+    GRUCell,
+    LayerNorm,
+    LayerNormLSTMCell,
+    Linear,
+    LSTMCell,
+    Module,
+    MultiheadAttention,
+    PeepholeLSTMCell,
+    Recurrent,
+    RNNCell,
+    RWACell,
+)
+from .nn.module import held, host_array
 from .tensor import Tensor
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
 
 _CELLS = (RNNCell, LSTMCell, GRUCell)
+_NOWHERE_ELSE = (PeepholeLSTMCell, LayerNormLSTMCell, RWACell)
 _MATRICES = ("weight", "weight_ih", "weight_hh", "weight_hr")  # ours (in, out), PyTorch's (out, in)
+_PROJECTIONS = ("q_proj", "k_proj", "v_proj")  # of a MultiheadAttention
 _GATED = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # gate beside gate along the last axis
 _KERAS_GATES: dict[type, list[int]] = {  # which gate of ours is each of Keras's, and vice versa
     RNNCell: [0],
@@ -46,15 +64,15 @@ def load_torch_state_dict(module: Module, arrays: Mapping[str, Any]) -> None:
     """Take over what PyTorch has: ``load_torch_state_dict(ours, model.state_dict())``.
 
     Args:
-        module: an RNN, LSTM, GRU, Linear, Embedding, LayerNorm, a cell, or anything built from
-            these. Parameters and buffers of other modules must have the same names and shapes in
-            PyTorch. Dtype and backend stay as they are.
+        module: an RNN, LSTM, GRU, Linear, Embedding, LayerNorm, MultiheadAttention, a cell that
+            PyTorch has, too, or anything built from these. Parameters and buffers of other modules
+            must have the same names and shapes in PyTorch. Dtype and backend stay as they are.
         arrays: by PyTorch's names; NumPy arrays or what ``np.asarray`` takes, such as PyTorch's
             tensors on the CPU.
 
     Raises ValueError listing every missing, unexpected and unfitting key, and for a module that
-    PyTorch has no counterpart of: a GRU with ``reset_after=False``, a learned initial state.
-    Nothing is changed before.
+    PyTorch has no counterpart of: a GRU with ``reset_after=False``, a peephole LSTM, a learned
+    initial state. Nothing is changed before. TypeError for a module that is none of ours.
     """
     if not isinstance(arrays, Mapping):
         raise TypeError(
@@ -72,7 +90,8 @@ def torch_state_dict(module: Module) -> Arrays:
 
         model.load_state_dict({k: torch.from_numpy(a) for k, a in torch_state_dict(ours).items()})
 
-    Raises ValueError for a module that PyTorch has no counterpart of, as ``load_torch_state_dict``.
+    Raises ValueError for a module that PyTorch has no counterpart of, and TypeError for one that is
+    none of ours, as ``load_torch_state_dict``.
     """
     return _written(_TORCH, _known("torch_state_dict", _TORCH, module))
 
@@ -84,11 +103,12 @@ def load_keras_weights(module: Module, arrays: Sequence[Any]) -> None:
         module: as for ``load_torch_state_dict``. A layer with ``num_layers`` or ``bidirectional``
             takes the weights of several of Keras's: layer by layer, forwards before backwards.
             Other modules take their own parameters and buffers in order of definition, then those
-            of the modules in them.
+            of the modules in them. A MultiheadAttention is not converted.
         arrays: in the order of ``get_weights()``.
 
     Raises ValueError listing every missing, unexpected and unfitting array, and for a module that
-    Keras has no counterpart of: a projection, a learned initial state. Nothing is changed before.
+    Keras has no counterpart of: a projection, a peephole LSTM, a learned initial state. Nothing is
+    changed before. TypeError for a module that is none of ours.
     """
     if not isinstance(arrays, Sequence):
         raise TypeError(
@@ -106,7 +126,8 @@ def load_keras_weights(module: Module, arrays: Sequence[Any]) -> None:
 def keras_weights(module: Module) -> list[Array]:
     """The weights of a module for Keras, ``model.set_weights(keras_weights(ours))``: new arrays.
 
-    Raises ValueError for a module that Keras has no counterpart of, as ``load_keras_weights``.
+    Raises ValueError for a module that Keras has no counterpart of, and TypeError for one that is
+    none of ours, as ``load_keras_weights``.
     """
     return list(_written(_KERAS, _known("keras_weights", _KERAS, module)).values())
 
@@ -121,17 +142,21 @@ class _Library(NamedTuple):
     read: Callable[[Module, Arrays], Arrays]
     lacks: Callable[[Module], str | None]
     """Why a module has no counterpart there."""
-    repeats: bool
-    """Whether what a model holds twice is listed twice."""
+    by_name: bool
+    """Whether arrays have names there, all that they have; or come in a list, each once."""
 
 
 def _to_torch(module: Module, own: Arrays) -> Arrays:
+    if isinstance(module, MultiheadAttention):
+        return _projections_together(own)
     if isinstance(module, (*_CELLS, Linear)):
         own = {name: a.T if name in _MATRICES else a for name, a in own.items()}
     return _two_biases(own) if isinstance(module, _CELLS) else own
 
 
 def _from_torch(module: Module, theirs: Arrays) -> Arrays:
+    if isinstance(module, MultiheadAttention):
+        return _projections_apart(theirs)
     if isinstance(module, (*_CELLS, Linear)):
         theirs = {name: a.T if name in _MATRICES else a for name, a in theirs.items()}
     return _one_bias(module, theirs) if isinstance(module, _CELLS) else theirs
@@ -170,11 +195,38 @@ def _from_keras(module: Module, theirs: Arrays) -> Arrays:
 def _lacking_in_keras(module: Module) -> str | None:
     if isinstance(module, LSTMCell) and module.proj_size:
         return f"Keras's LSTM has no projection, this one proj_size={module.proj_size}"
+    if isinstance(module, MultiheadAttention):
+        return "Keras's MultiHeadAttention has an axis of heads in its weights; these have none"
     return None
 
 
-_TORCH = _Library(_to_torch, _from_torch, _lacking_in_torch, repeats=True)
-_KERAS = _Library(_to_keras, _from_keras, _lacking_in_keras, repeats=False)
+_TORCH = _Library(_to_torch, _from_torch, _lacking_in_torch, by_name=True)
+_KERAS = _Library(_to_keras, _from_keras, _lacking_in_keras, by_name=False)
+
+
+def _projections_together(own: Arrays) -> Arrays:
+    """Those of a MultiheadAttention in one, as PyTorch has them if they are of one shape."""
+    theirs = {name: a for name, a in own.items() if not name.startswith(_PROJECTIONS)}
+    weights = [own[f"{part}.weight"].T for part in _PROJECTIONS]
+    if len({a.shape for a in weights}) == 1:
+        theirs["in_proj_weight"] = np.concatenate(weights)
+    else:
+        theirs |= {f"{part}_weight": a for part, a in zip(_PROJECTIONS, weights, strict=True)}
+    if "q_proj.bias" in own:
+        theirs["in_proj_bias"] = np.concatenate([own[f"{part}.bias"] for part in _PROJECTIONS])
+    return theirs
+
+
+def _projections_apart(theirs: Arrays) -> Arrays:
+    own = dict(theirs)
+    for kind in ("weight", "bias"):
+        together = own.pop(f"in_proj_{kind}", None)
+        parts = [] if together is None else np.split(together, 3)
+        own |= {f"{name}.{kind}": a.T for name, a in zip(_PROJECTIONS, parts, strict=False)}
+    for part in _PROJECTIONS:
+        if f"{part}_weight" in own:
+            own[f"{part}.weight"] = own.pop(f"{part}_weight").T
+    return own
 
 
 def _two_biases(own: Arrays) -> Arrays:
@@ -245,9 +297,9 @@ class _Unit(NamedTuple):
 def _units(module: Module, path: str = "", above: tuple[Module, ...] = ()) -> Iterator[_Unit]:
     """A module and all in it; what has two names comes twice, a link back to a parent never."""
     prefix, above = path and f"{path}.", (*above, module)
-    held = list(_held(module, path))
+    parts = dict(held(module, path))
     own: dict[str, Tensor] = {
-        name.removeprefix(prefix): x for name, x in held if isinstance(x, Tensor)
+        name.removeprefix(prefix): x for name, x in parts.items() if isinstance(x, Tensor)
     }
     if isinstance(module, (RNN, LSTM, GRU)):
         for layer in range(module.num_layers):
@@ -255,18 +307,28 @@ def _units(module: Module, path: str = "", above: tuple[Module, ...] = ()) -> It
                 cell = module.cell(layer, suffix.endswith("_reverse"))
                 names = [name for name, _ in cell.named_parameters()]
                 yield _Unit(cell, {n: own.pop(n + suffix) for n in names}, prefix, suffix)
+    if isinstance(module, MultiheadAttention):
+        for part in _PROJECTIONS:
+            del parts[prefix + part]
+            own |= getattr(module, part).named_parameters(part)
     yield _Unit(module, own, prefix)
-    for name, child in held:
+    for name, child in parts.items():
         if isinstance(child, Module) and not any(child is parent for parent in above):
             yield from _units(child, name, above)
 
 
 def _known(operation: str, library: _Library, module: Module) -> list[_Unit]:
     """The units of a module, if the library has a counterpart of each."""
+    if not isinstance(module, Module):
+        raise TypeError(
+            f"{operation}: the module is one of tinygrad_rnn.nn, not a "
+            f"{type(module).__module__}.{type(module).__name__}; what is another library's are the "
+            "arrays"
+        )
     units, seen, lacking = [], set[int](), []
     for unit in _units(module):
         held = {id(x) for x in unit.own.values()}
-        if library.repeats or not held <= seen:
+        if library.by_name or not held <= seen:
             units.append(unit)
         seen |= held
         if (reason := _lacks(library, unit.module)) is not None:
@@ -277,8 +339,11 @@ def _known(operation: str, library: _Library, module: Module) -> list[_Unit]:
 
 
 def _lacks(library: _Library, module: Module) -> str | None:
-    if isinstance(module, (RNN, LSTM, GRU)) and module.learn_initial_state:
+    learned = isinstance(module, Recurrent) and hasattr(module, "initial")
+    if learned or (isinstance(module, (RNN, LSTM, GRU)) and module.learn_initial_state):
         return "a learned initial state has no place in a layer there; give the state on each call"
+    if isinstance(module, _NOWHERE_ELSE):
+        return f"a {type(module).__name__} has no counterpart there"
     return library.lacks(module)
 
 
@@ -300,20 +365,31 @@ def _load(
 ) -> None:
     """Take over arrays that are there for exactly what ``_written`` gives, and fit; or raise."""
     expected = _written(library, units)
-    given = {name: _host(arrays[name]) for name in expected if name in arrays}
-    missing = [name for name in expected if name not in arrays]
+    labels = {
+        name: name if library.by_name else f"array {i} ({name})" for i, name in enumerate(expected)
+    }
+    missing = [labels[name] for name in expected if name not in arrays]
     unexpected = [str(name) for name in arrays if name not in expected]
     problems = []
+    if not library.by_name and len(arrays) != len(expected):
+        problems.append(f"{len(arrays)} arrays, {len(expected)} expected")
     if missing:
         problems.append(f"missing: {', '.join(missing)}")
     if unexpected:
         problems.append(f"unexpected: {', '.join(unexpected)}")
-    for name, array in given.items():
-        like = expected[name]
+    given: Arrays = {}
+    for name, like in expected.items():
+        if name not in arrays:
+            continue
+        try:
+            array = given[name] = host_array(arrays[name])
+        except (TypeError, ValueError, RuntimeError) as error:
+            problems.append(f"{labels[name]} cannot be made a NumPy array ({error})")
+            continue
         if array.shape != like.shape:
-            problems.append(f"{name} has shape {array.shape}, expected {like.shape}")
+            problems.append(f"{labels[name]} has shape {array.shape}, expected {like.shape}")
         elif not np.can_cast(array.dtype, like.dtype, "same_kind"):
-            problems.append(f"{name} holds {array.dtype}, expected {like.dtype}")
+            problems.append(f"{labels[name]} holds {array.dtype}, expected {like.dtype}")
     values: dict[int, Array] = {}  # by what holds them, which may have several names
     for unit in [] if problems else units:
         theirs = {name: given[unit.named(name)] for name in unit.written(library)}
@@ -323,4 +399,5 @@ def _load(
                 problems.append(f"{unit.named(name)} is shared here, but other values are given")
     if problems:
         raise ValueError(f"{operation} into {type(module).__name__}: {'; '.join(problems)}")
-    module.load_state_dict({name: values[id(x)] for name, x in module._named("", Tensor)})
+    tensors = (*module.named_parameters(), *module.named_buffers())
+    module.load_state_dict({name: values[id(x)] for name, x in tensors})

@@ -23,6 +23,7 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from .batching import BatchedArray
+from .structure import flatten
 from .tensor import Tensor, canonical_dtype, default_dtype, native_dtype, wrap
 
 _WORD = 0xFFFFFFFF
@@ -102,9 +103,22 @@ def get_state() -> dict[str, Any]:
     return {"seed": _stream.seed, "calls": _stream.calls, "host": host}
 
 
+def check_state(state: Any) -> None:
+    """Raise ValueError for what ``get_state`` cannot have returned, as a damaged file may hold."""
+    own, structure = flatten(get_state())
+    given, found = flatten(state, structure)
+    # NumPy would read from wherever a negative place led it.
+    if found != structure or not all(
+        type(x) is int and x >= 0 if isinstance(y, int) else x == y
+        for x, y in zip(given, own, strict=True)
+    ):
+        raise ValueError("set_state: the random numbers are in no possible state")
+
+
 def set_state(state: dict[str, Any]) -> None:
-    """Continue where ``get_state`` was called."""
+    """Continue where ``get_state`` was called; ValueError for what that did not return."""
     global _stream
+    check_state(state)
     restored = _Stream(int(state["seed"]))
     restored.calls = int(state["calls"])
     host = dict(state["host"])
@@ -143,7 +157,8 @@ def loop() -> Iterator[Callable[[int], None]]:
 def same_at_every_step() -> Iterator[None]:
     """Draws in this block, inside a loop, are the same at each of its steps.
 
-    Elsewhere, where there are no steps, it changes nothing.
+    They are told apart by how many draws a step made before them, which has to be the same number
+    at each. Elsewhere, where there are no steps, this changes nothing.
     """
     site = _site.get()
     step = 0 if site is None else site.step

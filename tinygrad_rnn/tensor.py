@@ -288,17 +288,23 @@ class Tensor:
     def __dlpack__(self, **options: Any) -> Any:
         """What ``from_dlpack`` of another library asks for: the memory itself, to be read only.
 
-        A library that cannot be told so gets a copy. PyTorch can, but does not keep to it: what is
-        written to its tensor is written to this one.
+        A library that cannot be told so gets a copy, and so does any of memory that runs backwards,
+        as that of ``flip``, at which PyTorch crashes; with ``copy=False`` it is a BufferError.
+        PyTorch can be told, but does not keep to it: what is written to its tensor is written to
+        this one, even if a graph has saved it. ``copy=True`` is safe.
         """
         if self.requires_grad:
-            raise BufferError("from_dlpack: a tensor that requires grad; hand out x.detach()")
+            raise BufferError("__dlpack__: a tensor that requires grad; hand out x.detach()")
         array = raw(self, "from_dlpack")
         backend = _backend_of_type[type(array)]
         shared = backend.readonly(array)
         version = options.get("max_version") or (0, 0)
+        backwards = min(getattr(array, "strides", ()), default=0) < 0
+        if backwards and options.get("copy") is False:
+            raise BufferError("__dlpack__: memory that runs backwards is shared by a copy only")
         # Before its version 1.0, DLPack knew nothing of read-only memory.
-        if shared is not array and version < (1, 0) and options.get("copy") is None:
+        unmarked = shared is not array and version < (1, 0)
+        if (backwards or unmarked) and options.get("copy") is None:
             shared = backend.asarray(array, copy=True)
         return shared.__dlpack__(**options)
 
@@ -806,8 +812,8 @@ def _mixed(
         moved = [wrap(home.from_host(np.asarray(x)), None) if _is_scalar(x) else x for x in inputs]
         return apply(primitive, *moved, **parameters)
     raise TypeError(
-        f"{primitive.name}: inputs are on different backends ({', '.join(names)}); "
-        f"move one: x.to({names[0]!r}) or x.to({names[1]!r})"
+        f"{primitive.name}: inputs are on different backends ({', '.join(names)}); move one: "
+        f"x.to({names[0]!r}) or x.to({names[1]!r}), of an array tensor(x, backend=...)"
     )
 
 

@@ -47,22 +47,22 @@ __all__ = [
 
 def softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along ``axis``; 0 where a whole row is -inf, not nan."""
-    powers = exp(_shifted(as_tensor(x), axis))
+    powers = exp(_shifted("softmax", as_tensor(x), axis))
     total = sum(powers, axis=axis, keepdims=True)
     return powers / where(total == 0, 1.0, total)
 
 
 def log_softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
     """x - logsumexp(x) along ``axis``."""
-    shifted = _shifted(as_tensor(x), axis)
+    shifted = _shifted("log_softmax", as_tensor(x), axis)
     if not shifted.size:
         return shifted
     return shifted - log(sum(exp(shifted), axis=axis, keepdims=True))
 
 
-def _shifted(x: Tensor, axis: int) -> Tensor:
+def _shifted(operation: str, x: Tensor, axis: int) -> Tensor:
     """x less its largest element along ``axis``, on which neither softmax depends."""
-    along = negative_axis(axis, x.ndim, "softmax")
+    along = negative_axis(axis, x.ndim, operation)
     if not x.size:
         return x
     largest = max(x.detach(), axis=along, keepdims=True)

@@ -15,11 +15,13 @@ import numpy as np
 from ..primitives.contraction import matmul
 from ..primitives.creation import arange
 from ..primitives.elementwise import TensorLike, exp, logical_and, logical_not, where
-from ..primitives.movement import expand_dims, matrix_transpose, reshape
+from ..primitives.movement import broadcast_shape, expand_dims, matrix_transpose, reshape
 from ..primitives.reduction import any, max, sum
 from ..tensor import Tensor, as_tensor
 from .activations import softmax
 from .regularisation import dropout
+
+__all__ = ["scaled_dot_product_attention"]
 
 
 def scaled_dot_product_attention(
@@ -56,8 +58,9 @@ def scaled_dot_product_attention(
         TypeError: for a mask of integers.
     """
     query, key, value = as_tensor(query), as_tensor(key), as_tensor(value)
-    shape = _scores_shape(query, key, value)
-    allowed, bias = allowed_pairs(attn_mask, is_causal, shape, query)
+    operation = "scaled_dot_product_attention"
+    shape = _scores_shape(operation, query, key, value)
+    allowed, bias = allowed_pairs(operation, attn_mask, is_causal, shape, query)
     out, weights = attend(query, key, value, allowed, bias, dropout_p, scale)
     return (out, weights) if return_weights else out
 
@@ -98,7 +101,11 @@ def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def allowed_pairs(
-    attn_mask: TensorLike | None, is_causal: bool, shape: tuple[int, ...], like: Tensor
+    operation: str,
+    attn_mask: TensorLike | None,
+    is_causal: bool,
+    shape: tuple[int, ...],
+    like: Tensor,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Which pairs count, and what is added to their scores (..., L, S); None for all and nothing.
 
@@ -107,7 +114,7 @@ def allowed_pairs(
     allowed = bias = None
     if attn_mask is not None:
         mask = as_tensor(attn_mask)
-        _check_mask(mask, shape)
+        _check_mask(f"{operation}: attn_mask", mask, shape)
         mask = reshape(mask, (1,) * (len(shape) - mask.ndim) + mask.shape)
         if mask.dtype.kind == "b":
             allowed = mask
@@ -122,41 +129,32 @@ def allowed_pairs(
     return allowed, bias
 
 
-def _check_mask(mask: Tensor, shape: tuple[int, ...]) -> None:
-    name = "scaled_dot_product_attention: attn_mask"
+def _check_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
     if mask.dtype.kind not in "bf":
         raise TypeError(
             f"{name} is {mask.dtype}; it is bool, True where a query may attend to a key (compare "
             "it, as in mask != 0), or floating, to be added to the scores"
         )
-    if _broadcast(mask.shape, shape) != shape:
+    if broadcast_shape(f"{name} and scores (..., L, S)", mask.shape, shape) != shape:
         raise ValueError(
             f"{name} of shape {mask.shape} does not broadcast to the scores (..., L, S), {shape}"
         )
 
 
-def _scores_shape(query: Tensor, key: Tensor, value: Tensor) -> tuple[int, ...]:
+def _scores_shape(operation: str, query: Tensor, key: Tensor, value: Tensor) -> tuple[int, ...]:
     """(..., L, S), of shapes that fit."""
     shapes: list[Any] = [x.shape for x in (query, key, value)]
-    if min(map(len, shapes)) > 1:
-        leading = _broadcast(*(shape[:-2] for shape in shapes))
-        if (
-            leading is not None
-            and shapes[0][-1] == shapes[1][-1]
-            and shapes[1][-2] == shapes[2][-2]
-        ):
-            return (*leading, shapes[0][-2], shapes[1][-2])
-    raise ValueError(
-        "scaled_dot_product_attention: query (..., L, E), key (..., S, E) and value (..., S, V) "
-        f"are needed, their leading axes broadcasting; not {', '.join(map(str, shapes))}"
-    )
-
-
-def _broadcast(*shapes: tuple[int, ...]) -> tuple[int, ...] | None:
-    try:
-        return np.broadcast_shapes(*shapes)
-    except ValueError:
-        return None
+    if (
+        min(map(len, shapes)) < 2
+        or shapes[0][-1] != shapes[1][-1]
+        or shapes[1][-2] != shapes[2][-2]
+    ):
+        raise ValueError(
+            f"{operation}: query (..., L, E), key (..., S, E) and value (..., S, V) are needed, "
+            f"not {', '.join(map(str, shapes))}"
+        )
+    leading = broadcast_shape(f"{operation}: leading axes", *(shape[:-2] for shape in shapes))
+    return (*leading, shapes[0][-2], shapes[1][-2])
 
 
 def _lowest(x: Tensor) -> float:

@@ -5,7 +5,8 @@ forward recursion of Graves et al. 2006 sums over all such alignments, here of l
 
 The subtle point is the logarithm of what cannot be. Many states of the recursion are impossible by
 construction, and -inf there would make inf - inf, which is nan, in a derivative. A number stands in
-for it that is finite, and so low that its exponential is 0.
+for it that is finite, and so low that its exponential is 0. No number of float16 is: there the
+recursion goes on in float32.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..primitives.creation import asarray
-from ..primitives.elementwise import TensorLike, clip, where
+from ..primitives.elementwise import TensorLike, astype, clip, where
 from ..primitives.movement import concat, expand_dims, squeeze, stack, unstack
 from ..primitives.reduction import cumulative_sum, logsumexp, max
 from ..tensor import Tensor, as_tensor
@@ -41,7 +42,7 @@ def ctc_loss(
     Args:
         log_probs: log-probabilities of the C symbols in each frame (T, N, C), or of one row (T, C),
             as ``log_softmax`` gives them; -inf is allowed. What lies beyond a row's input length is
-            not read.
+            not read. For (T, C) there is one row: targets (S,), each length one integer.
         targets: labels, integers on the host: (N, S), of which a row's first ones count, or all
             rows' one after the other, (sum of ``target_lengths``,).
         input_lengths: how many frames each row has, N integers on the host.
@@ -56,7 +57,7 @@ def ctc_loss(
     Raises:
         ValueError: for shapes or lengths that do not fit, or a blank that is no symbol or a target.
         IndexError: for a target that is no symbol.
-        TypeError: for targets or lengths that are not integers, or log_probs that are.
+        TypeError: for targets, lengths or a blank that are not integers, or log_probs that are.
     """
     log_probs = as_tensor(log_probs)
     if log_probs.ndim == 2:
@@ -71,13 +72,15 @@ def ctc_loss(
         )
         return squeeze(loss, axis=0) if reduction == "none" else loss
     rows = _checked(log_probs, targets, input_lengths, target_lengths, blank)
+    dtype = log_probs.dtype
+    log_probs = astype(log_probs, "float32") if dtype.itemsize < 4 else log_probs
     never = -math.sqrt(np.finfo(log_probs.dtype).max)  # for -inf; many of it can be added up
     likelihoods = _log_likelihoods(log_probs, rows, blank, never)
     losses = where(likelihoods < never / 2, 0.0 if zero_infinity else math.inf, -likelihoods)
     if reduction == "mean":
         divisors = np.maximum(rows.sizes, 1).astype(losses.dtype)
         losses = losses / asarray(divisors, backend=losses.backend)
-    return reduced("ctc_loss", losses, reduction)
+    return astype(reduced("ctc_loss", losses, reduction), dtype)
 
 
 class _Rows(NamedTuple):
@@ -137,6 +140,8 @@ def _checked(
             f"ctc_loss: log_probs (T, N, C) or (T, C) are needed, not {log_probs.shape}"
         )
     steps, n, classes = log_probs.shape
+    if not isinstance(blank, (int, np.integer)) or isinstance(blank, bool):
+        raise TypeError(f"ctc_loss: blank={blank!r} is no integer, so none of the symbols")
     if not 0 <= blank < classes:
         raise ValueError(f"ctc_loss: blank={blank} is none of the symbols 0 to {classes - 1}")
     given = _integers("targets", targets)
@@ -175,7 +180,13 @@ def _lengths(name: str, given: Any, n: int, most: int, whose: str) -> Host:
 
 
 def _integers(name: str, given: Any) -> Host:
-    host = given.numpy() if isinstance(given, Tensor) else np.asarray(given)
+    try:
+        host = given.numpy() if isinstance(given, Tensor) else np.asarray(given)
+    except ValueError as error:  # a list of lists that differ in length
+        raise ValueError(
+            f"ctc_loss: {name} are rows of different lengths; pad them to (N, S), or give them "
+            "one after the other, (sum of target_lengths,)"
+        ) from error
     if host.size and host.dtype.kind not in "iu":
         raise TypeError(f"ctc_loss: {name} are {host.dtype}, not integers on the host")
     return host.astype(np.int64)

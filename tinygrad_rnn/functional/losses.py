@@ -8,10 +8,11 @@ target that is to be ignored, or that has probability 0, the input may be infini
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from ..primitives.axes import negative_axis
+from ..primitives.creation import asarray
 from ..primitives.elementwise import (
     TensorLike,
     abs,
@@ -173,7 +174,7 @@ def kl_div(
     p, log_p = (exp(certain), certain) if log_target else (certain, log(certain))
     losses = where(never, 0.0, p * (log_p - input))
     if reduction != "batchmean":
-        return reduced("kl_div", losses, reduction)
+        return reduced("kl_div", losses, reduction, others="'batchmean', ")
     if not input.ndim:
         raise ValueError("kl_div: a scalar has no axis 0 for 'batchmean'; use 'sum'")
     return reduced("kl_div", losses, "mean", divisor=input.shape[0] or math.nan)
@@ -231,7 +232,7 @@ def cosine_embedding_loss(
 
 def nll_loss(
     input: TensorLike,
-    target: TensorLike,
+    target: TensorLike | Sequence[Any],
     weight: TensorLike | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
@@ -246,12 +247,12 @@ def nll_loss(
         ignore_index: targets of this value contribute neither loss nor gradient.
         reduction: "mean", "sum" or "none". The mean of nothing is nan.
     """
-    return _nll("nll_loss", input, as_tensor(target), weight, ignore_index, reduction)
+    return _nll("nll_loss", input, _target(target, input), weight, ignore_index, reduction)
 
 
 def cross_entropy(
     input: TensorLike,
-    target: TensorLike,
+    target: TensorLike | Sequence[Any],
     weight: TensorLike | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
@@ -259,20 +260,29 @@ def cross_entropy(
 ) -> Tensor:
     """The negative log-likelihood of ``target`` under softmax(input), in nats.
 
+    Of logits (T, B, V), as recurrent layers give them, and targets (T, B)::
+
+        loss = cross_entropy(moveaxis(logits, -1, 1), targets)
+
     Args:
         input: logits (C,), (N, C) or (N, C, d1, ...): classes along axis 1, as in PyTorch.
         target: class indices, shaped like ``input`` without the class axis; or class
             probabilities, shaped like ``input``.
         weight: a factor for each class, (C,). "mean" then divides by the sum of the factors used.
-        ignore_index: targets of this value contribute neither loss nor gradient.
+        ignore_index: class indices of this value contribute neither loss nor gradient.
         reduction: "mean", "sum" or "none". The mean of nothing is nan.
         label_smoothing: the share of the target that is spread evenly over all classes (Szegedy et
             al. 2016).
     """
-    target = as_tensor(target)
+    target = _target(target, input)
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"cross_entropy: label_smoothing between 0 and 1, not {label_smoothing}")
     if target.dtype.kind == "f":
+        if ignore_index >= 0:
+            raise ValueError(
+                f"cross_entropy: ignore_index={ignore_index} is for class indices only, and the "
+                "target holds probabilities; leave out the rows before"
+            )
         return _soft_cross_entropy(input, target, weight, reduction, label_smoothing)
     return _nll(
         "cross_entropy",
@@ -300,9 +310,12 @@ def _nll(
     scores = _classes_last(operation, input)
     classes = scores.shape[-1]
     if target.shape != scores.shape[:-1]:
+        shape = as_tensor(input).shape
+        classes_last = target.shape == shape[:-1]
         raise ValueError(
-            f"{operation}: input of shape {as_tensor(input).shape} needs a target of shape "
-            f"{scores.shape[:-1]} (class indices), not {target.shape}"
+            f"{operation}: input of shape {shape} needs a target of shape {scores.shape[:-1]} "
+            f"(class indices), not {target.shape}"
+            + ("; if its last axis is the classes, moveaxis(input, -1, 1)" if classes_last else "")
         )
     if target.dtype.kind == "f":
         raise TypeError(f"{operation}: targets are {target.dtype}, not class indices")
@@ -349,6 +362,13 @@ def _soft_cross_entropy(
     if weight is not None:
         wanted = wanted * _class_weights("cross_entropy", weight, wanted.shape[-1])
     return reduced("cross_entropy", -sum(log_p * wanted, axis=-1), reduction)
+
+
+def _target(target: TensorLike | Sequence[Any], input: TensorLike) -> Tensor:
+    """A target; lists go to the backend of the input."""
+    if isinstance(target, (list, tuple)):
+        return asarray(target, backend=as_tensor(input).backend)
+    return as_tensor(target)
 
 
 def _classes_last(operation: str, input: TensorLike) -> Tensor:

@@ -21,6 +21,11 @@ def layer_norm(
     if not x.ndim:
         raise ValueError("layer_norm: a scalar has no last axis")
     for name, factor in (("weight", weight), ("bias", bias)):
+        if isinstance(factor, (list, tuple)):
+            raise TypeError(
+                f"layer_norm: {name} is a Tensor {x.shape[-1:]}, not a {type(factor).__name__}; it "
+                "is always the last axis that is normalised, so no shape is given"
+            )
         if factor is not None and as_tensor(factor).shape not in ((), x.shape[-1:]):
             raise ValueError(
                 f"layer_norm: {name} of shape {as_tensor(factor).shape} for x of shape {x.shape}; "

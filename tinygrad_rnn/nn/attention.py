@@ -16,11 +16,10 @@ import numpy as np
 
 from ..functional.attention import allowed_pairs, attend, masked_softmax
 from ..primitives.contraction import matmul
-from ..primitives.creation import asarray
 from ..primitives.elementwise import TensorLike, logical_and, tanh, where
 from ..primitives.movement import expand_dims, moveaxis, reshape, squeeze
 from ..primitives.reduction import any, mean
-from ..recurrence.ragged import flags, steps_within
+from ..recurrence.ragged import flags, placed, valid_steps, without_padding
 from ..tensor import Tensor, as_tensor
 from .layers import Linear
 from .module import Module
@@ -65,6 +64,11 @@ class _Attention(Module):
         mask or lengths that do not fit.
         """
         name = f"{type(self).__name__}.remember"
+        if isinstance(values, (list, tuple)):
+            raise TypeError(
+                f"{name}: values are a Tensor (S, B, {self.key_size}), not a "
+                f"{type(values).__name__}; of the (outputs, state) of a layer, the outputs"
+            )
         values = as_tensor(values)
         if values.ndim != 3 or values.shape[-1] != self.key_size:
             raise ValueError(f"{name}: expected values (S, B, {self.key_size}), not {values.shape}")
@@ -76,9 +80,9 @@ class _Attention(Module):
         """A query (B, Q), or a sequence of them (T, B, Q), answered from the memory.
 
         Returns the context (..., B, E), a mean of the values, and its weights (..., B, S), which
-        add up to 1. A row without values has context 0 and weights 0. Raises ValueError for a query
-        of another width than ``query_size``, or of other rows than the memory's; TypeError for a
-        memory that is none.
+        add up to 1. A row without values has context 0 and weights 0; its query may be nan. Raises
+        ValueError for a query of another width than ``query_size``, or of other rows than the
+        memory's; TypeError for a memory that is none.
         """
         if not isinstance(memory, Memory):
             raise TypeError(
@@ -92,7 +96,9 @@ class _Attention(Module):
                 f"{type(self).__name__}.read: expected queries (..., {rows}, {self.query_size}) "
                 f"for a memory of {rows} rows, not {query.shape}"
             )
-        return self._read(query, memory)
+        something = expand_dims(any(memory.mask, axis=-1), axis=-1)
+        context, weights = self._read(where(something, query, 0), memory)
+        return where(something, context, 0), weights
 
     def _keys(self, values: Tensor) -> Tensor:
         """What queries are compared with, (B, S, E) to (B, S, A)."""
@@ -122,7 +128,11 @@ class _ScoredAttention(_Attention):
         lengths: Any = None,
         return_weights: bool = False,
     ) -> Any:
-        """``remember`` and ``read`` in one: the context, with ``return_weights`` both."""
+        """``remember`` and ``read`` in one: the context (..., B, E), of values (S, B, E).
+
+        ``query`` is (B, Q), or a sequence (T, B, Q). With ``return_weights`` the weights
+        (..., B, S) are returned, too. Arguments and errors are those of ``remember`` and ``read``.
+        """
         context, weights = self.read(query, self.remember(values, mask, lengths))
         return (context, weights) if return_weights else context
 
@@ -138,6 +148,15 @@ class _ScoredAttention(_Attention):
 
 class AdditiveAttention(_ScoredAttention):
     """Scores ``v . tanh(query @ W + key @ U)`` (Bahdanau et al. 2015), without biases, as there.
+
+    ::
+
+        context = attention(query, values, lengths=lengths)  # or by remember and read
+
+    Args:
+        query_size: Q, the width of queries (B, Q).
+        key_size: E, that of the values (S, B, E), of which keys are made.
+        hidden_size: that of the tanh.
 
     ``query.weight`` is W (query_size, hidden_size), ``key.weight`` U (key_size, hidden_size) and
     ``score.weight`` v (hidden_size, 1).
@@ -165,6 +184,9 @@ class MultiplicativeAttention(_ScoredAttention):
     * "general": ``query . (key @ W)``, with W = ``key.weight`` (key_size, query_size);
     * "concat": ``v . tanh([query; key] @ W)``. The halves of W and v are those of ``additive``, an
       ``AdditiveAttention`` of hidden size ``query_size``: it is the same function.
+
+    ``query_size`` is Q, the width of queries (B, Q), and ``key_size`` E, that of the values
+    (S, B, E), of which keys are made. It is called as ``AdditiveAttention`` is.
     """
 
     def __init__(
@@ -225,7 +247,8 @@ class MultiheadAttention(_Attention):
         batch_first: query, key, value and output have the rows along axis 0, the mask as well.
 
     As the attention of a decoder, by ``remember`` and ``read``, it takes keys and values from the
-    same Tensor (kdim = vdim); the weights are then the mean over the heads.
+    same Tensor (kdim = vdim); the weights are then the mean over the heads, and the context of a
+    row of nothing is 0, not the bias of ``out_proj``.
     """
 
     def __init__(
@@ -238,10 +261,10 @@ class MultiheadAttention(_Attention):
         vdim: int | None = None,
         batch_first: bool = False,
     ) -> None:
-        if num_heads < 1 or embed_dim % num_heads:
+        if not isinstance(num_heads, (int, np.integer)) or num_heads < 1 or embed_dim % num_heads:
             raise ValueError(
-                f"MultiheadAttention: embed_dim {embed_dim} cannot be shared out evenly to "
-                f"num_heads {num_heads}"
+                "MultiheadAttention: num_heads is a positive integer that divides embed_dim "
+                f"{embed_dim}, not {num_heads!r}"
             )
         if not 0 <= dropout <= 1:
             raise ValueError(
@@ -272,6 +295,9 @@ class MultiheadAttention(_Attention):
     ) -> Any:
         """The output (L, B, embed_dim), with ``return_weights`` also (B, num_heads, L, S).
 
+        Without it the output comes alone, unlike in PyTorch, whose ``out, weights = layer(...)``
+        would split it along L here.
+
         Args:
             query: (L, B, embed_dim).
             key: (S, B, kdim).
@@ -291,14 +317,12 @@ class MultiheadAttention(_Attention):
         query, key, value = as_tensor(query), as_tensor(key), as_tensor(value)
         if self.batch_first and query.ndim == key.ndim == value.ndim == 3:
             query, key, value = (moveaxis(x, 0, 1) for x in (query, key, value))
-            mask = None if mask is None else moveaxis(flags_like(key, mask), -1, 0)
         self._check(query, key, value)
-        attn_mask = None if attn_mask is None else flags_like(key, attn_mask)
+        attn_mask = None if attn_mask is None else placed(attn_mask, key.backend)
         scores = (query.shape[1], self.num_heads, query.shape[0], key.shape[0])
-        allowed, bias = allowed_pairs(attn_mask, is_causal, scores, query)
+        allowed, bias = allowed_pairs("MultiheadAttention", attn_mask, is_causal, scores, query)
         if mask is not None:
-            valid = valid_steps("MultiheadAttention", key, mask, None)
-            there = moveaxis(valid, 0, 1)[:, None, None, :]
+            there = self._rows_first(mask, key)[:, None, None, :]
             allowed = there if allowed is None else logical_and(allowed, there)
         if allowed is not None:
             # What no pair needs is replaced before the products whose weights have a gradient.
@@ -310,6 +334,14 @@ class MultiheadAttention(_Attention):
         out, weights = self._attend(query, keys, values, allowed, bias)
         out = moveaxis(out, 0, 1) if self.batch_first else out
         return (out, weights) if return_weights else out
+
+    def _rows_first(self, mask: Any, key: Tensor) -> Tensor:
+        """The mask of a key (S, B, kdim), checked in the order in which it is given; (B, S)."""
+        steps, rows = key.shape[:2]
+        if self.batch_first:
+            shape, axes = (rows, steps), "batch, time"
+            return flags("MultiheadAttention", "mask", mask, shape, key.backend, axes)
+        return moveaxis(valid_steps("MultiheadAttention", key, mask, None), 0, 1)
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         sizes = (self.query_size, self.key_size, self.value_size)
@@ -374,27 +406,3 @@ class MultiheadAttention(_Attention):
         if (self.key_size, self.value_size) != (self.query_size, self.query_size):
             widths += f", kdim={self.key_size}, vdim={self.value_size}"
         return widths + (", batch_first=True" if self.batch_first else "")
-
-
-def flags_like(x: Tensor, flags: Any) -> Tensor:
-    """A mask as a Tensor; lists and NumPy arrays go to the backend of x."""
-    if isinstance(flags, (list, tuple, np.ndarray)):
-        flags = asarray(np.array(flags), backend=x.backend)
-    return as_tensor(flags)
-
-
-def valid_steps(name: str, x: Tensor, mask: Any, lengths: Any) -> Tensor:
-    """Booleans (T, B), True where x (T, B, ...) is no padding; ``name`` is what errors say."""
-    steps, rows = x.shape[:2]
-    if mask is not None and lengths is not None:
-        raise ValueError(f"{name}: give lengths or a mask, not both")
-    if lengths is not None:
-        mask = steps_within(name, lengths, steps, rows)
-    if mask is None:
-        mask = np.ones((steps, rows), dtype=bool)
-    return flags(name, "mask", mask, (steps, rows), x.backend)
-
-
-def without_padding(x: Tensor, valid: Tensor) -> Tensor:
-    """x (T, B, ...) with zeros where ``valid`` (T, B) is False, whatever stood there."""
-    return where(reshape(valid, valid.shape + (1,) * (x.ndim - 2)), x, 0)

@@ -21,7 +21,7 @@ from ..primitives.elementwise import exp, maximum, relu, result_type, sigmoid, t
 from ..primitives.movement import broadcast_to, split
 from ..tensor import Tensor
 from . import init
-from .layers import LayerNorm
+from .layers import LayerNorm, check_sizes
 from .module import Module, Parameter
 
 Activation = Callable[[Tensor], Tensor]
@@ -37,6 +37,7 @@ class _Cell(Module):
     """
 
     gates: int
+    recurrent_gates: int | None = None  # of weight_hh and bias, if there are fewer
     state_names: tuple[str, ...] = ("h",)
 
     def __init__(
@@ -49,36 +50,43 @@ class _Cell(Module):
         recurrent_init: init.Initialiser = init.orthogonal,
         bias_init: init.Initialiser = init.zeros,
     ) -> None:
-        name = type(self).__name__
-        for what, size in (("input_size", input_size), ("hidden_size", hidden_size)):
-            if not isinstance(size, (int, np.integer)) or size < (what == "hidden_size"):
-                raise ValueError(f"{name}: {what} is a positive integer, not {size!r}")
+        check_sizes(type(self).__name__, input_size=input_size)
+        check_sizes(type(self).__name__, least=1, hidden_size=hidden_size)
         self.input_size, self.hidden_size = input_size, hidden_size
-        self.weight_ih = Parameter(
-            init.side_by_side(input_init, (input_size, hidden_size), self.gates)
-        )
-        self.weight_hh = Parameter(
-            init.side_by_side(recurrent_init, (self.output_size, hidden_size), self.gates)
-        )
-        self.bias = (
-            Parameter(init.side_by_side(bias_init, (hidden_size,), self.gates)) if bias else None
-        )
+        from_input, from_h = (input_size, hidden_size), (self.output_size, hidden_size)
+        gates = self.recurrent_gates or self.gates
+        self.weight_ih = Parameter(init.side_by_side(input_init, from_input, self.gates))
+        self.weight_hh = Parameter(init.side_by_side(recurrent_init, from_h, gates))
+        self.bias = Parameter(self._initial_bias(bias_init, gates)) if bias else None
 
     @property
     def output_size(self) -> int:
         """The width of the output h."""
         return self.hidden_size
 
+    def _initial_bias(self, bias_init: init.Initialiser, gates: int) -> init.HostArray:
+        return init.side_by_side(bias_init, (self.hidden_size,), gates)
+
     def _project(self, x: Tensor) -> Tensor:
         """``x @ weight_ih + bias``, of all gates."""
-        self._check(x)
+        self._check_width("x", x, self.input_size)
         projected = x @ self.weight_ih
         return projected if self.bias is None else projected + self.bias
 
-    def _check(self, x: Tensor) -> None:
-        if x.shape[-1:] != (self.input_size,):
+    def _h(self, state: Tensor) -> Tensor:
+        """The state of a cell that has one part."""
+        if not isinstance(state, Tensor):
+            raise TypeError(
+                f"{type(self).__name__}: the state is a Tensor h (B, {self.hidden_size}), as in "
+                f"output, h = cell(x, h), not {_kind(state)}"
+            )
+        self._check_width("h", state, self.hidden_size)
+        return state
+
+    def _check_width(self, name: str, part: Tensor, size: int) -> None:
+        if part.shape[-1:] != (size,):
             raise ValueError(
-                f"{type(self).__name__}: expected x (..., {self.input_size}), not {x.shape}"
+                f"{type(self).__name__}: expected {name} (..., {size}), not {part.shape}"
             )
 
     def _zeros(self, batch_shape: Sequence[int], size: int, dtype: Any, backend: str) -> Tensor:
@@ -89,8 +97,23 @@ class _Cell(Module):
         return self._zeros(batch_shape, self.hidden_size, dtype, backend)
 
     def extra_repr(self) -> str:
-        """Sizes."""
-        return f"{self.input_size}, {self.hidden_size}, bias={self.bias is not None}"
+        """Sizes, and what differs from the defaults."""
+        bias = f"bias={self.bias is not None}"
+        return ", ".join([str(self.input_size), str(self.hidden_size), bias, *self._options()])
+
+    def _options(self) -> list[str]:
+        """Further arguments that ``repr`` shows."""
+        return []
+
+
+def _kind(state: Any) -> str:
+    if isinstance(state, Tensor):
+        return f"a Tensor of shape {state.shape}"
+    return f"a {type(state).__name__}" + (f" of {len(state)}" if hasattr(state, "__len__") else "")
+
+
+def _name(activation: Activation) -> str:
+    return getattr(activation, "__name__", repr(activation))
 
 
 class RNNCell(_Cell):
@@ -111,7 +134,7 @@ class RNNCell(_Cell):
         **initialisers: Any,
     ) -> None:
         named: dict[Any, Activation] = {"tanh": tanh, "relu": relu}
-        if not callable(nonlinearity) and nonlinearity not in named:
+        if not callable(nonlinearity) and str(nonlinearity) not in named:
             raise ValueError(
                 f"RNNCell: nonlinearity is 'tanh', 'relu' or a function, not {nonlinearity!r}"
             )
@@ -120,15 +143,19 @@ class RNNCell(_Cell):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step: (B, I), (B, H) to (B, H), (B, H)."""
-        h = self.activation(self._project(x) + state @ self.weight_hh)
+        h = self.activation(self._project(x) + self._h(state) @ self.weight_hh)
         return h, h
+
+    def _options(self) -> list[str]:
+        return [] if self.activation is tanh else [f"nonlinearity={_name(self.activation)!r}"]
 
 
 class _CellOfPair(_Cell):
     """A cell whose state is (h, c): what LSTMs have in common.
 
-    The forget gate's bias starts ``forget_bias`` above the others (1: Jozefowicz et al. 2015).
-    ``activation`` (tanh) and ``gate_activation`` (sigmoid) may be any functions of a Tensor.
+    The bias of the forget gate, the second of ``i f g o``, starts ``forget_bias`` above the others
+    (1: Jozefowicz et al. 2015); without biases there is none. ``activation`` (tanh) and
+    ``gate_activation`` (sigmoid) may be any functions of a Tensor.
     """
 
     gates = 4
@@ -145,12 +172,14 @@ class _CellOfPair(_Cell):
         gate_activation: Activation = sigmoid,
         **initialisers: Any,
     ) -> None:
+        self.forget_bias = forget_bias
         super().__init__(input_size, hidden_size, bias, **initialisers)
-        if self.bias is not None:
-            drawn = self.bias.numpy().copy()
-            drawn[hidden_size : 2 * hidden_size] += forget_bias
-            self.bias = Parameter(drawn)
         self.activation, self.gate_activation = activation, gate_activation
+
+    def _initial_bias(self, bias_init: init.Initialiser, gates: int) -> init.HostArray:
+        drawn = super()._initial_bias(bias_init, gates)
+        drawn[self.hidden_size : 2 * self.hidden_size] += self.forget_bias
+        return drawn
 
     def initial_state(self, batch_shape: Sequence[int], dtype: Any, backend: str) -> Pair:
         """Zeros (h, c)."""
@@ -158,18 +187,14 @@ class _CellOfPair(_Cell):
         return h, self._zeros(batch_shape, self.hidden_size, dtype, backend)
 
     def _pair(self, state: Pair) -> Pair:
-        if isinstance(state, (tuple, list)) and len(state) == 2:
-            return state[0], state[1]
-        raise TypeError(
-            f"{type(self).__name__}: the state is a pair (h, c), as in "
-            f"output, (h, c) = cell(x, (h, c)), not {_kind(state)}"
-        )
-
-
-def _kind(state: Any) -> str:
-    if isinstance(state, Tensor):
-        return f"a Tensor of shape {state.shape}"
-    return f"a {type(state).__name__}" + (f" of {len(state)}" if hasattr(state, "__len__") else "")
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise TypeError(
+                f"{type(self).__name__}: the state is a tuple (h, c), as in "
+                f"output, (h, c) = cell(x, (h, c)), not {_kind(state)}"
+            )
+        self._check_width("h", state[0], self.output_size)
+        self._check_width("c", state[1], self.hidden_size)
+        return state
 
 
 class LSTMCell(_CellOfPair):
@@ -194,7 +219,8 @@ class LSTMCell(_CellOfPair):
         recurrent_init: init.Initialiser = init.orthogonal,
         **options: Any,
     ) -> None:
-        if not 0 <= proj_size < max(hidden_size, 1):
+        check_sizes("LSTMCell", hidden_size=hidden_size, proj_size=proj_size)
+        if proj_size >= max(hidden_size, 1):
             raise ValueError(
                 f"LSTMCell: proj_size is smaller than hidden_size {hidden_size}, or 0 for none; "
                 f"not {proj_size}"
@@ -212,14 +238,17 @@ class LSTMCell(_CellOfPair):
 
     def forward(self, x: Tensor, state: Pair) -> tuple[Tensor, Pair]:
         """One step: (B, I), ((B, H), (B, H)) to (B, H), ((B, H), (B, H))."""
-        h, c = self._pair(state)
+        projected, (h, c) = self._project(x), self._pair(state)
         gate, activation = self.gate_activation, self.activation
-        i, f, g, o = split(self._project(x) + h @ self.weight_hh, 4, axis=-1)
+        i, f, g, o = split(projected + h @ self.weight_hh, 4, axis=-1)
         c = gate(f) * c + gate(i) * activation(g)
         h = gate(o) * activation(c)
         if self.weight_hr is not None:
             h = h @ self.weight_hr
         return h, (h, c)
+
+    def _options(self) -> list[str]:
+        return [f"proj_size={self.proj_size}"] if self.proj_size else []
 
 
 class PeepholeLSTMCell(_CellOfPair):
@@ -242,9 +271,9 @@ class PeepholeLSTMCell(_CellOfPair):
 
     def forward(self, x: Tensor, state: Pair) -> tuple[Tensor, Pair]:
         """One step: (B, I), ((B, H), (B, H)) to (B, H), ((B, H), (B, H))."""
-        h, c = self._pair(state)
+        projected, (h, c) = self._project(x), self._pair(state)
         gate, activation = self.gate_activation, self.activation
-        i, f, g, o = split(self._project(x) + h @ self.weight_hh, 4, axis=-1)
+        i, f, g, o = split(projected + h @ self.weight_hh, 4, axis=-1)
         i, f = gate(i + self.weight_ci * c), gate(f + self.weight_cf * c)
         c = f * c + i * activation(g)
         h = gate(o + self.weight_co * c) * activation(c)
@@ -274,7 +303,7 @@ class LayerNormLSTMCell(_CellOfPair):
 
     def forward(self, x: Tensor, state: Pair) -> tuple[Tensor, Pair]:
         """One step: (B, I), ((B, H), (B, H)) to (B, H), ((B, H), (B, H))."""
-        self._check(x)
+        self._check_width("x", x, self.input_size)
         h, c = self._pair(state)
         gate, activation = self.gate_activation, self.activation
         gates = self.norm_ih(x @ self.weight_ih) + self.norm_hh(h @ self.weight_hh)
@@ -321,8 +350,8 @@ class GRUCell(_Cell):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step: (B, I), (B, H) to (B, H), (B, H)."""
-        h, gate, activation = state, self.gate_activation, self.activation
         r, z, n = split(self._project(x), 3, axis=-1)
+        h, gate, activation = self._h(state), self.gate_activation, self.activation
         if self.reset_after:
             from_r, from_z, from_n = split(h @ self.weight_hh, 3, axis=-1)
             r = gate(r + from_r)
@@ -336,6 +365,9 @@ class GRUCell(_Cell):
         z = gate(z + from_z)
         h = (1 - z) * n + z * h
         return h, h
+
+    def _options(self) -> list[str]:
+        return [] if self.reset_after else ["reset_after=False"]
 
 
 class RWAState(NamedTuple):
@@ -363,27 +395,20 @@ class RWACell(_Cell):
     """
 
     gates = 3
+    recurrent_gates = 2
     state_names = RWAState._fields
 
     def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        *,
-        recurrent_init: init.Initialiser = init.orthogonal,
-        bias_init: init.Initialiser = init.zeros,
-        **initialisers: Any,
+        self, input_size: int, hidden_size: int, bias: bool = True, **initialisers: Any
     ) -> None:
-        super().__init__(input_size, hidden_size, bias=False, **initialisers)
-        square, row = (hidden_size, hidden_size), (hidden_size,)
-        self.weight_hh = Parameter(init.side_by_side(recurrent_init, square, gates=2))
-        self.bias = Parameter(init.side_by_side(bias_init, row, gates=2)) if bias else None
-        self.initial = Parameter(init.zeros(row))
+        super().__init__(input_size, hidden_size, bias, **initialisers)
+        self.initial = Parameter(init.zeros((hidden_size,)))
 
     def forward(self, x: Tensor, state: RWAState) -> tuple[Tensor, RWAState]:
         """One step: (B, I), four times (B, H) to (B, H), four times (B, H)."""
-        self._check(x)
+        self._check_width("x", x, self.input_size)
+        if not isinstance(state, RWAState):
+            raise TypeError(f"RWACell: the state is an RWAState, not {_kind(state)}")
         h, numerator, denominator, largest = state
         u, g, a = split(x @ self.weight_ih, 3, axis=-1)
         from_g, from_a = split(h @ self.weight_hh, 2, axis=-1)

@@ -58,9 +58,10 @@ def torch_uniform(shape: Sequence[int], *, size: int | None = None) -> HostArray
     """Uniform within 1 / sqrt(size) of 0, as PyTorch draws the weights and biases of its layers.
 
     ``size`` is ``hidden_size`` for all arrays of a recurrent layer, ``in_features`` for both of a
-    ``Linear``. Left out, it is the last axis: that of the hidden units in a recurrent layer. So an
-    LSTM as PyTorch draws it has ``input_init``, ``recurrent_init`` and ``bias_init=torch_uniform``
-    and ``forget_bias=0.0``.
+    ``Linear``. Left out, it is the last axis: that of the hidden units, except in the ``weight_hr``
+    of a projection. So an LSTM as PyTorch draws it has ``input_init``, ``recurrent_init`` and
+    ``bias_init=torch_uniform`` and ``forget_bias=0.0``; but PyTorch has two biases, whose sum is
+    wider than this one.
     """
     if size is None and not shape:
         raise ValueError("torch_uniform: a shape without axes needs size=")

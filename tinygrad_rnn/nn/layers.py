@@ -14,10 +14,10 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..functional import dropout, layer_norm
-from ..primitives.creation import asarray
 from ..primitives.elementwise import TensorLike, where
 from ..primitives.indexing import take
 from ..primitives.movement import expand_dims
+from ..recurrence.ragged import placed
 from ..tensor import Tensor, as_tensor
 from . import init
 from .module import Module, Parameter
@@ -80,14 +80,15 @@ class Linear(Module):
         weight_init: init.Initialiser = init.xavier_uniform,
         bias_init: init.Initialiser = init.zeros,
     ) -> None:
-        _check_sizes("Linear", in_features=in_features, out_features=out_features)
+        check_sizes("Linear", in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
         self.weight = Parameter(init.draw(weight_init, (in_features, out_features)))
         self.bias = Parameter(init.draw(bias_init, (out_features,))) if bias else None
 
     def forward(self, x: TensorLike) -> Tensor:
         """See the class."""
-        out = _with_last_axis("Linear", x, self.in_features, "in_features") @ self.weight
+        x = _with_last_axis("Linear", x, self.in_features, "in_features", self.weight)
+        out = x @ self.weight
         return out if self.bias is None else out + self.bias
 
     def extra_repr(self) -> str:
@@ -111,7 +112,7 @@ class Embedding(Module):
         *,
         weight_init: init.Initialiser = init.normal,
     ) -> None:
-        _check_sizes("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
+        check_sizes("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
         initial = init.draw(weight_init, (num_embeddings, embedding_dim))
         if padding_idx is not None:
             if padding_idx not in range(-num_embeddings, num_embeddings):
@@ -126,8 +127,7 @@ class Embedding(Module):
 
     def forward(self, x: Any) -> Tensor:
         """See the class."""
-        listed = isinstance(x, (list, tuple, int))
-        indices = asarray(x, backend=self.weight.backend) if listed else as_tensor(x)
+        indices = placed(x, self.weight.backend)
         if indices.dtype.kind not in "iu":
             raise TypeError(f"Embedding: takes integers, not {indices.dtype}; use astype('int64')")
         indices = indices.astype("int64")  # in which every number of a row fits
@@ -196,7 +196,7 @@ class LayerNorm(Module):
                     f"{normalized_shape}; reshape x to join its last axes"
                 )
             (normalized_shape,) = normalized_shape
-        _check_sizes("LayerNorm", normalized_shape=normalized_shape)
+        check_sizes("LayerNorm", normalized_shape=normalized_shape)
         self.normalized_shape, self.eps = normalized_shape, eps
         shape = (normalized_shape,)
         self.weight = Parameter(init.ones(shape)) if elementwise_affine else None
@@ -204,7 +204,8 @@ class LayerNorm(Module):
 
     def forward(self, x: TensorLike) -> Tensor:
         """See the class."""
-        x = _with_last_axis("LayerNorm", x, self.normalized_shape, "normalized_shape")
+        size = self.normalized_shape
+        x = _with_last_axis("LayerNorm", x, size, "normalized_shape", self.weight)
         return layer_norm(x, self.weight, self.bias, self.eps)
 
     def extra_repr(self) -> str:
@@ -213,20 +214,21 @@ class LayerNorm(Module):
         return f"{self.normalized_shape}" + (f", no {' and '.join(absent)}" if absent else "")
 
 
-def _check_sizes(operation: str, **sizes: Any) -> None:
+def check_sizes(operation: str, least: int = 0, **sizes: Any) -> None:
+    """Raise ValueError for what is no integer of at least ``least``."""
     for name, size in sizes.items():
-        if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < 0:
-            raise ValueError(f"{operation}: {name} is an integer of at least 0, not {size!r}")
+        if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < least:
+            raise ValueError(f"{operation}: {name} is an integer of at least {least}, not {size!r}")
 
 
-def _with_last_axis(operation: str, x: Any, size: int, name: str) -> Tensor:
+def _with_last_axis(operation: str, x: Any, size: int, name: str, weight: Tensor | None) -> Tensor:
     """x as a Tensor (..., size)."""
     if isinstance(x, tuple):
         raise TypeError(
             f"{operation}: expected a Tensor (..., {size}), not a tuple; a recurrent layer returns "
             "(output, state), of which the output goes on"
         )
-    found = as_tensor(x)
+    found = as_tensor(x) if weight is None else placed(x, weight.backend)
     if found.shape[-1:] != (size,):
         raise ValueError(
             f"{operation}: expected (..., {size}), not {found.shape}; the last axis is {name}"

@@ -20,7 +20,7 @@ import tinygrad_rnn_backends as backends
 
 from ..primitives.creation import tensor
 from ..structure import flatten, unflatten
-from ..tensor import Tensor, backend_of
+from ..tensor import Tensor, as_tensor, backend_of
 
 T = TypeVar("T")
 
@@ -83,7 +83,7 @@ class Module:
 
         One that has two names comes twice.
         """
-        return ((name, x) for name, x in _held(self, "") if isinstance(x, Module))
+        return ((name, x) for name, x in held(self, "") if isinstance(x, Module))
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
         """The parameters in order of definition, shared ones once, as ``("cell.bias", p)``."""
@@ -110,12 +110,20 @@ class Module:
             seen.add(id(value))
             found[name] = value
             if isinstance(value, Module):
-                pending += [*_held(value, name)][::-1]
+                pending += [*held(value, name)][::-1]
         return ((name, value) for name, value in found.items() if isinstance(value, kind))
+
+    def modules(self) -> Iterator[Module]:
+        """Itself and the modules in it, each once."""
+        return (module for _, module in self.named_modules())
 
     def parameters(self) -> Iterator[Parameter]:
         """The parameters in order of definition, shared ones once."""
         return (p for _, p in self.named_parameters())
+
+    def buffers(self) -> Iterator[Buffer]:
+        """The buffers, likewise."""
+        return (b for _, b in self.named_buffers())
 
     # Changing all of it.
 
@@ -148,10 +156,10 @@ class Module:
         The Tensors stay the same objects, so an optimiser made before stays valid.
         """
         target = backends.get(backend)
-        held = [x for _, x in self._named("", Tensor)]
-        moved = [target.from_host(backend_of(x).to_host(x._array)) for x in held]
-        grads = [None if x.grad is None else x.grad.detach().to(backend) for x in held]
-        for x, array, grad in zip(held, moved, grads, strict=True):
+        tensors = [x for _, x in self._named("", Tensor)]
+        moved = [target.from_host(backend_of(x).to_host(x._array)) for x in tensors]
+        grads = [None if x.grad is None else x.grad.detach().to(backend) for x in tensors]
+        for x, array, grad in zip(tensors, moved, grads, strict=True):
             x._array = array
             x.grad = grad
         return self
@@ -175,7 +183,7 @@ class Module:
             )
         own = dict(self._named("", Tensor))
         keys = Keys([k for k in own if k not in state], [k for k in state if k not in own])
-        given = {k: _host(state[k]) for k in own if k in state}
+        given = {k: host_array(state[k]) for k in own if k in state}
         problems = []
         if strict and keys.missing:
             problems.append(f"missing: {', '.join(keys.missing)}")
@@ -207,7 +215,7 @@ class Module:
         return ""
 
 
-def _held(module: Module, prefix: str) -> Iterator[tuple[str, Module | Parameter | Buffer]]:
+def held(module: Module, prefix: str) -> Iterator[tuple[str, Module | Parameter | Buffer]]:
     """What counts among the attributes of one module, inside lists, tuples and dicts, too."""
     seen: set[int] = set()
     pending: list[tuple[str, Any]] = [(prefix, vars(module))]
@@ -225,7 +233,8 @@ def _held(module: Module, prefix: str) -> Iterator[tuple[str, Module | Parameter
             ][::-1]
 
 
-def _host(value: Any) -> np.ndarray[Any, Any]:
+def host_array(value: Any) -> np.ndarray[Any, Any]:
+    """A Tensor, or an array of any library, as a NumPy array."""
     value = value._array if isinstance(value, Tensor) else value
     found = backends.of(value)
     return np.asarray(value) if found is None else found.to_host(value)
@@ -244,10 +253,11 @@ def functional_call(
     unknown = [name for name in parameters if name not in own]
     if unknown:
         raise ValueError(f"functional_call: {type(module).__name__} has no {', '.join(unknown)}")
-    for name, x in parameters.items():
+    given = {name: as_tensor(x) for name, x in parameters.items()}
+    for name, x in given.items():
         if x.shape != own[name].shape:
             raise ValueError(f"functional_call: {name} has shape {own[name].shape}, not {x.shape}")
-    memo: dict[int, Any] = {id(own[name]): x for name, x in parameters.items()}
+    memo: dict[int, Any] = {id(own[name]): x for name, x in given.items()}
     return _substituted(module, memo)(*args, **kwargs)
 
 

@@ -10,7 +10,6 @@ first. Where ``reset`` puts several sequences into one row, each is read from it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -18,16 +17,17 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..functional import dropout as dropout_of
-from ..primitives.creation import asarray
+from ..primitives.creation import zeros
 from ..primitives.elementwise import result_type, where
 from ..primitives.movement import broadcast_to, concat, moveaxis, stack, unstack
-from ..recurrence import initial_state, pad_sequences, unpad_sequences, unroll
+from ..recurrence import Cell, initial_state, pad_sequences, unpad_sequences, unroll
+from ..recurrence.ragged import flags, placed, steps_within
+from ..recurrence.unroll import initial_state_beside
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor, default_dtype
-from .cells import Activation, GRUCell, LSTMCell, RNNCell
-from .module import Module, Parameter
-
-Cell = Callable[[Any, Any], tuple[Any, Any]]
+from .cells import Activation, GRUCell, LSTMCell, RNNCell, RWACell
+from .layers import check_sizes
+from .module import Buffer, Module, Parameter
 
 
 class _Steps(NamedTuple):
@@ -63,8 +63,9 @@ class _Layer(Module):
             lengths: the steps that each row takes, (B,) integers on the host.
             mask: booleans (T, B), False where a row skips a step. With ``batch_first`` (B, T).
             reset: booleans (T, B), True where a new sequence starts within a row, from the initial
-                state. With ``batch_first`` (B, T).
-            reset_state: what ``reset`` starts from, if that is not the ``state`` given.
+                state. With ``batch_first`` (B, T); beside a list of sequences, a list of (T_i,).
+            reset_state: what ``reset`` starts from, if that is not ``state`` as it was given. With
+                a state carried over from another call, give ``initial_state_for(x)``.
             reverse: the other way round: from each row's last step to its first.
 
         Outputs are zero where a row skips a step, and its final state is that at its own end.
@@ -75,26 +76,50 @@ class _Layer(Module):
                 raise ValueError(
                     f"{type(self).__name__}: a list of sequences has their lengths; give no others"
                 )
-            batch, lengths = pad_sequences(x)
+            batch, lengths = pad_sequences(map_leaves(self._placed, x))
+            if isinstance(reset, list):
+                reset, _ = pad_sequences([np.asarray(flags, dtype=bool) for flags in reset])
             steps = _Steps(lengths, None, reset, reset_state)
             output, state = self._run(batch, state, steps, reverse)
             return unpad_sequences(output, lengths), state
-        x = map_leaves(as_tensor, x)
-        # One sequence has no batch to come first.
-        swap = self.batch_first and all(leaf.ndim > 2 for leaf in flatten(x)[0])
-        if swap:
-            x = map_leaves(_swapped, x)
-            mask, reset = self._time_first(mask, "mask"), self._time_first(reset, "reset")
+        x, swapped = self._time_first(x)
+        if swapped:
+            mask = self._flags_time_first("mask", mask)
+            reset = self._flags_time_first("reset", reset)
         output, state = self._run(x, state, _Steps(lengths, mask, reset, reset_state), reverse)
-        return map_leaves(_swapped, output) if swap else output, state
+        return map_leaves(_swapped, output) if swapped else output, state
+
+    def initial_state_for(self, x: Any) -> Any:
+        """The state that a call with x starts from if none is given: learned, or zeros."""
+        if isinstance(x, list):
+            x, _ = pad_sequences(map_leaves(self._placed, x))
+            return self._initial(x)
+        return self._initial(self._time_first(x)[0])
 
     def _run(self, x: Any, state: Any, steps: _Steps, reverse: bool) -> tuple[Any, Any]:
         raise NotImplementedError
 
-    def _time_first(self, flags: Any, name: str) -> Any:
-        if flags is None:
+    def _initial(self, x: Any) -> Any:
+        """``initial_state_for``, time first."""
+        raise NotImplementedError
+
+    def _time_first(self, x: Any) -> tuple[Any, bool]:
+        """x as Tensors (T, B, ...), and whether it was not."""
+        x = map_leaves(self._placed, x)
+        # One sequence (T, I), or (T,) of integers, has no batch to come first.
+        batched = [leaf.ndim > (2 if leaf.dtype.kind == "f" else 1) for leaf in flatten(x)[0]]
+        if not self.batch_first or not any(batched):
+            return x, False
+        return map_leaves(_swapped, x), True
+
+    def _placed(self, x: Any) -> Tensor:
+        weight = next(self.parameters(), None)
+        return as_tensor(x) if weight is None else placed(x, weight.backend)
+
+    def _flags_time_first(self, name: str, given: Any) -> Any:
+        if given is None:
             return None
-        flags = flags if isinstance(flags, Tensor) else np.asarray(flags)
+        flags = given if isinstance(given, Tensor) else np.asarray(given)
         if flags.ndim != 2:
             raise ValueError(
                 f"{type(self).__name__}: {name} of shape {flags.shape}, expected (batch, time)"
@@ -107,54 +132,49 @@ def _swapped(x: Tensor) -> Tensor:
 
 
 def _over_time(cell: Cell, x: Any, state: Any, steps: _Steps, reverse: bool) -> tuple[Any, Any]:
-    lengths, mask, reset, reset_state = steps
-    if reverse and reset is not None:
-        reset = _ends(reset, lengths, mask, flatten(x)[0][0])
-    return unroll(
-        cell,
-        x,
-        state,
-        lengths=lengths,
-        mask=mask,
-        reset=reset,
-        reset_state=reset_state,
-        reverse=reverse,
-    )
+    if reverse and steps.reset is not None:
+        steps = steps._replace(reset=_ends(steps, flatten(x)[0][0]))
+    return unroll(cell, x, state, **steps._asdict(), reverse=reverse)
 
 
-def _ends(reset: Any, lengths: Any, mask: Any, x: Tensor) -> Any:
+def _ends(steps: _Steps, x: Tensor) -> Tensor:
     """Where the sequences within the rows end, given where they start: what ``reset`` is backwards.
 
     A row's step is the end of a sequence if the next one that the row takes is the start of one.
     """
-    flags = as_tensor(reset) if isinstance(reset, Tensor) else asarray(reset, backend=x.backend)
-    if flags.ndim != 2 or flags.dtype.kind != "b" or not len(flags):
-        return reset  # which unroll refuses
-    taken = mask
-    if lengths is not None:
-        taken = np.arange(len(flags))[:, None] < np.asarray(lengths)
-    if taken is None:
-        taken = np.ones(flags.shape, dtype=bool)
-    taken = taken if isinstance(taken, Tensor) else asarray(taken, backend=x.backend)
-    if taken.shape != flags.shape:
-        return reset
-    following = flags[0] & False
+    shape = x.shape[0], x.shape[1]
+    starts = flags("unroll", "reset", steps.reset, shape, x.backend)
+    mask = np.ones(shape, dtype=bool) if steps.mask is None else steps.mask
+    if steps.lengths is not None:
+        mask = steps_within("unroll", steps.lengths, *shape)
+    taken = flags("unroll", "mask", mask, shape, x.backend)
+    following = zeros(shape[1], "bool", backend=x.backend)
     ends = []
-    for starts, takes in zip(unstack(flags)[::-1], unstack(taken)[::-1], strict=True):
+    for start, takes in zip(unstack(starts)[::-1], unstack(taken)[::-1], strict=True):
         ends.append(following)
-        following = where(takes, starts, following)
-    return stack(ends[::-1])
+        following = where(takes, start, following)
+    return stack(ends[::-1]) if ends else starts
+
+
+def check_cell(operation: str, cell: Any) -> None:
+    """Raise TypeError for what is no ``cell(x, state)``: a layer, or a class of cells, perhaps."""
+    if isinstance(cell, _Layer):
+        raise TypeError(
+            f"{operation}: expected a cell, which takes a step, not the layer {type(cell).__name__}"
+        )
+    if isinstance(cell, type) or not callable(cell):
+        raise TypeError(f"{operation}: expected a cell(x, state), not {cell!r}")
 
 
 class Recurrent(_Layer):
     """Any cell over time: ``output, state = Recurrent(cell)(x)``, with the state that the cell has.
 
     Args:
-        cell: a callable ``cell(x, state) -> (output, state)``.
+        cell: a callable ``cell(x, state) -> (output, state)``; a Module, if it has weights.
         batch_first: x and outputs are (B, T, ...).
         reverse: from each row's last step to its first; outputs stay at the steps of their inputs.
         learn_initial_state: the initial state, the same for every row, is a parameter; it starts as
-            ``cell.initial_state`` has it.
+            ``cell.initial_state`` has it. Parts that are integers stay as they are there.
     """
 
     def __init__(
@@ -164,19 +184,27 @@ class Recurrent(_Layer):
         reverse: bool = False,
         learn_initial_state: bool = False,
     ) -> None:
-        if not callable(cell):
-            raise TypeError(f"Recurrent: expected a cell(x, state), not {cell!r}")
+        check_cell("Recurrent", cell)
         self.cell = cell
         self.batch_first, self.reverse = batch_first, reverse
         if learn_initial_state:
+            if isinstance(cell, RWACell):
+                raise ValueError("Recurrent: an RWACell learns its initial state by itself")
             start = initial_state(cell, (), default_dtype(), backends.default().name)
-            self.initial = map_leaves(Parameter, start)
+            self.initial = map_leaves(
+                lambda h: Parameter(h) if h.dtype.kind == "f" else Buffer(h), start
+            )
 
     def _run(self, x: Any, state: Any, steps: _Steps, reverse: bool) -> tuple[Any, Any]:
-        if state is None and hasattr(self, "initial"):
-            first = flatten(x)[0][0]
-            state = map_leaves(lambda p: _for_rows(p, first), self.initial)
+        if state is None:
+            state = self._initial(x)
         return _over_time(self.cell, x, state, steps, reverse != self.reverse)
+
+    def _initial(self, x: Any) -> Any:
+        leaves = flatten(x)[0]
+        if not hasattr(self, "initial"):
+            return initial_state_beside(self.cell, leaves)
+        return map_leaves(lambda p: _for_rows(p, leaves[0]), self.initial)
 
     def extra_repr(self) -> str:
         """What differs from the defaults."""
@@ -212,6 +240,9 @@ class Bidirectional(_Layer):
         (output, final), (backward_output, backward_final) = runs
         return _side_by_side(output, backward_output), (final, backward_final)
 
+    def _initial(self, x: Any) -> Any:
+        return self.forward_layer._initial(x), self.backward_layer._initial(x)
+
     def _both(self, state: Any, name: str) -> tuple[Any, Any]:
         if state is None:
             return None, None
@@ -246,15 +277,13 @@ class _Stacked(_Layer):
         **options: Any,
     ) -> None:
         name = type(self).__name__
-        if not isinstance(num_layers, (int, np.integer)) or num_layers < 1:
-            raise ValueError(f"{name}: num_layers is a positive integer, not {num_layers!r}")
-        if not 0 <= dropout <= 1:
-            raise ValueError(f"{name}: dropout is a probability between 0 and 1, not {dropout}")
+        check_sizes(name, input_size=input_size)
+        check_sizes(name, least=1, hidden_size=hidden_size, num_layers=num_layers)
+        if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
+            raise ValueError(f"{name}: dropout is a probability between 0 and 1, not {dropout!r}")
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
         self.learn_initial_state = learn_initial_state
-        self._held: dict[str, tuple[str, ...]] = {}  # names of a cell's parameters
-        self._settings: dict[str, dict[str, Any]] = {}  # and everything else that is in it
         width = input_size
         for layer in range(num_layers):
             for reverse in self._directions():
@@ -267,12 +296,14 @@ class _Stacked(_Layer):
         return (False, True) if self.bidirectional else (False,)
 
     def _take_over(self, cell: Module, suffix: str) -> None:
-        """Hold what a cell holds, its parameters under names that end in a suffix."""
-        parameters = {k: v for k, v in vars(cell).items() if isinstance(v, Parameter)}
-        self._held[suffix] = tuple(parameters)
-        self._settings[suffix] = {k: v for k, v in vars(cell).items() if k not in parameters}
-        for name, parameter in parameters.items():
-            setattr(self, name + suffix, parameter)
+        """Hold what a cell holds, weights under names that end in a suffix, the rest once."""
+        held = vars(cell)
+        self._weights = tuple(k for k, v in held.items() if isinstance(v, Parameter) or v is None)
+        self._settings = tuple(k for k in held if k not in (*self._weights, "input_size"))
+        for name in self._weights:
+            setattr(self, name + suffix, held[name])
+        for name in self._settings:
+            setattr(self, name, held[name])
         if self.learn_initial_state:
             start = initial_state(cell, (), default_dtype(), backends.default().name)
             for name, leaf in zip(self.cell_class.state_names, flatten(start)[0], strict=True):
@@ -281,24 +312,20 @@ class _Stacked(_Layer):
     def cell(self, layer: int, reverse: bool = False) -> Any:
         """The cell of one layer and direction, on the parameters that the layer has now."""
         suffix = _suffix(layer, reverse)
-        if suffix not in self._settings:
+        if not hasattr(self, "weight_ih" + suffix):
             raise ValueError(f"{type(self).__name__}: there is no cell {suffix[1:]} in {self}")
         cell = object.__new__(self.cell_class)
-        vars(cell).update(self._settings[suffix])
-        vars(cell).update({name: getattr(self, name + suffix) for name in self._held[suffix]})
+        vars(cell).update({name: getattr(self, name) for name in self._settings})
+        vars(cell).update({name: getattr(self, name + suffix) for name in self._weights})
+        vars(cell)["input_size"] = cell.weight_ih.shape[0]
         return cell
 
     def _run(self, x: Any, state: Any, steps: _Steps, reverse: bool) -> tuple[Any, Any]:
-        if not isinstance(x, Tensor) or x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
-            raise ValueError(
-                f"{type(self).__name__}: expected x (T, B, {self.input_size}) or "
-                f"(T, {self.input_size}), with batch_first (B, T, {self.input_size}); not "
-                f"{x.shape if isinstance(x, Tensor) else flatten(x)[1]}"
-            )
-        states = self._learned(x) if state is None else self._each(state, x, "state")
+        self._check_input(x, steps)
+        states = self._initial_states(x) if state is None else self._of_cells("state", state, x)
         fresh = [None] * len(states)
         if steps.reset_state is not None:
-            fresh = self._each(steps.reset_state, x, "reset_state")
+            fresh = self._of_cells("reset_state", steps.reset_state, x)
         finals: list[Any] = []
         for layer in range(self.num_layers):
             if layer:
@@ -318,37 +345,63 @@ class _Stacked(_Layer):
             x = _side_by_side(*outputs)
         return x, map_leaves(lambda *parts: stack(parts), *finals)
 
-    def _learned(self, x: Tensor) -> list[Any]:
-        """The initial states where none is given: what the layer has learned, or None."""
-        suffixes = list(self._settings)
-        if not self.learn_initial_state:
-            return [None] * len(suffixes)
-        names = self.cell_class.state_names
-        parts = [[getattr(self, f"initial_{n}{suffix}") for n in names] for suffix in suffixes]
-        return [_state([_for_rows(p, x) for p in part]) for part in parts]
+    def _check_input(self, x: Any, steps: _Steps) -> None:
+        name, size = type(self).__name__, self.input_size
+        if not isinstance(x, Tensor) or x.ndim not in (2, 3) or x.shape[-1] != size:
+            raise ValueError(
+                f"{name}: expected x (T, B, {size}) or (T, {size}), with batch_first "
+                f"(B, T, {size}); not {x.shape if isinstance(x, Tensor) else flatten(x)[1]}"
+            )
+        if x.dtype.kind != "f":
+            raise TypeError(
+                f"{name}: x is {x.dtype}; numbers of symbols go through an Embedding first, "
+                "anything else through astype('float32')"
+            )
+        given = [k for k, v in steps._asdict().items() if v is not None]
+        if x.ndim == 2 and given:
+            raise ValueError(
+                f"{name}: {given[0]} speaks of rows, and one sequence (T, {size}) has none; "
+                "a batch of one is x[:, None]"
+            )
 
-    def _each(self, state: Any, x: Tensor, name: str) -> list[Any]:
+    def _initial(self, x: Any) -> Any:
+        self._check_input(x, _Steps(None, None, None, None))
+        return map_leaves(lambda *parts: stack(parts), *self._initial_states(x))
+
+    def _initial_states(self, x: Tensor) -> list[Any]:
+        """The initial states of the cells where none is given: learned, or zeros."""
+        states = []
+        for layer in range(self.num_layers):
+            for reverse in self._directions():
+                if not self.learn_initial_state:
+                    states.append(initial_state_beside(self.cell(layer, reverse), [x]))
+                    continue
+                names = [
+                    f"initial_{n}{_suffix(layer, reverse)}" for n in self.cell_class.state_names
+                ]
+                states.append(_state([_for_rows(getattr(self, n), x) for n in names]))
+        return states
+
+    def _of_cells(self, name: str, state: Any, x: Tensor) -> list[Any]:
         """A state given for the whole layer, taken apart: one for each cell."""
-        names, suffixes = self.cell_class.state_names, list(self._settings)
+        names, cells = self.cell_class.state_names, self.num_layers * len(self._directions())
         parts = (state,) if len(names) == 1 else state
-        if not isinstance(parts, (tuple, list)) or [flatten(p)[1].container for p in parts] != [
-            None
-        ] * len(names):
+        one_each = isinstance(parts, (tuple, list)) and len(parts) == len(names)
+        if not one_each or any(flatten(part)[1].container for part in parts):
             expected = "a Tensor h" if len(names) == 1 else f"a tuple ({', '.join(names)})"
             raise TypeError(
                 f"{type(self).__name__}: {name} is {expected}, not structured {flatten(state)[1]}"
             )
-        first = self.cell(0)
-        zero = flatten(initial_state(first, x.shape[1:-1], x.dtype, x.backend))[0]
-        leaves = [as_tensor(leaf) for leaf in parts]
-        for own, leaf, like in zip(names, leaves, zero, strict=True):
-            if leaf.shape != (len(suffixes), *like.shape):
+        like = flatten(initial_state_beside(self.cell(0), [x]))[0]
+        leaves = [self._placed(part) for part in parts]
+        for part, leaf, one in zip(names, leaves, like, strict=True):
+            if (leaf.shape, leaf.dtype) != ((cells, *one.shape), one.dtype):
                 raise ValueError(
-                    f"{type(self).__name__}: the {own} of {name} has shape {leaf.shape}; for x of "
-                    f"{x.shape} it is {(len(suffixes), *like.shape)}: layers times directions, "
-                    "batch, size"
+                    f"{type(self).__name__}: the {part} of {name} is {leaf.dtype} {leaf.shape}; "
+                    f"for x {x.shape} it is {one.dtype} {(cells, *one.shape)}: layers times "
+                    "directions, batch, size"
                 )
-        return [_state(list(part)) for part in zip(*map(unstack, leaves), strict=True)]
+        return [_state(list(each)) for each in zip(*map(unstack, leaves), strict=True)]
 
     def extra_repr(self) -> str:
         """Sizes, and what differs from the defaults."""
@@ -359,7 +412,8 @@ class _Stacked(_Layer):
             dropout=self.dropout,
             bidirectional=self.bidirectional,
             learn_initial_state=self.learn_initial_state,
-            proj_size=self._settings["_l0"].get("proj_size"),
+            proj_size=getattr(self, "proj_size", 0),
+            reset_after=None if getattr(self, "reset_after", True) else "False",
         )
 
 

@@ -34,8 +34,9 @@ from ..primitives.indexing import take
 from ..recurrence import initial_state
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor, default_dtype, no_grad
+from .seq2seq import AttentionDecoder
 
-Cell = Callable[..., tuple[Any, Any]]
+AnyCell = Callable[..., tuple[Any, Any]]  # a Cell, or one that is given a memory, too
 HostArray = np.ndarray[Any, Any]
 Choice = list[tuple[int, int]]  # which hypotheses of a beam go on, and with which symbols
 Choose = Callable[[Sequence[int], Sequence[HostArray]], list[Choice]]  # of these beams
@@ -58,7 +59,7 @@ class Hypothesis(NamedTuple):
 
 
 def greedy_search(
-    cell: Cell,
+    cell: AnyCell,
     state: Any,
     *,
     start: Any,
@@ -75,7 +76,7 @@ def greedy_search(
 
 
 def beam_search(
-    cell: Cell,
+    cell: AnyCell,
     state: Any,
     *,
     start: Any,
@@ -122,7 +123,8 @@ def beam_search(
     Raises:
         ValueError: for numbers out of range, rows that do not agree or cannot be known, logits that
             are not (B, V), nan or inf.
-        TypeError: for a start that is no integer, a state or cell that is none.
+        TypeError: for a start that is no integer, a state or cell that is none, or a cell that
+            returns another kind of state than it was given.
     """
     _check_integer("beam_search", "beam_size", beam_size, least=1)
     _check_integer("beam_search", "n_best", n_best, least=1)
@@ -141,7 +143,7 @@ def beam_search(
 
 
 def sample(
-    cell: Cell,
+    cell: AnyCell,
     state: Any,
     *,
     start: Any,
@@ -250,7 +252,7 @@ class _Search:
     def __init__(
         self,
         name: str,
-        cell: Cell,
+        cell: AnyCell,
         state: Any,
         start: Any,
         stop: int | None,
@@ -260,7 +262,13 @@ class _Search:
         if stop is not None:
             _check_integer(name, "stop", stop, least=0)
         _check_integer(name, "max_length", max_length, least=0)
+        if isinstance(cell, AttentionDecoder) or not callable(cell):
+            raise TypeError(
+                f"{name}: the cell is called cell(tokens, state) for one step; a "
+                f"{type(cell).__name__} is none, decoder.step is"
+            )
         self.name, self.cell, self.stop, self.max_length = name, cell, stop, max_length
+        self.classes: int | None = None  # how many symbols there are logits of
         symbols = self._symbols(start)
         given = {
             what: map_leaves(as_tensor, tree)
@@ -326,25 +334,47 @@ class _Search:
                 f"{self.name}: a cell returns (logits, state), not {flatten(result)[1]}; a state "
                 "of several parts is one tuple: return logits, (h, c)"
             )
+        self._check_state(result[1])
         self.state = map_leaves(as_tensor, result[1])
-        for x in flatten(self.state)[0]:
-            if x.shape[:1] != (len(live),):
-                raise ValueError(
-                    f"{self.name}: the cell was given {len(live)} tokens and returned a state of "
-                    f"shape {x.shape}; rows have to be its axis 0, what has none is its memory"
-                )
         so_far = np.array([[one.log_probability] for one in live])
         with np.errstate(over="ignore"):  # lowest numbers that stand for -inf
             return so_far + _log_softmax(self._logits(result[0], len(live)))
 
+    def _check_state(self, returned: Any) -> None:
+        """Whether it is such a state as the cell was given."""
+        before, structure = flatten(self.state)
+        after, own = flatten(returned, structure)
+        if own != structure:
+            raise TypeError(
+                f"{self.name}: the cell was given a state structured {structure} and returned "
+                f"{own}; a cell returns (logits, state), in this order"
+            )
+        for a, b in zip(before, map(as_tensor, after), strict=True):
+            if a.shape != b.shape or a.dtype != b.dtype:
+                raise TypeError(
+                    f"{self.name}: the cell was given a state of {a.dtype} {a.shape} and returned "
+                    f"{b.dtype} {b.shape}; both must agree from step to step"
+                )
+
     def _logits(self, given: Any, count: int) -> HostArray:
         """Logits on the host, checked."""
+        if isinstance(given, (list, tuple, dict)):
+            raise TypeError(
+                f"{self.name}: a cell returns (logits, state), logits a Tensor ({count}, V), not a "
+                f"{type(given).__name__}"
+            )
         logits = as_tensor(given).numpy().astype(np.float64)
         if logits.ndim != 2 or logits.shape[0] != count or not logits.shape[1]:
             raise ValueError(
                 f"{self.name}: for {count} tokens a cell returns logits ({count}, V), a number for "
                 f"each of V symbols; not {logits.shape}"
             )
+        if self.classes not in (None, logits.shape[1]):
+            raise ValueError(
+                f"{self.name}: the cell returned logits of {self.classes} symbols, then of "
+                f"{logits.shape[1]}; -inf is what forbids a symbol"
+            )
+        self.classes = logits.shape[1]
         if self.stop is not None and self.stop >= logits.shape[1]:
             raise ValueError(
                 f"{self.name}: stop={self.stop} is none of the {logits.shape[1]} symbols that "
@@ -396,13 +426,14 @@ class _Search:
 
 
 def _check_integer(name: str, what: str, value: Any, least: int) -> None:
-    if not isinstance(value, (int, np.integer)) or value < least:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name}: {what} is an integer of at least {least}, not {value!r}")
 
 
 def _number(value: Any) -> float:
     """For comparisons, all of which fail for what is none."""
-    return float(value) if isinstance(value, (int, float, np.number)) else math.nan
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    return float(value) if number else math.nan
 
 
 def _log_softmax(logits: HostArray) -> HostArray:

@@ -12,9 +12,11 @@ and the cell of the decoder may be anybody's. The subtle point is that the decod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
 
 import tinygrad_rnn_backends as backends
 
@@ -23,15 +25,15 @@ from ..primitives.elementwise import TensorLike, astype, logical_and, result_typ
 from ..primitives.movement import concat, moveaxis, reshape
 from ..primitives.reduction import argmax
 from ..random import uniform_like
-from ..recurrence import initial_state, unroll
+from ..recurrence import Cell, initial_state, unroll
+from ..recurrence.ragged import placed, valid_steps, without_padding
 from ..structure import flatten, unflatten
 from ..tensor import Tensor, as_tensor, default_dtype
-from .attention import Memory, valid_steps, without_padding
-from .layers import Embedding, Linear
+from .attention import Memory
+from .layers import Linear
 from .module import Module
-from .wrappers import StackedCell
-
-Cell = Callable[[Any, Any], tuple[Any, Any]]
+from .recurrent import GRU, LSTM, RNN, Bidirectional, Recurrent
+from .wrappers import StackedCell, VariationalDropout, Zoneout
 
 
 class Encoder(Module):
@@ -47,6 +49,11 @@ class Encoder(Module):
     def __init__(self, embedding: Module | None, *layers: Module) -> None:
         if not layers:
             raise ValueError("Encoder: give at least one recurrent layer")
+        if not all(map(callable, layers)):
+            raise TypeError(
+                "Encoder: layers are given one by one, Encoder(embedding, *layers); not "
+                + ", ".join(type(layer).__name__ for layer in layers)
+            )
         if any(getattr(layer, "batch_first", False) for layer in layers):
             raise ValueError("Encoder: layers with batch_first=False are needed; time comes first")
         self.embedding, self.layers = embedding, list(layers)
@@ -57,7 +64,12 @@ class Encoder(Module):
         ``x`` is (S, B) tokens or (S, B, I); ``lengths`` (B,) or ``mask`` (S, B) say what of it is
         there. The rest has no influence, may hold nan or any token, and gives zeros.
         """
-        x = as_tensor(x)
+        if isinstance(x, (list, tuple)):
+            raise TypeError(
+                f"Encoder: expected x (S, B, ...), not a {type(x).__name__}; of a list of "
+                "sequences, x, lengths = pad_sequences(list)"
+            )
+        x = placed(x, next(self.parameters()).backend)
         if x.ndim < 2:
             raise ValueError(f"Encoder: expected x (S, B, ...), not {x.shape}")
         if lengths is not None or mask is not None:
@@ -74,37 +86,54 @@ class Bridge(Module):
     """From the final state of an encoder to the first one of a decoder: tanh of a ``Linear`` each.
 
     Every part of the encoder's state, (layers * directions, B, H) or (B, H), becomes one vector a
-    row, its layers and directions side by side. If the decoder's cell has as many parts, the first
-    is made of the first (h of h) and so on; otherwise each is made of all. What tanh gives suits h
-    and c; a cell whose state holds sums, as that of ``RWACell`` does, is better left to its own.
+    row, its layers and directions side by side. What tanh gives suits h and c; a cell whose state
+    holds sums, as that of ``RWACell`` does, is better left to its own.
 
     Args:
-        sizes: the widths of these vectors, one for each part: ``2 * H`` for a bidirectional GRU,
-            ``(2 * H, 2 * H)`` for a bidirectional LSTM, whose parts are h_n and c_n.
+        sizes: one number, the width of all these vectors together: every part of the decoder's
+            state is made of all of the encoder's. Or their widths one by one, as many as the
+            decoder's state has parts: the first is made of the first (h of h), and so on. So
+            ``2 * H`` for a bidirectional GRU, ``(2 * H, 2 * H)`` from a bidirectional LSTM, whose
+            parts are h_n and c_n, to an ``LSTMCell``.
         cell: the decoder's. Its ``initial_state`` tells which parts there are.
+
+    Raises ValueError for as many sizes as the cell's state does not have; TypeError for no cell.
     """
 
     def __init__(self, sizes: int | Sequence[int], cell: Cell) -> None:
-        self.sizes = (sizes,) if isinstance(sizes, int) else tuple(sizes)
+        _check_cell("Bridge", cell)
+        if not hasattr(cell, "initial_state"):
+            raise TypeError(
+                "Bridge: the cell has no initial_state(batch_shape, dtype, backend), which would "
+                "tell what its state looks like"
+            )
         wanted = initial_state(cell, (1,), default_dtype(), backends.default().name)
         parts, self._structure = flatten(wanted)
         shapes = [part.shape for part in parts]
         if any(len(shape) != 2 for shape in shapes):
             raise ValueError(f"Bridge: every part of a cell's state is (B, H), not {shapes}")
-        self.leaf_by_leaf = len(self.sizes) == len(parts)
-        widths = self.sizes if self.leaf_by_leaf else (sum(self.sizes),) * len(parts)
+        self._of_all = not isinstance(sizes, Sequence)
+        widths = tuple(sizes) if isinstance(sizes, Sequence) else (sizes,) * len(parts)
+        if len(widths) != len(parts):
+            raise ValueError(
+                f"Bridge: {len(widths)} sizes, {widths}, for a cell whose state has {len(parts)} "
+                f"parts; sizes={sum(widths)} makes each of all"
+            )
+        self.sizes = widths[:1] if self._of_all else widths
         self.linears = [Linear(n, shape[1]) for n, shape in zip(widths, shapes, strict=True)]
 
     def forward(self, state: Any) -> Any:
         """The initial state, structured as the cell's; ValueError for other sizes than promised."""
-        vectors = [_row_vectors(as_tensor(part)) for part in flatten(state)[0]]
+        parts = [as_tensor(part) for part in flatten(state)[0]]
+        vectors = [_row_vectors(part) for part in parts]
+        vectors = [concat(vectors, axis=-1)] if self._of_all else vectors
         if tuple(x.shape[-1] for x in vectors) != self.sizes:
             raise ValueError(
-                f"Bridge: made for parts of sizes {self.sizes}, each (layers * directions, B, H) "
-                f"or (B, H); not {', '.join(str(as_tensor(x).shape) for x in flatten(state)[0])}"
+                f"Bridge: made for parts of sizes {self.sizes}{' in all' * self._of_all}, each "
+                "(layers * directions, B, H) or (B, H); not "
+                + ", ".join(str(part.shape) for part in parts)
             )
-        if not self.leaf_by_leaf:
-            vectors = [concat(vectors, axis=-1)] * len(self.linears)
+        vectors = vectors * len(self.linears) if self._of_all else vectors
         pairs = zip(self.linears, vectors, strict=True)
         return unflatten(self._structure, [tanh(linear(x)) for linear, x in pairs])
 
@@ -121,9 +150,23 @@ def _row_vectors(part: Tensor) -> Tensor:
     return reshape(moveaxis(part, 0, 1), (rows, groups * width))
 
 
-def shift_right(targets: TensorLike, start: int) -> Tensor:
-    """What a decoder is given so as to say ``targets`` (T, B): ``start``, and all but the last."""
-    targets = as_tensor(targets)
+def _check_cell(operation: str, cell: Any) -> None:
+    """A cell takes a step; a layer takes them all."""
+    if isinstance(cell, (RNN, LSTM, GRU, Recurrent, Bidirectional)) or not callable(cell):
+        raise TypeError(
+            f"{operation}: a cell is called cell(x, state) for one step, as an nn.GRUCell is; a "
+            f"{type(cell).__name__} is none"
+        )
+
+
+def shift_right(targets: Any, start: int) -> Tensor:
+    """What a decoder is given so as to say ``targets`` (T, B): ``start``, and all but the last.
+
+    Raises TypeError for a start that is no integer.
+    """
+    if not isinstance(start, (int, np.integer)) or isinstance(start, bool):
+        raise TypeError(f"shift_right: start is a token, an integer, not {start!r}")
+    targets = placed(targets, backends.default().name)
     return concat([full_like(targets[:1], start), targets[:-1]])
 
 
@@ -157,31 +200,50 @@ class AttentionDecoder(Module):
         logits = readout(attentional)
 
     Args:
-        embedding: of the tokens that it is given.
+        embedding: of the tokens that it is given, ``nn.Embedding`` or any module that makes
+            (..., ``embedding_dim``) of integers (...).
         cell: any cell, of outputs (B, ``attention.query_size``). Its inputs are as wide as an
             embedding and, beside it, a context (Bahdanau) or an output (Luong).
         attention: those of ``nn``, or any that has ``remember``, ``read`` and the numbers
             ``query_size`` and ``context_size``.
         order: "luong" or "bahdanau".
         vocabulary_size: the number of logits, that of the embeddings unless given.
+        embedding_dim: the width of an embedding, which only an ``nn.Embedding`` tells by itself.
+
+    Raises ValueError for sizes that do not fit, TypeError for parts that are none.
     """
 
     def __init__(
         self,
-        embedding: Embedding,
+        embedding: Module,
         cell: Cell,
         attention: Any,
         order: Literal["luong", "bahdanau"] = "luong",
         vocabulary_size: int | None = None,
+        embedding_dim: int | None = None,
     ) -> None:
         if order not in ("luong", "bahdanau"):
             raise ValueError(f"AttentionDecoder: order is 'luong' or 'bahdanau', not {order!r}")
         self.embedding, self.cell, self.attention, self.order = embedding, cell, attention, order
+        _check_cell("AttentionDecoder", cell)
+        if not hasattr(attention, "remember"):
+            raise TypeError(
+                "AttentionDecoder: the attention is one of nn, such as AdditiveAttention, or has "
+                "their remember, read, query_size and context_size; not a "
+                f"{type(attention).__name__}"
+            )
         if vocabulary_size is None:
-            vocabulary_size = embedding.num_embeddings
+            vocabulary_size = getattr(embedding, "num_embeddings", None)
+        if embedding_dim is None:
+            embedding_dim = getattr(embedding, "embedding_dim", None)
+        if not callable(embedding) or vocabulary_size is None or embedding_dim is None:
+            raise TypeError(
+                "AttentionDecoder: the embedding is an nn.Embedding, or a module that is given "
+                "with vocabulary_size and embedding_dim, which it does not tell; not a "
+                f"{type(embedding).__name__}"
+            )
         self.vocabulary_size = vocabulary_size
-        embedded, output = embedding.embedding_dim, attention.query_size
-        context = attention.context_size
+        embedded, output, context = embedding_dim, attention.query_size, attention.context_size
         beside = output if order == "luong" else context
         self.input_size = embedded + beside
         taken = getattr(cell, "input_size", self.input_size)
@@ -189,6 +251,12 @@ class AttentionDecoder(Module):
             raise ValueError(
                 f"AttentionDecoder: the cell takes inputs of {taken}, but is given "
                 f"{self.input_size}: an embedding of {embedded} and {beside} beside it"
+            )
+        put_out = getattr(cell, "output_size", output)
+        if put_out != output:
+            raise ValueError(
+                f"AttentionDecoder: the cell puts out {put_out}, but the attention takes queries "
+                f"of {output}; query_size={put_out} is needed"
             )
         self.combine = Linear(context + output, output, bias=False) if order == "luong" else None
         read = output if order == "luong" else output + context + embedded
@@ -200,21 +268,29 @@ class AttentionDecoder(Module):
         return memory
 
     def initial_state(
-        self, memory: Memory, state: Any = None, output: TensorLike | None = None
+        self, memory: Memory | TensorLike, state: Any = None, output: TensorLike | None = None
     ) -> DecoderState:
         """Where decoding starts.
 
         Args:
-            memory: what will be attended to.
+            memory: what will be attended to, as in ``forward``.
             state: the cell's, for example from a ``Bridge``; if None, the cell is asked for it.
             output: (B, query_size), with which Bahdanau's order looks first. If None it is h, the
                 first part of the state (of the uppermost cell in a ``StackedCell``), as wide as a
                 query in all cells of ``nn``; zeros, if it is not.
         """
+        memory = memory if isinstance(memory, Memory) else self.remember(memory)
         like = memory.values
         rows = (like.shape[0], self.attention.query_size)
         if state is None:
             state = initial_state(self.cell, rows[:1], like.dtype, like.backend)
+        elif hasattr(self.cell, "initial_state"):
+            wanted = flatten(initial_state(self.cell, rows[:1], like.dtype, like.backend))[1]
+            if flatten(state, wanted)[1] != wanted:
+                raise TypeError(
+                    f"AttentionDecoder: the state of the cell is structured {wanted}, not "
+                    f"{flatten(state)[1]}; a Bridge makes one of another"
+                )
         for part in flatten(state)[0]:
             if part.shape[:1] != rows[:1]:
                 raise ValueError(
@@ -244,6 +320,11 @@ class AttentionDecoder(Module):
         self, tokens: TensorLike, state: DecoderState, memory: Memory
     ) -> tuple[tuple[Tensor, Tensor], DecoderState]:
         """``step`` with the weights (B, S) beside the logits."""
+        if not isinstance(state, DecoderState):
+            raise TypeError(
+                "AttentionDecoder.step: the state is a DecoderState, as initial_state(memory, "
+                f"state) makes it of the cell's, not a {type(state).__name__}"
+            )
         embedded = self.embedding(tokens)
         if self.combine is None:
             context, weights = self.attention.read(state.handed_on, memory)
@@ -257,7 +338,7 @@ class AttentionDecoder(Module):
 
     def forward(
         self,
-        tokens: TensorLike,
+        tokens: Any,
         memory: Memory | TensorLike,
         state: Any = None,
         lengths: Any = None,
@@ -281,8 +362,8 @@ class AttentionDecoder(Module):
 
         Raises ValueError for tokens, a memory and a state of different rows.
         """
-        tokens = as_tensor(tokens)
         memory = memory if isinstance(memory, Memory) else self.remember(memory)
+        tokens = placed(tokens, memory.values.backend)
         rows = memory.mask.shape[0]
         if tokens.ndim != 2 or tokens.shape[1] != rows or tokens.dtype.kind not in "iu":
             raise ValueError(
@@ -293,6 +374,12 @@ class AttentionDecoder(Module):
             raise ValueError(
                 "AttentionDecoder: sampling_probability is between 0 and 1, not "
                 f"{sampling_probability}"
+            )
+        embeddings = getattr(self.embedding, "num_embeddings", self.vocabulary_size)
+        if sampling_probability and embeddings < self.vocabulary_size:
+            raise ValueError(
+                f"AttentionDecoder: sampling needs an embedding of all {self.vocabulary_size} "
+                f"tokens that can be predicted; there are {embeddings}"
             )
         if not isinstance(state, DecoderState):
             state = self.initial_state(memory, state)
@@ -328,6 +415,8 @@ def _sampling(cell: Cell, probability: float) -> Cell:
 
 def _output_of(cell: Cell, state: Any) -> Tensor:
     """What a cell put out, as far as its state shows it: h is the first part."""
+    while isinstance(cell, (Zoneout, VariationalDropout)):
+        cell = cell.cell
     if isinstance(cell, StackedCell):
         return _output_of(cell.cells[-1], state[-1])
     h: Tensor = flatten(state)[0][0]

@@ -13,20 +13,19 @@ from typing import Any
 from ..functional import dropout
 from ..primitives.elementwise import where
 from ..random import same_at_every_step, uniform_like
-from ..recurrence import initial_state
+from ..recurrence import Cell, initial_state
 from ..structure import flatten, map_leaves, unflatten
 from ..tensor import Tensor
+from .cells import RWAState
 from .module import Module
-
-Cell = Callable[[Any, Any], tuple[Any, Any]]
+from .recurrent import check_cell
 
 
 class _Wrapper(Module):
     """A cell around another: its state is the other's."""
 
     def __init__(self, cell: Cell) -> None:
-        if not callable(cell):
-            raise TypeError(f"{type(self).__name__}: expected a cell, not {cell!r}")
+        check_cell(type(self).__name__, cell)
         self.cell = cell
 
     def initial_state(self, batch_shape: Sequence[int], dtype: Any, backend: str) -> Any:
@@ -38,8 +37,10 @@ class Zoneout(_Wrapper):
     """Units keep their previous state at random, with probability ``p`` (Krueger et al. 2017).
 
     When not training they go that far on average: ``p * previous + (1 - p) * new``. ``p`` may be a
-    structure like the state; the paper's choice for an LSTM is ``Zoneout(cell, (0.05, 0.5))``. An
-    output that is part of the state, as h is in all cells here, is what was kept of it.
+    structure like the state; the paper's choice for an LSTM is ``Zoneout(cell, (0.05, 0.5))``. A
+    number is for all parts of the state, but only for the h of an ``RWACell``, whose sums belong
+    together. An output that is one of these parts, as h is in all cells here, is what was kept of
+    it; so dropout of the output goes around a Zoneout, not into it.
     """
 
     def __init__(self, cell: Cell, p: Any = 0.1) -> None:
@@ -50,13 +51,13 @@ class Zoneout(_Wrapper):
         """One step of the cell inside."""
         output, following = self.cell(x, state)
         new, structure = flatten(following)
-        rates = _for_leaves(self.p, structure, len(new), "Zoneout")
+        rates = _for_leaves("Zoneout", self.p, following, _marked(self.cell, following, _units))
         old = flatten(state, structure)[0]
         kept = [
             self._kept(before, after, p) for before, after, p in zip(old, new, rates, strict=True)
         ]
-        instead = {id(after): leaf for after, leaf in zip(new, kept, strict=True)}
-        output = map_leaves(lambda y: instead.get(id(y), y), output)
+        kept_of = {id(after): leaf for after, leaf in zip(new, kept, strict=True)}
+        output = map_leaves(lambda y: kept_of.get(id(y), y), output)
         return output, unflatten(structure, kept)
 
     def _kept(self, before: Tensor, after: Tensor, p: float) -> Tensor:
@@ -75,7 +76,7 @@ class VariationalDropout(_Wrapper):
     """Dropout with the same mask at every step of a sequence (Gal & Ghahramani 2016).
 
     ``input_p`` is for x, ``output_p`` for the output, ``state_p`` for the state that the cell is
-    given: a number for its first leaf, which is h in all cells here, or a structure like the state.
+    given: a structure like it, or a number for h, the first part of each cell's state.
     Within one call of ``unroll`` a row keeps its masks; a cell called by hand draws new ones.
     """
 
@@ -90,11 +91,8 @@ class VariationalDropout(_Wrapper):
     def forward(self, x: Any, state: Any) -> tuple[Any, Any]:
         """One step of the cell inside."""
         leaves, structure = flatten(state)
-        first_only = [self.state_p] + [0.0] * (len(leaves) - 1)
-        rates = (
-            _for_leaves(self.state_p, structure, len(leaves), "VariationalDropout")
-            if flatten(self.state_p)[1].container
-            else first_only
+        rates = _for_leaves(
+            "VariationalDropout", self.state_p, state, _marked(self.cell, state, _first)
         )
         with same_at_every_step():
             x = map_leaves(lambda leaf: self._dropped(leaf, self.input_p), x)
@@ -121,6 +119,8 @@ class StackedCell(Module):
     def __init__(self, *cells: Cell, dropout: float = 0.0) -> None:
         if not cells:
             raise ValueError("StackedCell: give at least one cell")
+        for cell in cells:
+            check_cell("StackedCell", cell)
         self.cells = list(cells)
         self.dropout = _probabilities(dropout, "StackedCell")
 
@@ -151,18 +151,42 @@ class StackedCell(Module):
 
 def _probabilities(given: Any, name: str) -> Any:
     for p in flatten(given)[0]:
-        if not 0 <= p <= 1:
-            raise ValueError(f"{name}: a probability lies between 0 and 1, unlike {p}")
+        if not isinstance(p, (int, float)) or not 0 <= p <= 1:
+            raise ValueError(f"{name}: a probability lies between 0 and 1, unlike {p!r}")
     return given
 
 
-def _for_leaves(p: Any, structure: Any, leaves: int, name: str) -> list[Any]:
-    """A probability for each leaf of a state: one for all, or as structured as the state."""
+def _for_leaves(name: str, p: Any, state: Any, reached: Any) -> list[Any]:
+    """A probability for each leaf of a state: one for those that are reached, or a structure."""
+    structure = flatten(state)[1]
     given, own = flatten(p, structure)
     if own.container is None:
-        return given * leaves
+        return [p if reach else 0.0 for reach in flatten(reached)[0]]
     if own != structure:
         raise ValueError(
             f"{name}: probabilities structured {own} for a state structured {structure}"
         )
     return given
+
+
+def _marked(cell: Cell, state: Any, mark: Callable[[Any], Any]) -> Any:
+    """A structure of booleans like a state: what ``mark`` makes of that of each cell within."""
+    if isinstance(cell, _Wrapper):
+        return _marked(cell.cell, state, mark)
+    if isinstance(cell, StackedCell) and len(state) == len(cell.cells):
+        pairs = zip(cell.cells, state, strict=True)
+        return tuple(_marked(each, own, mark) for each, own in pairs)
+    return mark(state)
+
+
+def _units(state: Any) -> Any:
+    """The parts that may keep their values each for itself."""
+    if isinstance(state, RWAState):
+        return RWAState(True, False, False, False)  # type: ignore[arg-type]
+    return map_leaves(lambda _: True, state)
+
+
+def _first(state: Any) -> Any:
+    """The first part."""
+    leaves, structure = flatten(state)
+    return unflatten(structure, [True] + [False] * (len(leaves) - 1))

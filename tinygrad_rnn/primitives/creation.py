@@ -59,7 +59,8 @@ def from_dlpack(x: Any, /, *, copy: bool | None = None, backend: str | None = No
 
     It goes to the chosen backend, which has to reach the memory where it is, and **shares** it
     where it can, with what ``asarray`` says about that; ``copy=True`` never does, ``copy=False``
-    always. Tensors hand themselves out likewise: ``np.from_dlpack(x)``.
+    always. Tensors hand themselves out likewise: ``np.from_dlpack(x)``. PyTorch then writes to them
+    unhindered, though a graph may have saved them; ``torch.from_dlpack(x, copy=True)`` does not.
 
     Raises TypeError for what knows nothing of DLPack or holds no real numbers, and BufferError for
     what the backend cannot take over, or cannot share with ``copy=False``.
@@ -71,10 +72,10 @@ def from_dlpack(x: Any, /, *, copy: bool | None = None, backend: str | None = No
         array = chosen.from_dlpack(x, **({} if copy is None else {"copy": copy}))
     except (BufferError, RuntimeError, ValueError) as error:
         raise BufferError(
-            f"from_dlpack: {chosen.name!r} cannot take over a {type(x).__name__}: {error}; "
-            "backend= names another"
+            f"from_dlpack: {chosen.name!r} cannot take over a {type(x).__name__}: {error}; for "
+            "memory that it cannot reach, backend= names another"
         ) from error
-    return asarray(array)
+    return _from_data(array, None, None, "from_dlpack")
 
 
 def _placed(x: Tensor, dtype: Any, backend: str | None) -> Tensor:
@@ -82,14 +83,14 @@ def _placed(x: Tensor, dtype: Any, backend: str | None) -> Tensor:
     return x if dtype is None else astype(x, dtype)
 
 
-def _from_data(data: Any, dtype: Any, backend: str | None) -> Tensor:
+def _from_data(data: Any, dtype: Any, backend: str | None, operation: str = "tensor") -> Tensor:
     if isinstance(data, Tensor):
         return data
     if isinstance(data, np.generic) or backends.of(data) is not None:
-        x = as_tensor(data, share=True)
-        if x.dtype.kind not in "biuf":
-            raise TypeError(f"tensor: an array of {x.dtype} holds no real numbers")
-        return x
+        held = canonical_dtype(data.dtype)
+        if held.kind not in "biuf":
+            raise TypeError(f"{operation}: an array of {held} holds no real numbers")
+        return as_tensor(data, share=True)
     leaves = list(_leaves(data))
     if any(isinstance(leaf, Tensor) for leaf in leaves):
         raise TypeError("tensor: a list of tensors would lose their graph; use stack or concat")

@@ -2,9 +2,10 @@
 
 from .ragged import pad_sequences, unpad_sequences
 from .truncated import Window, detach, truncated_bptt
-from .unroll import initial_state, unroll
+from .unroll import Cell, initial_state, unroll
 
 __all__ = [
+    "Cell",
     "Window",
     "detach",
     "initial_state",

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..primitives.creation import asarray
-from ..primitives.movement import pad, stack, unstack
+from ..primitives.creation import tensor
+from ..primitives.elementwise import where
+from ..primitives.movement import pad, reshape, stack, unstack
 from ..structure import flatten, unflatten
 from ..tensor import Tensor, as_tensor
 
@@ -47,6 +48,8 @@ def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray[Any, Any]]:
 
 def unpad_sequences(batch: Any, lengths: Sequence[int] | np.ndarray[Any, Any]) -> list[Any]:
     """The sequences (T_i, ...) in a batch (T, B, ...), a structure if it is one."""
+    if np.asarray(lengths).dtype.kind not in "iu" or min(lengths, default=0) < 0:
+        raise ValueError(f"unpad_sequences: lengths are numbers of steps, not {list(lengths)}")
     leaves, structure = flatten(batch)
     columns = []
     for x in map(as_tensor, leaves):
@@ -62,7 +65,7 @@ def unpad_sequences(batch: Any, lengths: Sequence[int] | np.ndarray[Any, Any]) -
 
 def steps_within(operation: str, lengths: Any, steps: int, rows: int) -> np.ndarray[Any, Any]:
     """Booleans (T, B) on the host, True at the steps that each row takes; checked."""
-    ends = np.asarray(lengths)
+    ends = lengths.numpy() if isinstance(lengths, Tensor) else np.asarray(lengths)
     ends = ends if ends.size else ends.astype(np.int64)
     if ends.dtype.kind not in "iu" or ends.shape != (rows,):
         raise ValueError(
@@ -75,17 +78,45 @@ def steps_within(operation: str, lengths: Any, steps: int, rows: int) -> np.ndar
     return taken
 
 
-def flags(operation: str, name: str, given: Any, shape: tuple[int, int], backend: str) -> Tensor:
-    """Booleans (T, B), as a Tensor and checked; those of the host are put on a backend."""
-    if isinstance(given, (list, tuple, np.ndarray)):
-        given = asarray(np.array(given), backend=backend)
-    found = as_tensor(given)
+def placed(given: Any, backend: str) -> Tensor:
+    """A Tensor; what comes from the host, numbers and NumPy arrays, is copied to a backend."""
+    on_the_host = isinstance(given, (np.ndarray, np.generic, list, tuple, int, float))
+    return tensor(given, backend=backend) if on_the_host else as_tensor(given)
+
+
+def flags(
+    operation: str,
+    name: str,
+    given: Any,
+    shape: tuple[int, int],
+    backend: str,
+    axes: str = "time, batch",
+) -> Tensor:
+    """Booleans of a shape, (T, B) unless ``axes`` says otherwise, as a Tensor and checked."""
+    found = placed(given, backend)
     if found.shape != shape or found.dtype.kind != "b":
         raise ValueError(
-            f"{operation}: {name} is bool of shape {shape} (time, batch), not {found.dtype} of "
+            f"{operation}: {name} is bool of shape {shape} ({axes}), not {found.dtype} of "
             f"{found.shape}"
         )
     return found
+
+
+def valid_steps(operation: str, x: Tensor, mask: Any, lengths: Any) -> Tensor:
+    """Booleans (T, B), True where x (T, B, ...) is no padding, by a mask or lengths or neither."""
+    steps, rows = x.shape[:2]
+    if mask is not None and lengths is not None:
+        raise ValueError(f"{operation}: give lengths or a mask, not both")
+    if lengths is not None:
+        mask = steps_within(operation, lengths, steps, rows)
+    if mask is None:
+        mask = np.ones((steps, rows), dtype=bool)
+    return flags(operation, "mask", mask, (steps, rows), x.backend)
+
+
+def without_padding(x: Tensor, valid: Tensor) -> Tensor:
+    """x (T, B, ...) with zeros where ``valid`` (T, B) is False, whatever stood there."""
+    return where(reshape(valid, valid.shape + (1,) * (x.ndim - 2)), x, 0)
 
 
 def _length(leaves: list[Tensor], place: int) -> int:

@@ -21,6 +21,7 @@ from ..primitives.elementwise import alias, where
 from ..primitives.movement import concat, reshape
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor
+from .ragged import flags, steps_within
 from .unroll import Cell, initial_state_beside, unroll
 
 
@@ -146,16 +147,16 @@ class _Sequence:
         self.cell = cell
         self.xs, self.targets = map_leaves(as_tensor, xs), map_leaves(as_tensor, targets)
         self.steps = _time_length(self.xs, self.targets)
-        self.lengths = self._checked_lengths(lengths)
-        self.mask = self._checked_flags(mask, "mask")
-        self.reset = self._checked_flags(reset, "reset")
+        self.lengths = None if lengths is None else self._checked_lengths(lengths, mask)
+        self.mask = None if mask is None else self._checked_flags(mask, "mask")
+        self.reset = None if reset is None else self._checked_flags(reset, "reset")
         self.given = None if state is None else map_leaves(as_tensor, state)
 
     def initial(self) -> Any:
         """The initial state; what the cell gives depends on its parameters, which change."""
         if self.given is not None:
             return self.given
-        return initial_state_beside(self.cell, flatten(self.xs)[0][0])
+        return initial_state_beside(self.cell, flatten(self.xs)[0])
 
     def unroll(self, first: int, last: int, state: Any) -> tuple[Any, Any]:
         """Steps ``first`` to ``last`` - 1."""
@@ -171,29 +172,21 @@ class _Sequence:
         )
         return outputs, map_leaves(as_tensor, state)
 
-    def _checked_lengths(self, lengths: Any) -> Any:
-        if lengths is None:
-            return None
-        found = np.asarray(lengths)
-        fits = found.dtype.kind in "iu" and ((found >= 0) & (found <= self.steps)).all()
-        if found.size and not fits:
-            raise ValueError(
-                f"truncated_bptt: lengths are integers from 0 to T = {self.steps}, not "
-                f"{found.tolist()}"
-            )
-        return found
+    def _checked_lengths(self, lengths: Any, mask: Any) -> np.ndarray[Any, Any]:
+        if mask is not None:
+            raise ValueError("truncated_bptt: give lengths or a mask, not both")
+        taken = steps_within("truncated_bptt", lengths, self.steps, self._rows())
+        return np.asarray(taken.sum(axis=0))
 
-    def _checked_flags(self, flags: Any, name: str) -> Tensor | None:
-        if flags is None:
-            return None
+    def _checked_flags(self, given: Any, name: str) -> Tensor:
         backend = flatten(self.xs)[0][0].backend
-        found = flags if isinstance(flags, Tensor) else asarray(flags, backend=backend)
-        if found.ndim != 2 or found.shape[0] != self.steps:
-            raise ValueError(
-                f"truncated_bptt: {name} is bool (T, B) with T = {self.steps}, not {found.dtype} "
-                f"of shape {found.shape}"
-            )
-        return found
+        return flags("truncated_bptt", name, given, (self.steps, self._rows()), backend)
+
+    def _rows(self) -> int:
+        for x in flatten(self.xs)[0]:
+            if x.ndim > 1:
+                return int(x.shape[1])
+        raise ValueError("truncated_bptt: lengths, mask and reset speak of rows; xs has no (T, B)")
 
 
 class _Windows:

@@ -19,8 +19,8 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import random
-from ..primitives.creation import arange, asarray, zeros_like
-from ..primitives.elementwise import astype, where
+from ..primitives.creation import arange, asarray, tensor, zeros_like
+from ..primitives.elementwise import astype, result_type, where
 from ..primitives.movement import flip, reshape, stack, unstack
 from ..primitives.reduction import any, argmax
 from ..structure import Structure, flatten, map_leaves, unflatten
@@ -46,9 +46,10 @@ def unroll(
 
     Args:
         cell: any callable made of primitives.
-        xs: a Tensor (T, B, ...), or a structure of Tensors that share axis 0. One whose axis 1 is
-            not B is the same for all rows, at steps that they skip, too. Or a list of sequences
-            (T_i, ...) of different lengths, a row each: the outputs are such a list, too.
+        xs: a Tensor (T, B, ...), or a tuple, dict or named tuple of Tensors that share axis 0; one
+            of (T,) is the same for all rows, at steps that they skip, too. Or a list of sequences
+            (T_i, ...) of different lengths, a row each: the outputs are such a list, too, and so
+            may ``reset`` be.
         state: a structure of Tensors that the cell takes and returns, batch along axis 0. If None,
             ``cell.initial_state(batch_shape, dtype, backend)`` is asked for it.
         lengths: how many steps each row takes, B integers on the host. Outputs after a row's end
@@ -57,10 +58,10 @@ def unroll(
             output is zero.
         reset: booleans (T, B); where True, a row starts that step from the initial state. A step
             that the row does not take resets nothing.
-        reset_state: what ``reset`` starts from, if that is not the state given: for a state that
-            was carried over from other steps.
+        reset_state: what ``reset`` starts from, if that is not ``state`` as it was given. A state
+            that was carried over from other steps is not where anything starts: give another.
         reverse: from the last step of each row to its first; outputs stay at the steps of their
-            inputs.
+            inputs. ``reset``, too, goes with this order: it precedes its step in reading.
         mode: "literal" runs the loop step by step; so does "auto", until planned execution is
             there.
 
@@ -69,8 +70,8 @@ def unroll(
         final state. For T = 0 they are empty, and the final state is the initial one.
 
     Raises:
-        ValueError: for unequal time lengths, bad lengths or masks; with them, for an output or a
-            state without the rows along axis 0.
+        ValueError: for unequal time lengths, bad lengths or masks; with them, for inputs, outputs
+            or a state that have not the rows along their axis of rows.
         TypeError: for a state of another structure, shape or dtype than the cell was given.
     """
     if mode not in ("auto", "literal", "planned"):
@@ -81,8 +82,13 @@ def unroll(
         )
     if isinstance(xs, list):
         if lengths is not None or mask is not None:
-            raise ValueError("unroll: a list of sequences has their lengths; give no others")
+            raise ValueError(
+                "unroll: xs is a list, hence of sequences, and these have their lengths; give no "
+                "others. Inputs of several parts are a tuple"
+            )
         batch, lengths = pad_sequences(xs)
+        if isinstance(reset, list):
+            reset, _ = pad_sequences([np.asarray(flags, dtype=bool) for flags in reset])
         outputs, state = _Loop(cell, batch, state, lengths, None, reset, reset_state, reverse).run()
         return unpad_sequences(outputs, lengths), state
     return _Loop(cell, xs, state, lengths, mask, reset, reset_state, reverse).run()
@@ -93,16 +99,21 @@ def initial_state(cell: Cell, batch_shape: Sequence[int], dtype: Any, backend: s
     make = getattr(cell, "initial_state", None)
     if make is None:
         raise TypeError(
-            "unroll: give a state, or a cell with initial_state(batch_shape, dtype, backend)"
+            "unroll: give a state, or a cell with initial_state(batch_shape, dtype, backend); "
+            f"{type(cell).__name__} has none"
         )
     return make(tuple(batch_shape), dtype, backend)
 
 
-def initial_state_beside(cell: Cell, x: Tensor) -> Any:
-    """That for inputs x, (T, B, I) or integers (T, B)."""
-    if x.dtype.kind == "f":
-        return initial_state(cell, x.shape[1:-1], x.dtype, x.backend)
-    return initial_state(cell, x.shape[1:], default_dtype(), x.backend)
+def initial_state_beside(cell: Cell, xs: Sequence[Tensor]) -> Any:
+    """That for inputs: of vectors (T, B, I), or of integers (T, B) where there are no vectors."""
+    floating = [x for x in xs if x.dtype.kind == "f"]
+    dtype = result_type(*floating) if floating else default_dtype()
+    vectors = [x for x in floating if x.ndim > 2] or floating
+    whole = [x for x in xs if x.dtype.kind != "f"]
+    if whole and (not vectors or vectors[0].ndim < 3):
+        return initial_state(cell, whole[0].shape[1:], dtype, xs[0].backend)
+    return initial_state(cell, vectors[0].shape[1:-1], dtype, xs[0].backend)
 
 
 class _Loop:
@@ -122,7 +133,7 @@ class _Loop:
         leaves, self.x_structure = flatten(xs)
         if not leaves:
             raise ValueError("unroll: xs is empty")
-        self.xs = [as_tensor(x) for x in leaves]
+        self.xs = [tensor(x) if isinstance(x, np.ndarray) else as_tensor(x) for x in leaves]
         self.steps = _time_length(self.xs)
         self.cell = cell
         self.reverse = reverse
@@ -181,8 +192,7 @@ class _Loop:
                 f"unroll: a cell returns (output, state), not {flatten(result)[1]}; "
                 "a state of several parts is one tuple: return h, (h, c)"
             )
-        _check_state(state, result[1])
-        return result
+        return result[0], _checked_state(state, result[1])
 
     def _nothing(self) -> tuple[Any, Any]:
         """For T = 0: a step on zeros tells what the outputs would look like."""
@@ -194,7 +204,7 @@ class _Loop:
     def _initial(self, state: Any) -> Any:
         if state is not None:
             return map_leaves(as_tensor, state)
-        return initial_state_beside(self.cell, self.xs[0])
+        return initial_state_beside(self.cell, self.xs)
 
     def _fresh(self, reset_state: Any) -> Any:
         """``reset_state``, shaped like the state it replaces."""
@@ -229,6 +239,12 @@ class _Loop:
                 "of one is xs[:, None] and a state (1, ...)"
             )
         self._check_rows("state", structure, leaves)
+        for x in self.xs:
+            if x.ndim > 1 and x.shape[1] != self.batch:
+                raise ValueError(
+                    f"unroll: with {given[0]}, axis 1 of xs has to be the {self.batch} rows; one "
+                    f"has shape {x.shape}. Broadcast to (T, {self.batch}, ...) what all rows share"
+                )
 
     def _check_rows(self, name: str, structure: Structure, leaves: list[Tensor]) -> None:
         for place, leaf in enumerate(leaves):
@@ -278,13 +294,16 @@ class _Loop:
         step = step[row]
 
         def filled(x: Tensor) -> Tensor:
-            if x.shape[1:2] != (self.batch,):
+            if x.ndim == 1:
                 return x  # the same for all rows
             first = x.detach()[step, row]
             # Where no row takes a step, what stands there may be nan.
             return where(_beside(valid, x), x, where(any(takes), first, zeros_like(first)))
 
-        return [filled(x) for x in self.xs], map_leaves(lambda h: h.detach()[row], self.initial)
+        start = self.initial
+        if self.reset is not None:
+            start = _choose(stack(self.reset)[step, own], self.reset_state, start)
+        return [filled(x) for x in self.xs], map_leaves(lambda h: h.detach()[row], start)
 
 
 def _time_length(xs: list[Tensor]) -> int:
@@ -329,7 +348,8 @@ def _choose(flags: Any, chosen: Any, other: Any) -> Any:
     return map_leaves(lambda a, b: where(_beside(flags, a), a, b), chosen, other)
 
 
-def _check_state(given: Any, returned: Any) -> None:
+def _checked_state(given: Any, returned: Any) -> Any:
+    """The state that a cell returned, if it is like the one that it was given."""
     before, structure = flatten(given)
     after, own = flatten(returned, structure)
     if own != structure:
@@ -338,10 +358,11 @@ def _check_state(given: Any, returned: Any) -> None:
             "returns (output, state): where PyTorch writes h, c = cell(x, (h, c)), write "
             "output, (h, c) = cell(x, (h, c))"
         )
+    after = [as_tensor(leaf) for leaf in after]
     for a, b in zip(before, after, strict=True):
-        b = as_tensor(b)
         if a.shape != b.shape or a.dtype != b.dtype:
             raise TypeError(
                 f"unroll: the cell was given a state of {a.dtype} {a.shape} and returned "
                 f"{b.dtype} {b.shape}; both must agree from step to step"
             )
+    return unflatten(structure, after)
