@@ -1,0 +1,341 @@
+"""What all optimisers have in common; what differs is one equation each, in ``algorithms.py``.
+
+The subtle point is where the state lives: beside the parameter, following it to another backend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+
+import tinygrad_rnn_backends as backends
+from tinygrad_rnn_backends import Backend
+
+from ..graph import Array
+from ..tensor import Tensor, backend_of, show, wrap
+from .settings import CHECKS, choice
+
+Settings = Mapping[str, Any]
+State = dict[str, Any]
+
+
+class Member(NamedTuple):
+    """A parameter, its position among all, and the settings of its group."""
+
+    position: int
+    p: Tensor
+    settings: Settings
+
+
+class Optimizer:
+    """What optimisers have in common: groups of parameters with settings, and a state for each.
+
+    ::
+
+        optimizer = optim.Adam(model.parameters(), lr=1e-3)
+        optimizer = optim.SGD([{"params": encoder.parameters(), "lr": 0.01},
+                               {"params": decoder.named_parameters()}], lr=0.1)
+
+    Args:
+        params: leaf Tensors, or ``(name, Tensor)`` as ``named_parameters()`` gives them, so that
+            errors can say the name; or a list of groups, dicts with ``"params"`` and settings that
+            differ from the others.
+        defaults: the settings, for groups that do not say otherwise. They stand in
+            ``param_groups`` and may be changed there between steps.
+        nonfinite: what ``step`` does if a gradient holds NaN or infinity: ``"raise"`` an error,
+            ``"skip"`` the step, both of which change nothing; or ``"allow"`` it, unseen. To look
+            costs one pass over the gradients and, on a GPU, waiting for them once.
+
+    Raises TypeError or ValueError for what cannot be trained, and for a setting out of range.
+
+    ``weight_decay`` adds ``weight_decay * p`` to the gradient, except in ``AdamW``.
+
+    A subclass says what its state consists of and, in ``_update``, what a step is. ``counts`` are
+    ints; ``moments`` are arrays with the parameter's shape, dtype and backend, each with the
+    setting that it is kept for, or None if it always is.
+    """
+
+    counts: ClassVar[tuple[str, ...]] = ()
+    moments: ClassVar[Mapping[str, str | None]] = {}
+
+    def __init__(self, params: Iterable[Any], defaults: Settings, nonfinite: str = "raise") -> None:
+        own = type(self).__name__
+        self.nonfinite = choice(f"{own}: nonfinite", nonfinite, ("raise", "skip", "allow"))
+        self.defaults = dict(defaults)
+        self.defaults = self._checked(defaults)
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: dict[int, State] = {}  # by the position of the parameter
+        self._names: list[str | None] = []
+        if isinstance(params, Tensor):
+            raise TypeError(f"{own}: give a list of parameters, not a Tensor")
+        given = list(_iterable(own, params))
+        for group in given if given and isinstance(given[0], Mapping) else [{"params": given}]:
+            self.add_param_group(group)
+        if not self._names:
+            raise ValueError(
+                f"{own}: there are no parameters to train; a generator can be read only once"
+            )
+
+    def add_param_group(self, group: Mapping[str, Any]) -> None:
+        """Train ``group["params"]`` as well, with its other entries for the defaults."""
+        own = type(self).__name__
+        if not isinstance(group, Mapping) or "params" not in group:
+            raise TypeError(f"{own}: a group is a dict with 'params', not {group!r}")
+        unknown = [name for name in group if name not in ("params", *self.defaults)]
+        if unknown:
+            raise ValueError(f"{own}: unknown settings {unknown}; there are {[*self.defaults]}")
+        settings = self._checked({**self.defaults, **group})
+        params = _iterable(own, group["params"])
+        named: list[tuple[str | None, Any]] = [x if _is_named(x) else (None, x) for x in params]
+        seen = {id(p) for g in self.param_groups for p in g["params"]}
+        for _, p in named:
+            if not isinstance(p, Tensor) or not p.is_leaf:
+                raise TypeError(f"{own}: parameters are leaf Tensors, not {p!r}")
+            if id(p) in seen:
+                raise ValueError(f"{own}: a parameter of {p.shape} is given twice")
+            seen.add(id(p))
+        self._names += [name for name, _ in named]
+        self.param_groups.append({**settings, "params": [p for _, p in named]})
+
+    def _checked(self, given: Settings) -> dict[str, Any]:
+        """The settings as plain numbers; TypeError or ValueError for one that makes no sense."""
+        own = type(self).__name__
+        return {
+            name: CHECKS[name](f"{own}: {name}", given[name]) if name in CHECKS else given[name]
+            for name in self.defaults
+        }
+
+    def _members(self) -> Iterator[Member]:
+        position = 0
+        for group in self.param_groups:
+            settings = self._checked(group)
+            for p in group["params"]:
+                yield Member(position, p, settings)
+                position += 1
+
+    def _called(self, position: int) -> str:
+        """A parameter as errors name it."""
+        name = self._names[position]
+        return f"parameter {position}" + (f" ({name!r})" if name is not None else "")
+
+    def zero_grad(self) -> None:
+        """Set ``.grad`` of all parameters to None."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                p.grad = None
+
+    def step(self) -> bool:
+        """Update every parameter that has a gradient, or none; returns whether it did.
+
+        False means that a gradient was not finite and ``nonfinite`` is ``"skip"``. Before anything
+        is changed, raises FloatingPointError for such a gradient if it is ``"raise"``, ValueError
+        for one that does not fit its parameter, and TypeError or ValueError for a setting.
+        """
+        trained = [(m, m.p.grad) for m in self._members() if m.p.grad is not None]
+        for member, grad in trained:
+            self._check_fit(member, grad)
+        bad = [] if self.nonfinite == "allow" else _not_finite([grad for _, grad in trained])
+        if bad and self.nonfinite == "skip":
+            return False
+        if bad:
+            first, p, _ = trained[bad[0]][0]
+            raise FloatingPointError(
+                f"{type(self).__name__}: {len(bad)} of {len(trained)} gradients are not finite, "
+                f"the first that of {self._called(first)}, {show(p)}; nothing was changed. "
+                "Find the operation by tinygrad_rnn.detect_anomaly(), or pass over such steps by "
+                "nonfinite='skip'"
+            )
+        updates = [(member, *self._updated(member, grad)) for member, grad in trained]
+        for (position, p, _), array, state in updates:
+            p._rebind(array, backend_of(p))
+            self.state[position] = state
+        return True
+
+    def _check_fit(self, member: Member, grad: Tensor) -> None:
+        position, p, _ = member
+        if not _alike(grad._array, p):
+            raise ValueError(
+                f"{type(self).__name__}: {self._called(position)} is {show(p)} on {p.backend!r}, "
+                f"but its gradient is {show(grad)} on {grad.backend!r}; compute it again"
+            )
+
+    def _updated(self, member: Member, grad: Tensor) -> tuple[Array, State]:
+        """The new array and state of a parameter, which can be assigned without a further look."""
+        position, p, settings = member
+        xp = backend_of(p)
+        state = {
+            name: _like_parameter(value, p) if name in self.moments else value
+            for name, value in self.state.get(position, {}).items()
+        }
+        if not self._needed(settings) <= state.keys():
+            state = {**self._initial(xp, p._array, settings), **state}
+        array, gradient = p._array, grad._array
+        if settings.get("weight_decay"):
+            array, gradient = self._decay(array, gradient, settings)
+        array, state = self._update(xp, array, gradient, state, settings)
+        # asarray: what NumPy computes from 0-d arrays are scalars
+        array = xp.asarray(array)
+        if not _alike(array, p):
+            raise ValueError(
+                f"{type(self).__name__}: {self._called(position)} is {show(p)}, but with the "
+                f"settings {settings} becomes {show(array)}"
+            )
+        return array, {k: xp.asarray(v) if k in self.moments else v for k, v in state.items()}
+
+    def _needed(self, settings: Settings) -> set[str]:
+        """What a state has with these settings, unless it has not begun."""
+        kept = {name for name, setting in self.moments.items() if not setting or settings[setting]}
+        return {*self.counts, *kept}
+
+    def _initial(self, xp: Backend, p: Array, settings: Settings) -> State:
+        """The state before the first step: zeros."""
+        moments = self._needed(settings) & self.moments.keys()
+        return dict.fromkeys(self.counts, 0) | {name: xp.zeros_like(p) for name in moments}
+
+    def _decay(self, p: Array, grad: Array, settings: Settings) -> tuple[Array, Array]:
+        """The parameter and its gradient with weight decay: here the gradient of a penalty."""
+        return p, grad + settings["weight_decay"] * p
+
+    def _update(
+        self, xp: Backend, p: Array, grad: Array, state: State, settings: Settings
+    ) -> tuple[Array, State]:
+        """The new array of a parameter and its new state; changes nothing.
+
+        ``state`` is what the last call returned for it, or ``_initial``.
+        """
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        """Settings of the groups, and the state by parameter position, arrays as Tensors.
+
+        All else are plain numbers, so the Tensors may go to a safetensors file and the rest to
+        JSON. What comes back from there, positions as strings, can be loaded.
+        """
+        return {
+            "groups": [self._checked(group) for group in self.param_groups],
+            "state": {
+                position: {k: wrap(v, None) if k in self.moments else v for k, v in state.items()}
+                for position, state in self.state.items()
+            },
+        }
+
+    def load_state_dict(self, saved: Mapping[str, Any]) -> None:
+        """Continue where ``state_dict`` was called; parameters must be in the same order.
+
+        The state takes the dtype and the backend of the parameters. Raises ValueError for other
+        groups, settings, names or shapes, and TypeError for other kinds of things, before anything
+        is changed.
+        """
+        own = f"load_state_dict into {type(self).__name__}"
+        if not isinstance(saved, Mapping) or set(saved) != {"groups", "state"}:
+            shown = [*saved] if isinstance(saved, Mapping) else f"a {type(saved).__name__}"
+            raise ValueError(f"{own}: 'groups' and 'state' are expected, not {shown}")
+        groups = self._loaded_groups(own, saved["groups"])
+        state = self._loaded_state(own, saved["state"], groups)
+        for group, settings in zip(self.param_groups, groups, strict=True):
+            group.update(settings)
+        self.state = state
+
+    def _loaded_groups(self, own: str, saved: Any) -> list[dict[str, Any]]:
+        expected = [set(self.defaults)] * len(self.param_groups)
+        fits = isinstance(saved, (list, tuple)) and all(isinstance(g, Mapping) for g in saved)
+        if not fits or [set(group) for group in saved] != expected:
+            raise ValueError(
+                f"{own}: {len(expected)} groups with the settings {[*self.defaults]} are "
+                f"expected, not {saved!r}"
+            )
+        return [self._checked(group) for group in saved]
+
+    def _loaded_state(self, own: str, saved: Any, groups: list[dict[str, Any]]) -> dict[int, State]:
+        members = [
+            (p, settings)
+            for group, settings in zip(self.param_groups, groups, strict=True)
+            for p in group["params"]
+        ]
+        if not isinstance(saved, Mapping):
+            raise TypeError(f"{own}: state by position, not a {type(saved).__name__}")
+        state: dict[int, State] = {}
+        for key, values in saved.items():
+            if not str(key).isdecimal() or int(key) >= len(members):
+                raise ValueError(f"{own}: state of parameter {key}, and there are {len(members)}")
+            position = int(key)
+            p, settings = members[position]
+            called = self._called(position)
+            if not isinstance(values, Mapping):
+                raise TypeError(f"{own}: {called} has a {type(values).__name__} as its state")
+            needed, known = self._needed(settings), {*self.counts, *self.moments}
+            if values and not needed <= set(values) <= known:
+                raise ValueError(
+                    f"{own}: {called} has the state {[*values]}, expected {sorted(needed)}"
+                )
+            state[position] = {
+                kind: _loaded(value, p, f"{own}: {kind} of {called}")
+                if kind in self.moments
+                else _loaded_count(value, f"{own}: {kind} of {called}")
+                for kind, value in values.items()
+            }
+        return state
+
+
+def _iterable(own: str, params: Any) -> Iterable[Any]:
+    """Parameters to go through; one Tensor of a group stands for a list of it."""
+    if not isinstance(params, Iterable):
+        raise TypeError(
+            f"{own}: give a list of parameters, as model.parameters() does, "
+            f"not a {type(params).__name__}"
+        )
+    return [params] if isinstance(params, Tensor) else params
+
+
+def _is_named(x: Any) -> bool:
+    return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)
+
+
+def _not_finite(grads: Sequence[Tensor]) -> list[int]:
+    """Which of them hold a NaN or an infinity; every backend is waited for once."""
+    together: dict[Backend, list[int]] = {}
+    for i, grad in enumerate(grads):
+        together.setdefault(backend_of(grad), []).append(i)
+    found = []
+    for xp, members in together.items():
+        finite = xp.stack([xp.all(xp.isfinite(grads[i]._array)) for i in members])
+        found += [i for i, fine in zip(members, xp.to_host(finite), strict=True) if not fine]
+    return sorted(found)
+
+
+def _alike(array: Array, p: Tensor) -> bool:
+    """Whether an array has the shape, the dtype and the backend of a parameter."""
+    own = p._array
+    return (
+        backends.of(array) is backends.of(own)
+        and tuple(array.shape) == tuple(own.shape)
+        and array.dtype == own.dtype
+    )
+
+
+def _like_parameter(array: Array, p: Tensor) -> Array:
+    """A moment in the dtype and on the backend of its parameter, which may have moved."""
+    if _alike(array, p):
+        return array
+    host = backends.of(array).to_host(array)  # type: ignore[union-attr]
+    return backend_of(p).from_host(host.astype(p.dtype))
+
+
+def _loaded(value: Any, p: Tensor, name: str) -> Array:
+    """A moment from a Tensor or an array, as its parameter needs it."""
+    host = value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if host.shape != p.shape:
+        raise ValueError(f"{name} has shape {host.shape}, expected {p.shape}")
+    if host.dtype.kind not in "biuf":
+        raise ValueError(f"{name} holds {host.dtype}, expected {p.dtype}")
+    return backend_of(p).from_host(host.astype(p.dtype))
+
+
+def _loaded_count(value: Any, name: str) -> int:
+    """A count from an int, or from an array of one, as which files keep it."""
+    host = value.numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if host.shape != () or host.dtype.kind not in "iu" or host < 0:
+        raise ValueError(f"{name} is {value!r}, expected an integer from 0")
+    return int(host)
