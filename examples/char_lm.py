@@ -27,11 +27,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from support import Run, interruptions, positive, positive_float, progress, read_run, save_run
+from support import interruptions, positive, positive_float, progress
 from texts import Corpus, encode, ngram_bits, python_manual, shakespeare, streams
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
+from tinygrad_rnn.serialization import Checkpoint, load_checkpoint, save_checkpoint
 
 QUICK = {"limit": 60_000, "hidden": 96, "batch": 8, "window": 32, "lr": 0.015, "steps": 400}
 QUICK["out"] = "runs/char_lm_quick.safetensors"
@@ -60,7 +61,9 @@ class CharLSTM(nn.Module):
         return self.readout(x), following
 
 
-def train(corpus: Corpus, args: argparse.Namespace, run: Run | None) -> tuple[CharLSTM, float]:
+def train(
+    corpus: Corpus, args: argparse.Namespace, run: Checkpoint | None
+) -> tuple[CharLSTM, float]:
     """Train from the beginning or on from a saved run; also returns the held-out bits."""
     backend = args.backend
     inputs, targets = (tg.tensor(x, backend=backend) for x in streams(corpus.training, args.batch))
@@ -70,7 +73,9 @@ def train(corpus: Corpus, args: argparse.Namespace, run: Run | None) -> tuple[Ch
     optimizer = optim.Adam(model.parameters())
     step, states = 0, None
     if run is not None:
-        step, states = run.about["step"], pairs(run.restore(model, optimizer))
+        run.restore(model=model, optimizer=optimizer)
+        step, states = run.extra["step"], run.extra["states"]
+        states = [tuple(tg.tensor(x, backend=backend) for x in state) for state in states]
 
     begun, started, stopped, bpc = step, time.monotonic(), False, math.nan
     with progress(step, args.steps) as show, interruptions() as pressed:
@@ -93,9 +98,10 @@ def train(corpus: Corpus, args: argparse.Namespace, run: Run | None) -> tuple[Ch
             stopped = bool(pressed) or seconds > 60 * args.minutes
             if stopped or step % args.save_every == 0 or step == args.steps:
                 bpc = evaluate(model, *unseen)
-                about = {"step": step, "checksum": corpus.checksum, "vocabulary": corpus.vocabulary}
+                about = {"step": step, "states": states, "checksum": corpus.checksum}
+                about["vocabulary"] = corpus.vocabulary
                 about["settings"] = {name: getattr(args, name) for name in SAVED}
-                save_run(args.out, model, optimizer, [x for pair in states for x in pair], about)
+                save_checkpoint(args.out, model=model, optimizer=optimizer, extra=about)
             speed = (step - begun) * args.batch * args.window / seconds
             held_out = "" if math.isnan(bpc) else f"{bpc:.3f} held out, "
             show(step, f"{loss.item():.2f} bits/char, {held_out}{speed:,.0f} chars/s")
@@ -148,11 +154,6 @@ def write(model: CharLSTM, vocabulary: str, args: argparse.Namespace) -> str:
     return text
 
 
-def pairs(flat: list[tg.Tensor]) -> list[tuple[tg.Tensor, tg.Tensor]]:
-    """(h, c) of each layer again, out of a checkpoint."""
-    return list(zip(flat[::2], flat[1::2], strict=True))
-
-
 def main() -> None:
     """Train, write, compare; or only write."""
     args = arguments()
@@ -161,9 +162,9 @@ def main() -> None:
     except (OSError, ValueError, ImportError, tg.BackendUnavailable) as error:
         sys.exit(f"char_lm.py: {error}")
     if corpus is None:
-        model = CharLSTM(len(run.about["vocabulary"]), args)
-        run.restore_model(model)
-        print(write(model, run.about["vocabulary"], args))
+        model = CharLSTM(len(run.extra["vocabulary"]), args)
+        model.load_state_dict(run.parts["model"])
+        print(write(model, run.extra["vocabulary"], args))
         return
     different = len(corpus.vocabulary)
     print(f"{len(corpus.training):,} characters to learn from, {different} different ones")
@@ -183,16 +184,16 @@ def main() -> None:
     print(f"Saved in {args.out}: --sample-only writes more, --resume trains on.")
 
 
-def prepare(args: argparse.Namespace) -> tuple[Run | None, Corpus | None]:
+def prepare(args: argparse.Namespace) -> tuple[Checkpoint | None, Corpus | None]:
     """The saved run, if one is asked for, whose settings then hold; the text, if one is needed."""
     tg.set_default_backend(args.backend)
     tg.manual_seed(args.seed)
     run = None
     if args.resume or args.sample_only:
-        run = read_run(args.out)
+        run = load_checkpoint(args.out)
         if args.resume:
-            print(f"{args.out}: step {run.about['step']}, with the settings that it began with")
-        vars(args).update(run.about["settings"] | ({"steps": args.steps} if args.steps else {}))
+            print(f"{args.out}: step {run.extra['step']}, with the settings that it began with")
+        vars(args).update(run.extra["settings"] | ({"steps": args.steps} if args.steps else {}))
     if args.sample_only:
         return run, None
     args.steps = args.steps or 1800
@@ -203,8 +204,9 @@ def prepare(args: argparse.Namespace) -> tuple[Run | None, Corpus | None]:
         raise ValueError(
             f"{len(text)} characters do not fill {args.batch} windows of {args.window}"
         )
-    if run is not None and run.about["checksum"] != corpus.checksum:
+    if run is not None and run.extra["checksum"] != corpus.checksum:
         raise ValueError("the text is not the one that the run to be resumed was trained on")
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     return run, corpus
 
 

@@ -1,29 +1,18 @@
-"""What examples share: progress that one can watch, Ctrl-C between two steps, checkpoints.
-
-A checkpoint is one safetensors file with all that a run needs to go on as if it had never stopped:
-weights, the optimiser's state, the recurrent state, where the random numbers were, and as JSON
-whatever else the example puts in. It is replaced in one instant; a run killed while it saves has
-lost nothing.
-"""
+"""What examples share: progress that one can watch, Ctrl-C between two steps, kinds of options."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn, optim, serialization
 
 
 @contextmanager
@@ -57,59 +46,6 @@ def interruptions() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
-def save_run(
-    path: str | os.PathLike[str],
-    model: nn.Module,
-    optimizer: optim.Optimizer,
-    states: Sequence[tg.Tensor],
-    about: dict[str, Any],
-) -> None:
-    """Write a checkpoint; ``about`` is anything that JSON can hold."""
-    arrays = {f"model.{name}": x for name, x in model.state_dict().items()}
-    for i, held in optimizer.state_dict()["state"].items():
-        arrays |= {f"optimizer.{i}.{name}": x for name, x in held.items()}
-    arrays |= {f"state.{i}": x for i, x in enumerate(states)}
-    text = json.dumps(about | {"random": tg.random.get_state()})
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    serialization.save(path, arrays, {"run": text})
-
-
-class Run(NamedTuple):
-    """What a checkpoint holds: arrays by name, and ``about`` as it was saved."""
-
-    arrays: dict[str, np.ndarray]
-    about: dict[str, Any]
-
-    def restore_model(self, model: nn.Module) -> None:
-        """Give a model its weights back."""
-        model.load_state_dict(self._under("model."))
-
-    def restore(self, model: nn.Module, optimizer: optim.Optimizer) -> list[tg.Tensor]:
-        """Put everything back to where ``save_run`` found it; returns ``states``."""
-        self.restore_model(model)
-        state: dict[str, dict[str, Any]] = {}
-        for name, array in self._under("optimizer.").items():
-            i, _, key = name.partition(".")
-            state.setdefault(i, {})[key] = array if array.ndim else int(array)
-        optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
-        tg.random.set_state(self.about["random"])
-        backend = next(model.parameters()).backend
-        states = self._under("state.")
-        return [tg.tensor(states[str(i)], backend=backend) for i in range(len(states))]
-
-    def _under(self, prefix: str) -> dict[str, np.ndarray]:
-        names = [name for name in self.arrays if name.startswith(prefix)]
-        return {name.removeprefix(prefix): self.arrays[name] for name in names}
-
-
-def read_run(path: str | os.PathLike[str]) -> Run:
-    """Read a checkpoint; ValueError if the file is damaged or something else."""
-    arrays, metadata = serialization.load(path)
-    if "run" not in metadata:
-        raise ValueError(f"{os.fspath(path)!r} holds arrays, but no run that could be resumed")
-    return Run(arrays, json.loads(metadata["run"]))
-
-
 def positive_float(text: str) -> float:
     """The type of an option that is a finite number above 0."""
     try:
@@ -126,3 +62,47 @@ def positive(text: str) -> int:
     if not text.isdigit() or not int(text):
         raise argparse.ArgumentTypeError(f"a positive integer, not {text!r}")
     return int(text)
+
+
+def command_line(description: str, plot: bool = True) -> argparse.ArgumentParser:
+    """A parser with the options that examples have in common, to be read by ``arguments``."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    picture = Path(sys.argv[0]).with_suffix(".png")
+    add = parser.add_argument_group("as in every example").add_argument
+    add("--backend", default="numpy", metavar="NAME", help="numpy, cupy or another (numpy)")
+    add("--seed", type=int, default=0, metavar="N", help="of whatever is left to chance (0)")
+    if plot:
+        default = picture.parent / "plots" / picture.name
+        add("--plot", type=Path, metavar="FILE", default=default, help="the picture's place")
+    add("--quick", action="store_true", help="little data, little model: does everything run?")
+    return parser
+
+
+def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
+    """The command line read; with --quick, ``quick`` are the defaults. Sets backend and seed."""
+    args = parser.parse_args()
+    if args.quick:
+        if "plot" in args:
+            quick["plot"] = Path("runs", f"quick_{args.plot.name}")
+        parser.set_defaults(**quick)
+        args = parser.parse_args()
+    try:
+        tg.set_default_backend(args.backend)
+        tg.manual_seed(args.seed)
+    except (ValueError, tg.BackendUnavailable) as error:
+        sys.exit(f"{parser.prog}: {error}")
+    if "plot" in args:
+        args.plot.parent.mkdir(parents=True, exist_ok=True)
+    return args
+
+
+def save_picture(figure: Any, path: Path) -> None:
+    """A figure of matplotlib to a file; a PNG keeps 128 colours, a third of the bytes."""
+    from PIL import Image
+
+    figure.savefig(path, dpi=80)
+    if path.suffix == ".png":
+        Image.open(path).convert("RGB").quantize(128).save(path)
+    print(f"The picture is in {path}.")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import pickle
 import signal
 import stat
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from numpy.testing import assert_array_equal
 
 import tinygrad_rnn as tg
@@ -61,6 +64,19 @@ def test_metadata_are_strings(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"metadata are strings; use json\.dumps"):
         save(tmp_path / "file", {}, {"step": 3})  # type: ignore[dict-item]
     assert load(tmp_path / "file") == ({}, metadata)
+
+
+def test_a_file_read_with_another_program_can_be_written_again(tmp_path: Path) -> None:
+    save(tmp_path / "file", {"x": np.ones(2)}, {"a": "b"})
+    with safetensors.safe_open(tmp_path / "file", framework="numpy") as file:
+        arrays, metadata = {"x": file.get_tensor("x") + 1}, file.metadata()
+    save(tmp_path / "file", arrays, metadata)
+    assert load(tmp_path / "file")[1] == {"a": "b"}
+
+
+def test_a_module_is_saved_by_its_arrays(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"save: arrays by name, as module.state_dict\(\).* Linear"):
+        save(tmp_path / "file", nn.Linear(1, 1))  # type: ignore[arg-type]
 
 
 def test_a_module_makes_the_round_trip(tmp_path: Path) -> None:
@@ -165,6 +181,21 @@ FOREIGN = {
     "no utf-8": header(b'{"\xff": 1}'),
     "a list": header(b"[1, 2]"),
     "metadata of numbers": header(b'{"__metadata__":{"n":1}}', b""),
+    "pages of no json": header(b"[" * 200_000),
+    "a thing in a thing in a thing": header(b'{"x":' * 200_000),
+    "one name twice": header(
+        b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+        b'"x":{"dtype":"I32","shape":[1],"data_offsets":[0,4]}}'
+    ),
+    "metadata twice": header(b'{"__metadata__":{},"__metadata__":{"a":"b"}}', b""),
+    "one place for two": header(
+        b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+        b'"y":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    ),
+    "a hole": header(b'{"x":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', bytes(8)),
+    "too many axes": header(described("F32", str([1] * 99), 4)),
+    "half a size": header(described("F32", "[1.0]", 4)),
+    "half a letter": header(b'{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'),
     "a negative size": header(described("F32", "[-1]", 4)),
     "too little data": header(described("F32", "[2]", 8)),
     "too much data": header(described("F32", "[1]", 4), bytes(9)),
@@ -174,6 +205,19 @@ FOREIGN = {
     "a dtype NumPy has not": header(described("BF16", "[2]", 4)),
     "another one": header(described("F8_E4M3", "[4]", 4)),
 }
+
+
+def pickled() -> bytes:
+    return pickle.dumps({"weight": np.zeros((3, 12), np.float32)})
+
+
+def zipped() -> bytes:
+    file = io.BytesIO()
+    np.savez(file, weight=np.zeros((3, 12), np.float32))
+    return file.getvalue()
+
+
+FOREIGN |= {"a whole pickle": pickled(), "npz": zipped()}
 
 
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
@@ -195,26 +239,146 @@ def test_a_truncated_file_is_a_value_error_wherever_it_ends(tmp_path: Path) -> N
             load(path)
 
 
-def test_a_damaged_file_is_an_error_or_other_numbers_and_nothing_worse(tmp_path: Path) -> None:
+def test_a_damaged_file_is_an_error_or_unharmed(tmp_path: Path) -> None:
+    """Where the name of the checksum is hit, there is none, and all else is as it was."""
     path = tmp_path / "file"
     save(path, ARRAYS, {"settings": "{}"})
     whole = path.read_bytes()
+    before = load(path)[0]
     rng = np.random.default_rng(0)
     refused = 0
-    for _ in range(500):
+    for place in rng.integers(0, len(whole), size=500):
+        damaged = bytearray(whole)
+        damaged[place] ^= rng.integers(1, 256)
+        path.write_bytes(damaged)
+        try:
+            found = load(path)[0]
+        except ValueError:
+            refused += 1
+        else:
+            assert {k: a.tobytes() for k, a in found.items()} == {
+                k: a.tobytes() for k, a in before.items()
+            }
+    assert refused > 450
+
+
+def test_a_file_of_another_program_has_no_checksum_and_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(header(described("F32", "[1]", 4)))
+    assert load(tmp_path / "file") == ({"x": np.zeros(1)}, {})
+
+
+PIECES: list[Any] = [None, True, -1, 0, 1, 3, 2**31, 2**63, 2**64, 1.5, "", "x", [], [1], {}]
+PIECES += ["F64", "I32", "BOOL", "BF16", "F4", "C64", [2, 2], [12], [0, 2**40], [0, 4], [4, 0]]
+PIECES += [{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}]
+
+
+def distorted(whole: bytes, rng: np.random.Generator) -> bytes:
+    """A file of weights with something wrong, and no checksum that would give it away."""
+    size = int.from_bytes(whole[:8], "little")
+    data = whole[8 + size :]
+    how = rng.integers(6)
+    if how == 0:
+        return whole[: rng.integers(len(whole))]
+    if how == 1:
+        return int(2 ** rng.uniform(0, 64)).to_bytes(9, "little")[:8] + whole[8:]
+    if how == 2:
         damaged = bytearray(whole)
         for place in rng.integers(0, len(whole), size=rng.integers(1, 4)):
             damaged[place] = rng.integers(256)
-        path.write_bytes(damaged)
+        return bytes(damaged)
+    if how == 3:
+        return whole + rng.bytes(rng.integers(1, 9))
+    described = json.loads(whole[8 : 8 + size])
+    inside: Any = described
+    while True:
+        keys = list(inside) if isinstance(inside, dict) else range(len(inside))
+        key = keys[rng.integers(len(keys))]
+        if not isinstance(inside[key], (dict, list)) or rng.random() < 0.3:
+            break
+        inside = inside[key]
+    inside[key] = PIECES[rng.integers(len(PIECES))]
+    return header(json.dumps(described).encode(), data)
+
+
+def read_by_the_book(content: bytes) -> dict[str, tuple[list[int], bytes]]:
+    """Shapes and bytes, as the header of a valid file says; the last of equal names."""
+    size = int.from_bytes(content[:8], "little")
+    found = json.loads(content[8 : 8 + size])
+    found.pop("__metadata__", None)
+    data = content[8 + size :]
+    return {k: (d["shape"], data[slice(*d["data_offsets"])]) for k, d in found.items()}
+
+
+def test_a_thousand_malformed_files_are_refused_or_read_by_the_book(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    cell = nn.GRUCell(3, 4)
+    save(path, cell.state_dict())
+    arrays = load(path)[0]
+    whole = safetensors.numpy.save(arrays, metadata={"format": "np"})
+    before = {name: x.tolist() for name, x in cell.state_dict().items()}
+    rng = np.random.default_rng(0)
+    refused = read = 0
+    for _ in range(1000):
+        content = distorted(whole, rng)
+        path.write_bytes(content)
         try:
-            load(path)
+            found = load(path)[0]
+            book = read_by_the_book(content)
+            assert {k: (list(a.shape), a.tobytes()) for k, a in found.items()} == book
+            read += 1
+            cell.load_state_dict(found)
         except ValueError:
             refused += 1
-    assert refused > 100
+            assert {name: x.tolist() for name, x in cell.state_dict().items()} == before
+        else:
+            cell.load_state_dict(arrays)
+    assert refused > 800 and read > 50
 
 
+LIAR = """
+import resource, sys
+from tinygrad_rnn.serialization import load
+resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))
+for path in sys.argv[1:]:
+    try:
+        load(path)
+    except ValueError as error:
+        print("refused")
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="a limit that Linux keeps")
+def test_a_file_that_claims_to_be_huge_takes_no_memory(tmp_path: Path) -> None:
+    contents = [
+        (2**40).to_bytes(8, "little") + b"{}",
+        (99_999_999).to_bytes(8, "little") + b"{}",
+        header(described("F32", f"[{2**38}]", 2**40)),
+        header(described("F32", f"[{2**38}]", 4)),
+        header(described("U8", f"[{2**63}, 2]", 0), b""),
+    ]
+    paths = [tmp_path / str(i) for i in range(len(contents))]
+    for path, content in zip(paths, contents, strict=True):
+        path.write_bytes(content)
+    with open(paths[0], "r+b") as file:
+        file.truncate(2**33)  # nothing but a hole
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "backends")))}
+    command = [sys.executable, "-c", LIAR, *map(str, paths)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == "refused\n" * len(contents), done.stderr
+
+
+def test_a_link_is_followed(tmp_path: Path) -> None:
+    save(tmp_path / "file", {"x": np.ones(2)})
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    assert_array_equal(load(tmp_path / "link")[0]["x"], [1, 1])
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes and links of POSIX")
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    for path in (tmp_path / "nothing", tmp_path):
+    (tmp_path / "broken").symlink_to(tmp_path / "nothing")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "nothing", tmp_path, *tmp_path.iterdir(), Path("/dev/zero")):
         with pytest.raises(FileNotFoundError, match="there is no file"):
             load(path)
     with pytest.raises(FileNotFoundError):

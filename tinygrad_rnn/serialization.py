@@ -1,23 +1,37 @@
 """Files of arrays: safetensors, written atomically, read without executing anything.
 
+``save`` and ``load`` are for arrays by name, such as the weights of a module; ``save_checkpoint``
+and ``load_checkpoint`` for all that a training run needs to go on as if it had never stopped.
+
 A file is written beside its destination, flushed to the disk and renamed, so a process killed at
-any moment leaves the old file or the new one. The subtle point is that nothing is ever unpickled: a
-file holds arrays and strings, and one that is damaged or foreign is an error and nothing more.
+any moment leaves the old file or the new one. (One killed while it writes also leaves a hidden
+``.name.0123abcd``, which is of no use.) The subtle point is that nothing is ever unpickled: a file
+holds arrays and text, and one that is damaged, foreign or hostile is an error and nothing more.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
+from . import random
 from .tensor import Tensor
+
+__all__ = ["Checkpoint", "load", "load_checkpoint", "save", "save_checkpoint"]
+
+Array = np.ndarray[Any, Any]
+
+CHECKSUM = "tinygrad_rnn.crc32"
+"""Where ``save`` notes it among the metadata: a file of someone else's has none."""
 
 
 def save(
@@ -25,17 +39,29 @@ def save(
     arrays: Mapping[str, Any],
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write Tensors or arrays by name, and strings beside them, replacing ``path`` at once."""
+    """Write Tensors or arrays by name, and strings beside them, replacing ``path`` at once.
+
+    Raises TypeError, before anything is written, for what such a file cannot hold.
+    """
+    if not isinstance(arrays, Mapping):
+        raise TypeError(
+            "save: arrays by name, as module.state_dict() gives them, "
+            f"not a {type(arrays).__name__}"
+        )
     host = {
         name: np.asarray(a.numpy() if isinstance(a, Tensor) else a, order="C")
         for name, a in arrays.items()
     }
-    if any(not isinstance(text, str) for text in (metadata or {}).values()):
+    for name, array in host.items():
+        if array.dtype.kind not in "biuf":
+            raise TypeError(f"save: {name!r} holds {array.dtype}, and is no array of real numbers")
+    texts = {key: text for key, text in (metadata or {}).items() if key != CHECKSUM}
+    if any(not isinstance(text, str) for text in texts.values()):
         raise TypeError("save: metadata are strings; use json.dumps for anything else")
     try:
-        content = serialize(host, metadata=dict(metadata or {}))
-    except SafetensorError as error:
-        raise TypeError(f"save: an array cannot be written: {error}") from error
+        content = serialize(host, metadata=texts | {CHECKSUM: _checksum(host, texts)})
+    except (SafetensorError, UnicodeEncodeError) as error:
+        raise TypeError(f"save: this cannot be written: {error}") from error
     target = Path(path).resolve()  # what a link points to is replaced, not the link
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
@@ -49,18 +75,23 @@ def save(
         raise
 
 
-def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str]]:
+def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
     """The arrays of a file, as NumPy arrays by name, and its metadata.
 
     Raises FileNotFoundError, or ValueError for a file that is no undamaged safetensors file or
-    holds numbers that NumPy has no dtype for.
+    holds numbers that NumPy has no dtype for. No more memory is taken than the file is long.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"load: there is no file {os.fspath(path)!r}")
     try:
         with safe_open(path, framework="numpy") as file:
+            _check_names(path)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return arrays, dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
+        noted = metadata.pop(CHECKSUM, None)
+        if noted is not None and noted != _checksum(arrays, metadata):
+            raise ValueError("its content is not what was written")
+        return arrays, metadata
     except (SafetensorError, ValueError) as error:
         raise ValueError(
             f"load: {os.fspath(path)!r} is no intact safetensors file: {error}"
@@ -69,3 +100,175 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray[Any, Any]],
         raise ValueError(
             f"load: {os.fspath(path)!r} holds numbers NumPy has no dtype for: {error}"
         ) from error
+
+
+def _checksum(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
+    """Of names, dtypes, shapes, numbers and metadata, in an order that the file need not keep."""
+    forms = [(name, arrays[name].dtype.name, arrays[name].shape) for name in sorted(arrays)]
+    crc = zlib.crc32(json.dumps([forms, sorted(metadata.items())]).encode())
+    for name in sorted(arrays):
+        array = arrays[name].astype(arrays[name].dtype.newbyteorder("<"), copy=False)
+        crc = zlib.crc32(array.reshape(-1).view(np.uint8).data, crc)
+    return f"{crc:08x}"
+
+
+def _check_names(path: str | os.PathLike[str]) -> None:
+    """Refuse a header that describes a name twice; safetensors, which accepted it, takes one."""
+    with open(path, "rb") as file:
+        header = file.read(int.from_bytes(file.read(8), "little"))
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            raise ValueError("a name stands there twice")
+        return found
+
+    json.loads(header, object_pairs_hook=unique)
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint file holds: the state of each part by its name, and what was added."""
+
+    path: str
+    parts: dict[str, Any]
+    """As ``state_dict()`` gave them, with NumPy arrays for Tensors."""
+    extra: Any
+    """As it was given, with NumPy arrays for Tensors."""
+    random_state: Any
+
+    def restore(self, **parts: Any) -> None:
+        """Put all parts, and the random numbers of ``tinygrad_rnn``, back to where they were.
+
+        Give the same names as to ``save_checkpoint``. To take over just one part, use its
+        ``load_state_dict(checkpoint.parts[name])``.
+
+        Raises ValueError for other names and for a state that is not accepted; then everything is
+        as it was before.
+        """
+        if parts.keys() != self.parts.keys():
+            raise ValueError(
+                f"restore: {self.path!r} holds the parts {sorted(self.parts)}, and not "
+                f"{sorted(parts)}"
+            )
+        before = {name: part.state_dict() for name, part in _stateful("restore", parts).items()}
+        restored: list[str] = []
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(self.parts[name])
+                restored.append(name)
+            random.set_state(self.random_state)
+        except Exception as error:  # a part may raise anything at a state it does not understand
+            for name in restored:
+                parts[name].load_state_dict(before[name])
+            failed = [*parts, "random numbers"][len(restored)]
+            raise ValueError(f"restore: {failed} of {self.path!r}: {error!r}") from error
+
+
+def save_checkpoint(path: str | os.PathLike[str], *, extra: Any = None, **parts: Any) -> None:
+    """Write all that training needs to go on, replacing ``path`` at once.
+
+    ::
+
+        save_checkpoint(path, model=model, optimizer=optimizer, batches=batches, extra={"best": 1})
+
+        checkpoint = load_checkpoint(path)
+        checkpoint.restore(model=model, optimizer=optimizer, batches=batches)
+        best = checkpoint.extra["best"]
+
+    The state of the random numbers of ``tinygrad_rnn`` is written, too. Weights keep their names
+    behind that of their part, ``model.cell.bias``, for any program that reads safetensors.
+
+    Args:
+        path: the file.
+        extra: any nesting of dicts, lists, tuples, strings, numbers, None, arrays and Tensors, such
+            as settings or a recurrent state. A named tuple comes back as a tuple.
+        parts: whatever has ``state_dict`` and ``load_state_dict``: the model, its optimiser, a
+            schedule, a ``data.Batches``.
+
+    Raises:
+        TypeError: for a part without these, or a state of anything else; nothing is written then.
+    """
+    arrays: dict[str, Any] = {}
+    content = {
+        "parts": {
+            name: _packed(part.state_dict(), name, arrays)
+            for name, part in _stateful("save_checkpoint", parts).items()
+        },
+        "extra": _packed(extra, "extra", arrays),
+        "random": random.get_state(),
+    }
+    save(path, arrays, {"checkpoint": json.dumps(content)})
+
+
+def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read what ``save_checkpoint`` wrote; ``restore`` of what it returns puts it back.
+
+    Raises FileNotFoundError, or ValueError for a file that is damaged or something else.
+    """
+    name = os.fspath(path)
+    arrays, metadata = load(path)
+    if "checkpoint" not in metadata:
+        raise ValueError(
+            f"load_checkpoint: {name!r} holds arrays, but no run that could be resumed"
+        )
+    try:
+        content = json.loads(metadata["checkpoint"])
+        parts, extra, state = (content[key] for key in ("parts", "extra", "random"))
+        random.check_state(state)
+        unpacked = {part: _unpacked(packed, arrays) for part, packed in parts.items()}
+        return Checkpoint(name, unpacked, _unpacked(extra, arrays), state)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(
+            f"load_checkpoint: what {name!r} says of its run cannot be understood: {error!r}"
+        ) from error
+
+
+def _stateful(operation: str, parts: dict[str, Any]) -> dict[str, Any]:
+    for name, part in parts.items():
+        if not (hasattr(part, "state_dict") and hasattr(part, "load_state_dict")):
+            raise TypeError(
+                f"{operation}: {name} is a {type(part).__name__}, without state_dict and "
+                "load_state_dict; plain data go into extra"
+            )
+    return parts
+
+
+def _packed(value: Any, name: str, arrays: dict[str, Any]) -> Any:
+    """``value`` as JSON has it; arrays are put into ``arrays``, under a name like ``name``.
+
+    What JSON has not, arrays, tuples and keys that are integers, is said in an object of one key.
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (Tensor, np.ndarray)):
+        while name in arrays:
+            name += "_"
+        arrays[name] = value
+        return {"array": name}
+    if isinstance(value, (list, tuple)):
+        items = [_packed(item, f"{name}.{i}", arrays) for i, item in enumerate(value)]
+        return {"tuple": items} if isinstance(value, tuple) else items
+    if isinstance(value, Mapping) and all(type(key) in (str, int) for key in value):
+        return {"dict": [[k, _packed(item, f"{name}.{k}", arrays)] for k, item in value.items()]}
+    raise TypeError(
+        f"save_checkpoint: {name} is a {type(value).__name__}; a checkpoint holds dicts with keys "
+        "of strings or integers, lists, tuples, strings, numbers, None, arrays and Tensors"
+    )
+
+
+def _unpacked(value: Any, arrays: Mapping[str, Array]) -> Any:
+    """What ``_packed`` was given, or one of a few errors."""
+    if isinstance(value, list):
+        return [_unpacked(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, packed),) = value.items()
+    if kind == "array":
+        return arrays[packed]
+    if kind == "tuple":
+        return tuple(_unpacked(item, arrays) for item in packed)
+    if kind == "dict":
+        return {key: _unpacked(item, arrays) for key, item in packed}
+    raise ValueError(f"there is no kind {kind!r}")
