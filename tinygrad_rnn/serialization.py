@@ -54,7 +54,10 @@ def save(
     }
     for name, array in host.items():
         if array.dtype.kind not in "biuf":
-            raise TypeError(f"save: {name!r} holds {array.dtype}, and is no array of real numbers")
+            raise TypeError(
+                f"save: {name!r} holds {array.dtype}, and is no array of real numbers; "
+                "save_checkpoint takes optimisers and plain data, too"
+            )
     texts = {key: text for key, text in (metadata or {}).items() if key != CHECKSUM}
     if any(not isinstance(text, str) for text in texts.values()):
         raise TypeError("save: metadata are strings; use json.dumps for anything else")

@@ -163,7 +163,10 @@ class _Check:
         return math.isclose(derived, numeric, rel_tol=self.rtol, abs_tol=self.atol)
 
     def fail(self, what: str) -> None:
-        raise AssertionError(f"{self.title}, {what} (rtol {self.rtol:g}){self.culprit()}")
+        raise AssertionError(
+            f"{self.title}, {what} (rtol {self.rtol:g}, step {self.step:g}: of a function that is "
+            f"much curved try a smaller one){self.culprit()}"
+        )
 
     def culprit(self) -> str:
         """Which arguments disagree if only they are varied."""

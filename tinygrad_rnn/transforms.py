@@ -293,7 +293,10 @@ def _are_several(xs: Any) -> bool:
 
 
 def hvp(f: Callable[..., Any], xs: Any, vs: Any) -> Any:
-    """The Hessian of a scalar ``f`` at ``xs`` times ``vs``, structured like ``xs``."""
+    """The Hessian of a scalar ``f`` at ``xs`` times ``vs``, structured like ``xs``.
+
+    A tuple or a list of ``xs`` are the arguments of ``f``, ``f(*xs)``, as for ``jvp``.
+    """
     arguments, directions = _arguments(xs, vs, "hvp")
 
     def gradient(*points: Any) -> Any:

@@ -25,7 +25,7 @@ from ..recurrence.ragged import flags, placed, steps_within
 from ..recurrence.unroll import initial_state_beside
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor, default_dtype
-from .cells import Activation, GRUCell, LSTMCell, RNNCell, RWACell
+from .cells import Activation, GRUCell, LSTMCell, RNNCell
 from .layers import check_sizes
 from .module import Buffer, Module, Parameter
 
@@ -43,6 +43,7 @@ class _Layer(Module):
     """What all layers here have in common; ``_run`` is what each does, time first."""
 
     batch_first = False
+    reads_sequences = True  # by which ``unroll`` knows that this is no cell
 
     def forward(
         self,
@@ -188,9 +189,11 @@ class Recurrent(_Layer):
         self.cell = cell
         self.batch_first, self.reverse = batch_first, reverse
         if learn_initial_state:
-            if isinstance(cell, RWACell):
-                raise ValueError("Recurrent: an RWACell learns its initial state by itself")
             start = initial_state(cell, (), default_dtype(), backends.default().name)
+            if any(h.requires_grad for h in flatten(start)[0]):
+                raise ValueError(
+                    f"Recurrent: {type(cell).__name__} learns its initial state by itself"
+                )
             self.initial = map_leaves(
                 lambda h: Parameter(h) if h.dtype.kind == "f" else Buffer(h), start
             )

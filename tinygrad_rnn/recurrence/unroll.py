@@ -80,6 +80,11 @@ def unroll(
         raise NotImplementedError(
             "unroll: this version cannot plan a loop yet; mode='auto' runs it literally"
         )
+    if getattr(cell, "reads_sequences", False):
+        raise TypeError(
+            f"unroll: {type(cell).__name__} is a layer, which reads whole sequences; call it as it "
+            "is, or unroll a cell, such as those in nn"
+        )
     if isinstance(xs, list):
         if lengths is not None or mask is not None:
             raise ValueError(
