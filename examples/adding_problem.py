@@ -23,8 +23,7 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
-from support import arguments, command_line, positive, positive_float, save_picture
+from support import Figure, arguments, command_line, positive, positive_float, save_picture
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
@@ -126,8 +125,8 @@ def main() -> None:
     add("--hidden", type=positive, default=32, help="units of the cell (32)")
     add("--batch", type=positive, default=32, help="sequences in a step of the optimiser (32)")
     args = arguments(parser, T=8, steps=100)
-    if args.T < 2:
-        sys.exit("adding_problem.py: two numbers are marked, so --T is at least 2")
+    if args.T < 2 or args.seed + args.seeds > 2**32:
+        sys.exit("adding_problem.py: --T is at least 2, and no seed beyond 2**32 - 1")
     print(f"T = {args.T}; always answering 1 has the error 1/6 = {BASELINE:.4f}\n{PUBLISHED}\n")
     runs: dict[str, list[Run]] = {}
     for name in args.cells:

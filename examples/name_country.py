@@ -22,9 +22,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
 from names import Names, naive_bayes
-from support import arguments, command_line, positive, positive_float, progress
+from support import Figure, arguments, command_line, positive, positive_float, progress
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim

@@ -23,9 +23,8 @@ import time
 from itertools import chain, repeat
 from string import ascii_lowercase
 
-from matplotlib.figure import Figure
 from pronunciation import Pronunciations, error_rates, letter_by_letter, training_and_test
-from support import arguments, command_line, positive, positive_float, progress
+from support import Figure, arguments, command_line, positive, positive_float, progress
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim

@@ -17,9 +17,8 @@ import sys
 from itertools import chain
 
 import numpy as np
-from matplotlib.figure import Figure
 from pronunciation import training_and_test, without_stress
-from support import arguments, command_line, positive, positive_float, progress
+from support import Figure, arguments, command_line, positive, positive_float, progress
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim

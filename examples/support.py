@@ -23,6 +23,9 @@ class Show(Protocol):
         """Show a step; of values their running means are shown, over some 50 steps."""
 
 
+PICTURES = (".png", ".pdf", ".svg", ".jpg")
+
+
 @contextmanager
 def progress(begun: int, steps: int) -> Iterator[Show]:
     """Show what goes on, and for how long: a bar if there are rich and a terminal, else lines."""
@@ -111,6 +114,10 @@ def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespa
             quick["plot"] = Path("runs", f"quick_{args.plot.name}")
         parser.set_defaults(**quick)
         args = parser.parse_args()
+    if "plot" in args and not find_spec("matplotlib"):
+        parser.error("the picture needs matplotlib: pip install -e '.[examples]'")
+    if "plot" in args and args.plot.suffix not in ("", *PICTURES):
+        parser.error(f"--plot: a file that ends in one of {', '.join(PICTURES)}, not {args.plot}")
     try:
         tg.set_default_backend(args.backend)
         tg.manual_seed(args.seed)
@@ -119,6 +126,13 @@ def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespa
     if "plot" in args:
         args.plot.parent.mkdir(parents=True, exist_ok=True)
     return args
+
+
+def Figure(*args: Any, **options: Any) -> Any:
+    """A figure of matplotlib, which is imported when a picture is drawn."""
+    from matplotlib.figure import Figure
+
+    return Figure(*args, **options)
 
 
 def save_picture(figure: Any, path: Path) -> None:

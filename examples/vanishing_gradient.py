@@ -21,8 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure
-from support import arguments, command_line, positive, save_picture
+from support import Figure, arguments, command_line, positive, save_picture
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim

@@ -18,8 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import seattle_weather
-from matplotlib.figure import Figure
-from support import arguments, command_line, positive
+from support import Figure, arguments, command_line, positive
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim

@@ -441,3 +441,31 @@ def test_a_run_killed_twenty_times_ends_as_one_that_was_not(
         "killed",
         "whole",
     }
+
+
+class Halfway:
+    """A part that changes itself before it refuses a state."""
+
+    def __init__(self) -> None:
+        self.x = 1
+
+    def state_dict(self) -> dict[str, int]:
+        return {"x": self.x}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.x = state["x"]
+        if self.x == 2:
+            raise KeyboardInterrupt if self.interrupted else RuntimeError("two")
+
+    interrupted = False
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_part_that_fails_halfway_is_put_back_too(tmp_path: Path, interrupted: bool) -> None:
+    part, path = Halfway(), tmp_path / "file"
+    part.x = 2
+    tg.serialization.save_checkpoint(path, part=part)
+    part.x, part.interrupted = 1, interrupted
+    with pytest.raises(KeyboardInterrupt if interrupted else ValueError):
+        tg.serialization.load_checkpoint(path).restore(part=part)
+    assert part.x == 1

@@ -585,3 +585,10 @@ def test_bad_fractions_are_refused(fractions: Any, message: str) -> None:
 def test_a_split_has_a_seed() -> None:
     with pytest.raises(ValueError, match="random_split: seed is an integer from 0"):
         random_split(range(10), (0.5, 0.5), seed=-1)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "uint16", "int64"])
+def test_windows_are_found_by_integers_of_any_kind(dtype: str) -> None:
+    windows = SlidingWindows(np.arange(1000.0), 3, 2, stride=10)
+    inputs, targets = windows[np.array([50, 60], dtype)]
+    assert inputs[:, 0].tolist() == [500, 501, 502] and targets[:, 1].tolist() == [603, 604]

@@ -383,3 +383,20 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
             load(path)
     with pytest.raises(FileNotFoundError):
         save(tmp_path / "no folder" / "file", {})
+
+
+def test_the_formats_own_name_is_refused_and_the_old_file_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    save(path, {"x": np.ones(2)})
+    with pytest.raises(TypeError, match="__metadata__"):
+        save(path, {"__metadata__": np.ones(1)})
+    assert load(path)[0]["x"].tolist() == [1, 1]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
+def test_a_file_for_one_users_eyes_stays_so(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    save(path, {"x": np.ones(2)})
+    path.chmod(0o600)
+    save(path, {"x": np.zeros(2)})
+    assert path.stat().st_mode & 0o777 == 0o600

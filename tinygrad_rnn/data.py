@@ -381,6 +381,7 @@ class SlidingWindows:
         rows = np.asarray(index)
         if rows.dtype.kind not in "iu" or rows.ndim > 1:
             raise TypeError(f"SlidingWindows: an integer or integers (B,), not {index!r}")
+        rows = rows.astype(np.int64)  # what is computed from a small kind would wrap around
         wrong = rows[(rows < -len(self)) | (rows >= len(self))]
         if wrong.size:
             raise IndexError(f"SlidingWindows: window {wrong.flat[0]} of {len(self)}")

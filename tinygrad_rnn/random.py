@@ -108,9 +108,13 @@ def check_state(state: Any) -> None:
     own, structure = flatten(get_state())
     given, found = flatten(state, structure)
     # NumPy would read from wherever a negative place led it.
-    if found != structure or not all(
-        type(x) is int and x >= 0 if isinstance(y, int) else x == y
-        for x, y in zip(given, own, strict=True)
+    if (
+        found != structure
+        or not all(
+            type(x) is int and x >= 0 if isinstance(y, int) else x == y
+            for x, y in zip(given, own, strict=True)
+        )
+        or state["seed"] > _WORD
     ):
         raise ValueError("set_state: the random numbers are in no possible state")
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import shutil
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,6 +59,8 @@ def save(
                 f"save: {name!r} holds {array.dtype}, and is no array of real numbers; "
                 "save_checkpoint takes optimisers and plain data, too"
             )
+    if "__metadata__" in host:
+        raise TypeError("save: '__metadata__' is no name for an array; the format has another use")
     texts = {key: text for key, text in (metadata or {}).items() if key != CHECKSUM}
     if any(not isinstance(text, str) for text in texts.values()):
         raise TypeError("save: metadata are strings; use json.dumps for anything else")
@@ -72,6 +75,8 @@ def save(
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)  # what was for one user's eyes stays so
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -139,7 +144,7 @@ class Checkpoint(NamedTuple):
     """As it was given, with NumPy arrays for Tensors."""
     random_state: Any
 
-    def restore(self, **parts: Any) -> None:
+    def restore(self, /, **parts: Any) -> None:
         """Put all parts, and the random numbers of ``tinygrad_rnn``, back to where they were.
 
         Give the same names as to ``save_checkpoint``. To take over just one part, use its
@@ -160,9 +165,11 @@ class Checkpoint(NamedTuple):
                 part.load_state_dict(self.parts[name])
                 restored.append(name)
             random.set_state(self.random_state)
-        except Exception as error:  # a part may raise anything at a state it does not understand
-            for name in restored:
+        except BaseException as error:  # a part may raise anything, and Ctrl-C may come
+            for name in [*parts][: len(restored) + 1]:
                 parts[name].load_state_dict(before[name])
+            if not isinstance(error, Exception):
+                raise
             failed = [*parts, "random numbers"][len(restored)]
             raise ValueError(f"restore: {failed} of {self.path!r}: {error!r}") from error
 

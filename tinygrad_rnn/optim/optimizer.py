@@ -83,7 +83,8 @@ class Optimizer:
         own = type(self).__name__
         if not isinstance(group, Mapping) or "params" not in group:
             raise TypeError(f"{own}: a group is a dict with 'params', not {group!r}")
-        unknown = [name for name in group if name not in ("params", *self.defaults)]
+        known = ("params", *self.defaults, "initial_lr")  # the last is what a schedule notes
+        unknown = [name for name in group if name not in known]
         if unknown:
             raise ValueError(f"{own}: unknown settings {unknown}; there are {[*self.defaults]}")
         settings = self._checked({**self.defaults, **group})

@@ -363,11 +363,12 @@ def _checked_state(given: Any, returned: Any) -> Any:
             "returns (output, state): where PyTorch writes h, c = cell(x, (h, c)), write "
             "output, (h, c) = cell(x, (h, c))"
         )
-    after = [as_tensor(leaf) for leaf in after]
+    numbers = [leaf for leaf in after if not isinstance(leaf, Tensor)]
+    after = [as_tensor(leaf) for leaf in after] if numbers else after
     for a, b in zip(before, after, strict=True):
         if a.shape != b.shape or a.dtype != b.dtype:
             raise TypeError(
                 f"unroll: the cell was given a state of {a.dtype} {a.shape} and returned "
                 f"{b.dtype} {b.shape}; both must agree from step to step"
             )
-    return unflatten(structure, after)
+    return unflatten(structure, after) if numbers else returned
