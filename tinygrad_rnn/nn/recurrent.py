@@ -21,7 +21,7 @@ from ..primitives.creation import zeros
 from ..primitives.elementwise import result_type, where
 from ..primitives.movement import broadcast_to, concat, moveaxis, stack, unstack
 from ..recurrence import Cell, initial_state, pad_sequences, unpad_sequences, unroll
-from ..recurrence.ragged import flags, placed, steps_within
+from ..recurrence.ragged import batch_of, flags, placed, steps_within
 from ..recurrence.unroll import initial_state_beside
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor, default_dtype
@@ -73,13 +73,8 @@ class _Layer(Module):
         Raises ValueError for shapes that do not fit, and whatever ``unroll`` does.
         """
         if isinstance(x, list):
-            if lengths is not None or mask is not None:
-                raise ValueError(
-                    f"{type(self).__name__}: a list of sequences has their lengths; give no others"
-                )
-            batch, lengths = pad_sequences(map_leaves(self._placed, x))
-            if isinstance(reset, list):
-                reset, _ = pad_sequences([np.asarray(flags, dtype=bool) for flags in reset])
+            x = map_leaves(self._placed, x)
+            batch, lengths, reset = batch_of(type(self).__name__, x, lengths, mask, reset)
             steps = _Steps(lengths, None, reset, reset_state)
             output, state = self._run(batch, state, steps, reverse)
             return unpad_sequences(output, lengths), state

@@ -46,6 +46,21 @@ def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray[Any, Any]]:
     return unflatten(structure, batch), np.array(lengths)
 
 
+def batch_of(
+    operation: str, sequences: list[Any], lengths: Any, mask: Any, reset: Any
+) -> tuple[Any, np.ndarray[Any, Any], Any]:
+    """A list given to ``unroll`` or a layer, with its options: a batch, its lengths and resets."""
+    if lengths is not None or mask is not None:
+        raise ValueError(
+            f"{operation}: a list of sequences has their lengths; give no others. Inputs of "
+            "several parts are a tuple"
+        )
+    batch, lengths = pad_sequences(sequences)
+    if isinstance(reset, list):
+        reset, _ = pad_sequences([np.asarray(flags, dtype=bool) for flags in reset])
+    return batch, lengths, reset
+
+
 def unpad_sequences(batch: Any, lengths: Sequence[int] | np.ndarray[Any, Any]) -> list[Any]:
     """The sequences (T_i, ...) in a batch (T, B, ...), a structure if it is one."""
     if np.asarray(lengths).dtype.kind not in "iu" or min(lengths, default=0) < 0:

@@ -25,7 +25,7 @@ from ..primitives.movement import flip, reshape, stack, unstack
 from ..primitives.reduction import any, argmax
 from ..structure import Structure, flatten, map_leaves, unflatten
 from ..tensor import Tensor, as_tensor, default_dtype, no_grad
-from .ragged import flags, pad_sequences, steps_within, unpad_sequences
+from .ragged import batch_of, flags, steps_within, unpad_sequences
 
 Cell = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -86,14 +86,7 @@ def unroll(
             "is, or unroll a cell, such as those in nn"
         )
     if isinstance(xs, list):
-        if lengths is not None or mask is not None:
-            raise ValueError(
-                "unroll: xs is a list, hence of sequences, and these have their lengths; give no "
-                "others. Inputs of several parts are a tuple"
-            )
-        batch, lengths = pad_sequences(xs)
-        if isinstance(reset, list):
-            reset, _ = pad_sequences([np.asarray(flags, dtype=bool) for flags in reset])
+        batch, lengths, reset = batch_of("unroll", xs, lengths, mask, reset)
         outputs, state = _Loop(cell, batch, state, lengths, None, reset, reset_state, reverse).run()
         return unpad_sequences(outputs, lengths), state
     return _Loop(cell, xs, state, lengths, mask, reset, reset_state, reverse).run()
