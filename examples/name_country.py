@@ -23,7 +23,15 @@ from pathlib import Path
 
 import numpy as np
 from names import Names, naive_bayes
-from support import Figure, arguments, command_line, positive, positive_float, progress
+from support import (
+    Figure,
+    arguments,
+    command_line,
+    positive,
+    positive_float,
+    progress,
+    save_picture,
+)
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
@@ -73,8 +81,7 @@ def draw(confusion: np.ndarray, countries: Sequence[str], path: Path) -> None:
     axes.set_yticks(range(len(countries)), countries)
     axes.set(xlabel="guessed", ylabel="right", title="Countries of unseen first names")
     figure.colorbar(shown, label="share of the row")
-    figure.savefig(path, dpi=72)
-    print(f"Saved {path}")
+    save_picture(figure, path)
 
 
 def main() -> None:

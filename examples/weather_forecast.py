@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from datasets import seattle_weather
-from support import Figure, arguments, command_line, positive
+from support import Figure, arguments, command_line, positive, save_picture
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
@@ -90,8 +90,7 @@ def draw(right: np.ndarray, forecasts: np.ndarray, path: Path) -> None:
     axes.plot(right, "k.", markersize=3, label="measured")
     axes.set(xlabel="day of 2015", ylabel="highest temperature, °C", xlim=(0, len(right)))
     axes.legend()
-    figure.savefig(path, dpi=64)
-    print(f"Saved {path}")
+    save_picture(figure, path)
 
 
 def main() -> None:
