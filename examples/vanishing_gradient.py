@@ -58,12 +58,15 @@ def gradient_norms(cell: nn.Module, xs: tg.Tensor, target: tg.Tensor) -> np.ndar
     """|d loss / d state_t| for t = 1 ... T, the loss being at step T alone; the mean over rows."""
     states = []
 
-    def noting(x, state):  # the cell as it is, but we keep what passes from step to step
+    # The cell as it is, but we keep what passes from step to step. So each step has to be run: a
+    # planned loop calls its cell once, to see what a step does.
+    def noting(x, state):
         output, state = cell(x, state)
         states.append(state)
         return output, state
 
-    outputs, _ = tg.unroll(noting, xs, cell.initial_state((BATCH,), xs.dtype, xs.backend))
+    start = cell.initial_state((BATCH,), xs.dtype, xs.backend)
+    outputs, _ = tg.unroll(noting, xs, start, mode="literal")
     loss = tg.sum((outputs[-1] - target) ** 2) / 2
     found = [g if isinstance(g, tuple) else (g,) for g in tg.grad(loss, states)]
     squares = [sum(tg.sum(part**2, axis=-1) for part in parts) for parts in found]

@@ -23,6 +23,8 @@ from tinygrad_rnn_backends import Backend
 
 rng = np.random.default_rng(0)
 
+BOTH_MODES = pytest.mark.parametrize("mode", ["literal", "planned"])
+
 
 def leaf(*shape: int) -> Tensor:
     """A float64 parameter."""
@@ -45,13 +47,15 @@ def no_collector() -> Iterator[None]:
         gc.enable()
 
 
-def elman(x: Tensor, w: Tensor, u: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def elman(
+    x: Tensor, w: Tensor, u: Tensor, h: Tensor | None = None, mode: Any = "auto"
+) -> tuple[Tensor, Tensor]:
     def cell(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         h = tg.tanh(x @ w + h @ u)
         return h, h
 
     h = tg.zeros((x.shape[1], u.shape[0]), x.dtype, backend=x.backend) if h is None else h
-    return tg.unroll(cell, x, h)
+    return tg.unroll(cell, x, h, mode=mode)
 
 
 # Nodes own what their vjps read and a Tensor is a handle.
@@ -102,7 +106,8 @@ def test_dropping_the_result_drops_the_graph_without_the_collector() -> None:
         lambda x: tg.hessian(lambda x: tg.tanh(x).sum())(x),
         lambda x: tg.vmap(lambda e: tg.value_and_grad(tg.tanh)(e))(x),
         lambda x: tg.checkpoint(tg.tanh)(x).sum().backward(),
-        lambda x: elman(tg.ones((3, 2, 3), x.dtype), tg.ones((3, 3), x.dtype) * x, x * x[0, ...]),
+        lambda x: elman(tg.ones((3, 2, 3), x.dtype), x * 1.0, x * x[0, ...], mode="literal"),
+        lambda x: elman(tg.ones((3, 2, 3), x.dtype), x * 1.0, x * x[0, ...], mode="planned"),
         lambda x: x.register_hook(lambda g: g)(),
     ],
 )
@@ -127,10 +132,11 @@ def test_a_parameter_rebound_between_forward_and_backward_corrupts_no_gradient()
     assert not np.array_equal(w.numpy(), before)
 
 
-def test_an_optimiser_step_between_forward_and_backward_corrupts_no_gradient() -> None:
+@BOTH_MODES
+def test_an_optimiser_step_between_forward_and_backward_corrupts_no_gradient(mode: Any) -> None:
     cell = nn.LSTMCell(2, 3)
     optimiser = optim.Adam(cell.parameters(), lr=0.5)
-    y, _ = tg.unroll(cell, tg.ones((4, 1, 2)))
+    y, _ = tg.unroll(cell, tg.ones((4, 1, 2)), mode=mode)
     loss = tg.square(y).sum()
     loss.backward(retain_graph=True)
     expected = [p.grad.numpy() for p in cell.parameters()]
@@ -160,19 +166,22 @@ def test_a_pass_drops_what_the_vjps_saved_but_no_value(way: str) -> None:
         assert loss.numpy() == value
 
 
+@BOTH_MODES
 @pytest.mark.parametrize("way", ["backward", "grad", "retain_graph=False"])
-def test_a_second_pass_is_an_error_that_names_the_carried_state_and_detach(way: str) -> None:
+def test_a_second_pass_is_an_error_that_names_the_carried_state_and_detach(
+    way: str, mode: Any
+) -> None:
     w = leaf(3, 3)
     x = tg.tensor(rng.normal(size=(4, 2, 3)))
-    y, h = elman(x, w, w)
+    y, h = elman(x, w, w, mode=mode)
     y.sum().backward(retain_graph=False if way == "retain_graph=False" else None)
-    y, _ = elman(x, w, w, h)  # the state still leads to the graph of the first part
+    y, _ = elman(x, w, w, h, mode)  # the state still leads to the graph of the first part
     before = w.grad
     with pytest.raises(tg.ReleasedGraphError, match="state") as caught:
         y.sum().backward() if way == "backward" else tg.grad(y.sum(), w)
     assert "state.detach()" in str(caught.value)
     assert w.grad is before
-    y, _ = elman(x, w, w, h.detach())
+    y, _ = elman(x, w, w, h.detach(), mode)
     y.sum().backward()
 
 
@@ -302,7 +311,7 @@ def test_an_indexed_cotangent_joins_a_dense_one_by_one_copy(
 
 def test_unroll_splits_time_once_and_joins_it_once() -> None:
     x, w = leaf(7, 2, 3), leaf(3, 3)
-    y, _ = elman(x, w, w)
+    y, _ = elman(x, w, w, mode="literal")
     text = tg.to_text(y)
     assert text.count("= stack(") == 1
     assert text.count("unstack[6]") == 1
@@ -697,7 +706,8 @@ def test_reset_puts_the_initial_state_before_a_step(backend: Backend, reverse: b
     )
 
 
-def test_padding_may_be_nan_even_for_a_cell_that_divides_by_its_input() -> None:
+@BOTH_MODES
+def test_padding_may_be_nan_even_for_a_cell_that_divides_by_its_input(mode: Any) -> None:
     w = tg.tensor([2.0], "float64", requires_grad=True)
 
     def cell(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -706,11 +716,12 @@ def test_padding_may_be_nan_even_for_a_cell_that_divides_by_its_input() -> None:
 
     x = np.full((3, 3, 1), np.nan)
     x[:, 0], x[:1, 1] = 0.5, 3.0
-    y, h = tg.unroll(cell, tg.tensor(x), tg.ones((3, 1), "float64"), lengths=[3, 1, 0])
+    h0 = tg.ones((3, 1), "float64")
+    y, h = tg.unroll(cell, tg.tensor(x), h0, lengths=[3, 1, 0], mode=mode)
     g = tg.grad(y.sum() + h.sum(), w)
     total = 0.0
     for row, n in ((0, 3), (1, 1)):
-        z, last = tg.unroll(cell, tg.tensor(x[:n, row : row + 1]), tg.ones((1, 1), "float64"))
+        z, last = tg.unroll(cell, tg.tensor(x[:n, row : row + 1]), h0[:1], mode=mode)
         total += tg.grad(z.sum() + last.sum(), w).item()
     assert_allclose(g.item(), total, rtol=1e-12)
 
@@ -776,7 +787,8 @@ def test_a_skipped_step_never_meets_the_carried_state(
     assert got[1].numpy()[2] == 0
 
 
-def test_the_carried_state_of_a_countdown() -> None:
+@BOTH_MODES
+def test_the_carried_state_of_a_countdown(mode: Any) -> None:
     w = tg.tensor(1.0, "float64", requires_grad=True)
 
     def cell(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -784,14 +796,16 @@ def test_the_carried_state_of_a_countdown() -> None:
 
     h = tg.tensor([5.0, 3.0], "float64", requires_grad=True)
     for reverse in (False, True):
-        y, last = tg.unroll(cell, tg.ones((4, 2), "float64"), h, lengths=[4, 2], reverse=reverse)
+        x = tg.ones((4, 2), "float64")
+        y, last = tg.unroll(cell, x, h, lengths=[4, 2], reverse=reverse, mode=mode)
         gw, gh = tg.grad(y.sum() + last.sum(), [w, h])
         assert_allclose(gw.item(), 1 / 4 + 1 / 3 + 1 / 2 + 1 + 1 / 2 + 1, rtol=1e-14)
         assert_allclose(gh.numpy(), [1 - (1 / 16 + 1 / 9 + 1 / 4 + 1), 1 - 5 / 4], rtol=1e-14)
         assert last.tolist() == [1, 1]
 
 
-def test_second_derivatives_vmap_and_jvp_of_a_ragged_countdown() -> None:
+@pytest.mark.parametrize("mode", ["literal", "auto"])  # vmap may be over the mask
+def test_second_derivatives_vmap_and_jvp_of_a_ragged_countdown(mode: Any) -> None:
     mask = np.array([[True, False], [True, True], [True, False]])
     start = np.array([4.0, 2.0])
 
@@ -799,7 +813,8 @@ def test_second_derivatives_vmap_and_jvp_of_a_ragged_countdown() -> None:
         def cell(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
             return w * w * x / (h - 1), h - 1
 
-        y, _ = tg.unroll(cell, tg.ones((3, 2), "float64"), tg.tensor(start), mask=mask)
+        x = tg.ones((3, 2), "float64")
+        y, _ = tg.unroll(cell, x, tg.tensor(start), mask=mask, mode=mode)
         return y.sum()
 
     w = leaf()
@@ -817,7 +832,8 @@ def test_rows_that_skip_nothing_cost_nothing() -> None:
     x, w = leaf(4, 2, 3), leaf(3, 3)
 
     def text(**options: Any) -> str:
-        return tg.to_text(tg.unroll(lambda x, h: (x @ w + h, h), x, x[0].detach(), **options)[0])
+        cell = lambda x, h: (x @ w + h, h)  # noqa: E731
+        return tg.to_text(tg.unroll(cell, x, x[0].detach(), mode="literal", **options)[0])
 
     assert text(lengths=[4, 4]) == text()
     assert text(lengths=[4, 3]).count("where") > 0
@@ -857,7 +873,8 @@ def test_an_output_or_a_state_without_rows_is_named(ragged: dict[str, Any]) -> N
     assert y.tolist() == [6, 6, 6, 6]
 
 
-def test_lengths_of_integers_structures_and_inputs_shared_by_all_rows() -> None:
+@BOTH_MODES
+def test_lengths_of_integers_structures_and_inputs_shared_by_all_rows(mode: Any) -> None:
     table = leaf(4, 3)
     xs = {"token": tg.tensor([[1, 2], [3, 0]]), "time": tg.tensor([10.0, 20.0])}
 
@@ -865,7 +882,7 @@ def test_lengths_of_integers_structures_and_inputs_shared_by_all_rows() -> None:
         h = h + table[x["token"]] * x["time"]
         return {"h": h, "positive": h > 0, "token": x["token"]}, h
 
-    out, _ = tg.unroll(cell, xs, tg.zeros((2, 3), "float64"), lengths=[2, 1])
+    out, _ = tg.unroll(cell, xs, tg.zeros((2, 3), "float64"), lengths=[2, 1], mode=mode)
     assert (out["positive"].dtype, out["token"].dtype) == ("bool", "int64")
     assert not out["positive"].numpy()[1, 1].any()
     assert out["token"].tolist() == [[1, 2], [3, 0]]
@@ -873,13 +890,14 @@ def test_lengths_of_integers_structures_and_inputs_shared_by_all_rows() -> None:
     assert_allclose(g[:, 0], [0, 20, 10, 20])
 
 
-def test_no_steps_no_rows_and_only_empty_rows() -> None:
+@BOTH_MODES
+def test_no_steps_no_rows_and_only_empty_rows(mode: Any) -> None:
     cell = nn.LSTMCell(2, 3)
-    y, (h, _) = tg.unroll(cell, tg.zeros((0, 4, 2)))
+    y, (h, _) = tg.unroll(cell, tg.zeros((0, 4, 2)), mode=mode)
     assert (y.shape, h.shape) == ((0, 4, 3), (4, 3))
-    y, (h, _) = tg.unroll(cell, tg.zeros((5, 0, 2)), lengths=[])
+    y, (h, _) = tg.unroll(cell, tg.zeros((5, 0, 2)), lengths=[], mode=mode)
     assert (y.shape, h.shape) == ((5, 0, 3), (0, 3))
-    y, (h, c) = tg.unroll(cell, tg.full((5, 2, 2), np.nan), lengths=[0, 0])
+    y, (h, c) = tg.unroll(cell, tg.full((5, 2, 2), np.nan), lengths=[0, 0], mode=mode)
     assert not np.any([y.numpy().any(), h.numpy().any(), c.numpy().any()])
     (y.sum() + h.sum()).backward()
     assert not any(p.grad.numpy().any() for p in cell.parameters())

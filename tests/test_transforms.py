@@ -84,7 +84,9 @@ SIGNATURES = {
     tg.vmap: "f, in_axes=0, out_axes=0",
     tg.checkpoint: "f",
     tg.unroll: "cell, xs, state=None, *, lengths=None, mask=None, reset=None, reset_state=None, "
-    "reverse=False, mode='auto'",
+    "reverse=False, mode='auto', checkpoint=None",
+    tg.plan: "cell, xs, state=None, *, lengths=None, mask=None, reset=None, reverse=False",
+    tg.plan_cache: "",
     tg.no_grad: "",
     tg.enable_grad: "",
     tg.detect_anomaly: "",

@@ -171,7 +171,17 @@ from .primitives.reduction import (
     var,
 )
 from .random import manual_seed
-from .recurrence import detach, pad_sequences, truncated_bptt, unpad_sequences, unroll
+from .recurrence import (
+    Bytes,
+    PlanError,
+    detach,
+    pad_sequences,
+    plan,
+    plan_cache,
+    truncated_bptt,
+    unpad_sequences,
+    unroll,
+)
 from .tensor import (
     Tensor,
     apply,
@@ -362,6 +372,10 @@ __all__ = [
     "uint8",
     "unpad_sequences",
     "unroll",
+    "plan",
+    "plan_cache",
+    "PlanError",
+    "Bytes",
     "unstack",
     "use_backend",
     "value_and_grad",

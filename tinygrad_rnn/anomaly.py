@@ -29,11 +29,29 @@ class Witness(NamedTuple):
 _LIBRARY = (os.path.dirname(__file__) + os.sep, os.path.dirname(backends.__file__) + os.sep)
 
 
+_CELLS = os.path.join(os.path.dirname(__file__), "nn") + os.sep
+
+
+def is_library(filename: str) -> bool:
+    """Whether a file is the library's own."""
+    return filename.startswith(_LIBRARY)
+
+
 def user_line() -> str:
     """The innermost line of the stack that is not the library's own."""
     for frame in reversed(traceback.extract_stack()):
-        if not frame.filename.startswith(_LIBRARY):
+        if not is_library(frame.filename):
             return f"{frame.filename}:{frame.lineno}: {frame.line}"
+    return "an unknown line"
+
+
+def cell_line() -> str:
+    """The innermost line of the stack that is a user's, or of a cell of ``nn``: file and text."""
+    for frame in reversed(traceback.extract_stack()):
+        of_cells = frame.filename.startswith(_CELLS)
+        if of_cells or not is_library(frame.filename):
+            name = os.path.basename(frame.filename)
+            return f"{name}:{frame.lineno}: {frame.line}"
     return "an unknown line"
 
 

@@ -42,6 +42,12 @@ class _Batch:
 class BatchedArray:
     """A value for each example of a batch, or one for all if not ``batched``; looks like one."""
 
+    recorded = True  # operations on it leave nodes behind
+    why_no_value = (
+        "inside vmap a tensor stands for a whole batch and has no value of its own; use functions "
+        "of tinygrad_rnn (where instead of if), or compute this outside"
+    )
+
     def __init__(self, batch: _Batch, value: Tensor, batched: bool) -> None:
         self.batch = batch
         self.value = value
@@ -88,7 +94,7 @@ class BatchedArray:
         batched = [isinstance(a, BatchedArray) and a.batched for a in arrays]
         values = [a.value if isinstance(a, BatchedArray) else a for a in arrays]
         if any(batched):
-            out = _in_one_go(primitive, self.batch.size, batched, values, parameters)
+            out = in_one_go(primitive, self.batch.size, batched, values, parameters)
         else:
             out = apply(primitive, *values, **parameters)
         parts = out if primitive.several else (out,)
@@ -96,13 +102,14 @@ class BatchedArray:
         return results if primitive.several else results[0]
 
 
-def _in_one_go(
+def in_one_go(
     primitive: Primitive,
     size: int,
     batched: list[bool],
     values: list[Any],
     parameters: dict[str, Any],
 ) -> Any:
+    """A primitive for all examples: the operands that are ``batched`` have them along axis 0."""
     if primitive.batch is not None:
         return primitive.batch(size, batched, *values, **parameters)
     if primitive.kind == "elementwise":

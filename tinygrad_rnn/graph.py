@@ -33,6 +33,9 @@ Kind: TypeAlias = Literal["elementwise", "reduction", "movement", "contraction",
 
 _OUT = -1
 
+TABLE: dict[str, Primitive] = {}
+"""The first primitive of each name: those of the library, which came before any user's."""
+
 
 class Primitive:
     """One row of the table.
@@ -78,6 +81,7 @@ class Primitive:
         )
         self.reads = [[] if rule is None else self._reads(rule) for rule in vjps]
         self.collectors: dict[tuple[int, ...], Collector] = {}
+        TABLE.setdefault(name, self)
 
     def _reads(self, rule: Rule) -> list[_Read]:
         names = [
@@ -357,7 +361,7 @@ def cotangents(
                     parts = pending[several] = [None] * len(several.outputs)
                 parts[node.index] = g
             if not retain_graph:
-                node.saved, node.parents = None, ()
+                node.saved, node.parents, node.parameters = None, (), None
     if raw:
         return {n: None if g is None else tensors.wrap(g, None) for n, g in results.items()}
     return results

@@ -47,10 +47,23 @@ class _Site:
     The call is numbered at its first draw, so that a loop that draws nothing changes no other's.
     """
 
+    trace: Callable[[Draw], Tensor] | None = None  # told of a draw, instead of making it
+
     def __init__(self, key: tuple[int, int] | None = None, step: int = 0, draws: int = 0) -> None:
         self.key = key  # the seed and the number of the call
         self.step = step
         self.draws = draws
+
+
+class Draw(NamedTuple):
+    """Numbers that a step of a loop draws from [low, high), the ``number``-th of it from 0 on."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    low: float
+    high: float
+    number: int
+    same: bool  # at every step
 
 
 class Position(NamedTuple):
@@ -133,8 +146,8 @@ def set_state(state: dict[str, Any]) -> None:
         _stream = restored
 
 
-def _next_call() -> tuple[int, int]:
-    """The seed and the number of a new call."""
+def next_call() -> tuple[int, int]:
+    """A new call that draws: the seed and its number."""
     own = _own.get()
     with _lock:
         counter = _stream if own is None else own
@@ -158,6 +171,25 @@ def loop() -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
+def traced(note: Callable[[Draw], Tensor]) -> Iterator[None]:
+    """Draws in this block are not made: each is told to ``note``, which returns what stands for it.
+
+    The block is one step of a loop. RuntimeError if a loop within it draws: that is a call of its
+    own at each step. It leaves the calls outside numbered as they were.
+    """
+    site, calls = _Site(), _Calls(_position()[1])
+    site.trace, before = note, calls.calls
+    token, own = _site.set(site), _own.set(calls)
+    try:
+        yield
+    finally:
+        _site.reset(token)
+        _own.reset(own)
+    if calls.calls != before:
+        raise RuntimeError("a loop inside the cell draws random numbers")
+
+
+@contextmanager
 def same_at_every_step() -> Iterator[None]:
     """Draws in this block, inside a loop, are the same at each of its steps.
 
@@ -175,17 +207,22 @@ def same_at_every_step() -> Iterator[None]:
             site.step = step
 
 
+def _position() -> tuple[_Stream | _Calls, Position]:
+    """What counts calls here, and where it is."""
+    own, site = _own.get(), _site.get()
+    with _lock:
+        counter = _stream if own is None else own
+        place = None if site is None else (site.key, site.step, site.draws)
+        return counter, Position(counter.seed, counter.calls, place)
+
+
 @contextmanager
 def recorded() -> Iterator[Position]:
     """Draws in this block are made as ever, and again in a block of ``replay(position)``.
 
     Its calls are numbered apart while it runs: those of another thread must not come in between.
     """
-    own, site = _own.get(), _site.get()
-    with _lock:
-        counter = _stream if own is None else own
-        place = None if site is None else (site.key, site.step, site.draws)
-        at = Position(counter.seed, counter.calls, place)
+    counter, at = _position()
     calls = _Calls(at)
     token = _own.set(calls)
     try:
@@ -221,14 +258,28 @@ def uniform(
     chosen = backends.default() if backend is None else backends.get(backend)
     native = native_dtype(chosen, default_dtype() if dtype is None else canonical_dtype(dtype))
     site = _site.get()
+    draw = Draw(shape, canonical_dtype(native), low, high, 0, False)
     if site is None:
-        key, counter = _next_call(), (0, 0)
-    else:
-        key = site.key = _next_call() if site.key is None else site.key
-        counter = (site.draws, site.step)
-        site.draws += 1
-    unit = _uniform(chosen, shape, key, counter)
-    return wrap(chosen.asarray(unit * (high - low) + low, dtype=native), None)
+        return wrap(drawn(chosen, draw, next_call(), 0), None)
+    draw = draw._replace(number=site.draws, same=site.step == _ANY_STEP)
+    site.draws += 1
+    if site.trace is not None:
+        return site.trace(draw)
+    site.key = next_call() if site.key is None else site.key
+    return wrap(drawn(chosen, draw, site.key, site.step), None)
+
+
+def drawn(xp: Any, draw: Draw, key: tuple[int, int], step: Any, row: Any = None) -> Any:
+    """The numbers of a draw in a call, as an array of a backend.
+
+    Of ``draw.shape`` at one step. Or, with arrays of integers (N,) that say step and row, those of
+    N rows: (N, ...), whichever steps they belong to.
+    """
+    shape = draw.shape if row is None else (row.shape[0], *draw.shape[1:])
+    step = _ANY_STEP if draw.same else step
+    unit = _uniform(xp, shape, key, draw.number, step, row)
+    native = native_dtype(xp, draw.dtype)
+    return xp.asarray(unit * (draw.high - draw.low) + draw.low, dtype=native)
 
 
 def uniform_like(x: Tensor) -> Tensor:
@@ -240,20 +291,21 @@ def uniform_like(x: Tensor) -> Tensor:
 
 
 def _uniform(
-    xp: Any, shape: tuple[int, ...], key: tuple[int, int], counter: tuple[int, int]
+    xp: Any, shape: tuple[int, ...], key: tuple[int, int], site: int, step: Any, row: Any
 ) -> Any:
     """Numbers in [0, 1) with 24 random bits, exact in float32, from word c % 4 of block c // 4."""
     rows = shape[0] if shape else 1
     columns = math.prod(shape[1:])
     blocks = -(-columns // 4)
-    site, step = counter
-    row = xp.reshape(xp.astype(xp.arange(rows), xp.uint64), (rows, 1))
+    row = xp.arange(rows) if row is None else row
+    row = xp.reshape(xp.astype(row, xp.uint64), (rows, 1))
+    step = _number(xp, step) if isinstance(step, int) else xp.astype(step, xp.uint64)[:, None]
     block = xp.reshape(xp.astype(xp.arange(blocks), xp.uint64), (1, blocks))
     zero = xp.zeros((rows, blocks), dtype=xp.uint64)
     words = _philox(
         xp,
         (key[0] & _WORD, key[1] & _WORD),
-        (zero + _number(xp, site), zero + _number(xp, step), zero + row, zero + block),
+        (zero + _number(xp, site), zero + step, zero + row, zero + block),
     )
     mixed = xp.reshape(xp.stack(words, axis=-1), (rows, blocks * 4))[:, :columns]
     top = xp.astype(mixed >> _number(xp, 8), xp.float64)

@@ -68,6 +68,11 @@ def is_grad_enabled() -> bool:
     return _mode.get().recording
 
 
+def is_anomaly_detected() -> bool:
+    """Whether ``detect_anomaly`` looks at what happens here."""
+    return _mode.get().anomaly
+
+
 def detect_anomaly() -> Any:
     """Name the first operation, and the line of yours, that makes a NaN or an inf.
 
@@ -588,10 +593,7 @@ def backend_of(x: Tensor) -> Backend:
 def raw(x: Tensor, asked: str) -> Array:
     """The array of a Tensor that must have one."""
     if backends.of(x._array) is None:
-        raise TypeError(
-            f"{asked}: inside vmap a tensor stands for a whole batch and has no value of its own; "
-            "use functions of tinygrad_rnn (where instead of if), or compute this outside"
-        )
+        raise TypeError(f"{asked}: {x._array.why_no_value}")
     return x._array
 
 
@@ -692,10 +694,18 @@ def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[s
     Recording here lets a ``grad`` inside the transform see the operation; the Tensors that the
     interpreter computes with see it for the transforms around it.
     """
-    inputs = [x if type(x) in _PYTHON_NUMBERS else as_tensor(x) for x in inputs]
-    foreign = [x._array for x in inputs if isinstance(x, Tensor) and backends.of(x._array) is None]
-    innermost = max(foreign, key=lambda array: array.level)
+    inputs = [
+        x if isinstance(x, Tensor) or type(x) in _PYTHON_NUMBERS else as_tensor(x) for x in inputs
+    ]
+    innermost: Any = None
+    for x in inputs:
+        array: Any = x._array if isinstance(x, Tensor) else None
+        foreign = array is not None and type(array) not in _backend_of_type
+        if foreign and (innermost is None or array.level > innermost.level):
+            innermost = array
     out = innermost.interpret(primitive, inputs, parameters)
+    if not innermost.recorded:
+        return _unrecorded(primitive, out)
     argnums = tuple(
         i
         for i, x in enumerate(inputs)

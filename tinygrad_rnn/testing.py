@@ -8,7 +8,9 @@ elements at once, and a second derivative is just the first one of another funct
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -16,9 +18,12 @@ import numpy as np
 
 from tinygrad_rnn_backends.conformance import check_backend as check_backend
 
-from .primitives.creation import asarray
-from .structure import flatten, unflatten
-from .tensor import Tensor, as_tensor, no_grad
+from . import random
+from .graph import topological_order
+from .primitives.creation import asarray, tensor
+from .recurrence import unroll
+from .structure import flatten, map_leaves, unflatten
+from .tensor import Tensor, as_tensor, no_grad, pull_back
 from .transforms import jvp, vjp
 
 Leaves: TypeAlias = list[Tensor]
@@ -87,6 +92,90 @@ def check_grads(
         check = _Check(function, xs, rng, f"check_grads: {name} order", rtol, atol, step)
         check.run(modes)
         function = _pulled_back(function, check.cotangents)
+
+
+_ROUNDING = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-11}
+"""How far planned and literal may be apart, relative to the largest magnitude of an array."""
+
+
+def check_planned(
+    cell: Callable[..., Any],
+    xs: Any,
+    state: Any = None,
+    *,
+    rtol: float | None = None,
+    atol: float = 0.0,
+    **options: Any,
+) -> None:
+    """Compare ``unroll`` of a cell planned with literal: outputs, final state, and all gradients.
+
+    Args:
+        cell: what ``unroll`` takes.
+        xs: likewise.
+        state: likewise.
+        rtol: how far an array may differ, relative to the largest magnitude in it; 1e-5 for
+            float32, 1e-11 for float64 unless given.
+        atol: how far it may differ besides, where the true value is 0 and all is rounding.
+        **options: of ``unroll``: lengths, mask, reset, reset_state, reverse, checkpoint.
+
+    Gradients are those by xs, the state and every captured Tensor that requires grad, of the sum of
+    all results with fixed random weights.
+
+    Raises:
+        PlanError: if the cell cannot be planned.
+        AssertionError: naming what differs, and by how much.
+    """
+    found = [_run_in(mode, cell, xs, state, options) for mode in ("literal", "planned")]
+    for name in dict.fromkeys([*found[0], *found[1]]):
+        literal, planned = (each.get(name) for each in found)
+        if literal is None or planned is None:
+            nothing = [x is None or not np.any(x) for x in (literal, planned)]
+            assert all(nothing), f"check_planned: {name} is None in one of the two only"
+            continue
+        assert literal.dtype == planned.dtype and literal.shape == planned.shape, (
+            f"check_planned: {name} is {planned.dtype} {planned.shape} planned, and literally "
+            f"{literal.dtype} {literal.shape}"
+        )
+        limit = _ROUNDING.get(literal.dtype.name, 0.0) if rtol is None else rtol
+        scale = float(np.max(np.abs(literal), initial=0.0))
+        apart = float(np.max(np.abs(literal * 1.0 - planned), initial=0.0))
+        assert apart <= limit * scale + atol, (
+            f"check_planned: {name} differs by {apart:.2g}; its largest element is {scale:.2g}, "
+            f"and {limit} of that is allowed"
+        )
+
+
+def _run_in(mode: Any, cell: Any, xs: Any, state: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Results and gradients of one mode, by name; random draws are the same in each."""
+    position = random.get_state()
+    given = map_leaves(_own_leaf, (xs,) if state is None else (xs, state))
+    outputs, final = unroll(cell, *given, **options, mode=mode)
+    random.set_state(position)
+    named = {f"output {i}": as_tensor(y) for i, y in enumerate(flatten(outputs)[0])}
+    named |= {f"final state {i}": as_tensor(h) for i, h in enumerate(flatten(final)[0])}
+    rng = np.random.default_rng(0)
+    parts = []
+    for y in named.values():
+        weights = rng.standard_normal(y.shape)
+        if y.requires_grad:
+            parts.append((y * asarray(weights.astype(y.dtype), backend=y.backend)).sum())
+    found: dict[str, Any] = {name: y.numpy() for name, y in named.items()}
+    names = {x._node: f"the gradient by argument {i}" for i, x in enumerate(flatten(given)[0])}
+    if parts:
+        total = functools.reduce(operator.add, parts)
+        assert total._node is not None
+        leaves = [node for node in topological_order([total._node]) if node.is_leaf]
+        for node, g in pull_back([total], [None], leaves).items():
+            name = names.get(node, f"the gradient by captured leaf {node.serial}")
+            found[name] = None if g is None else g.numpy()
+    return found
+
+
+def _own_leaf(x: Any) -> Tensor:
+    """A copy of an argument, whose gradient is asked for."""
+    own = tensor(x.detach() if isinstance(x, Tensor) else x)
+    own.requires_grad = own.dtype.kind == "f"
+    return own
 
 
 def _pulled_back(f: Callable[..., Leaves], cotangents: Leaves) -> Callable[..., Leaves]:

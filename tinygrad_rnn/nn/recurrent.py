@@ -19,7 +19,7 @@ import tinygrad_rnn_backends as backends
 from ..functional import dropout as dropout_of
 from ..primitives.creation import zeros
 from ..primitives.elementwise import result_type, where
-from ..primitives.movement import broadcast_to, concat, moveaxis, stack, unstack
+from ..primitives.movement import broadcast_to, concat, moveaxis, reshape, stack, unstack
 from ..recurrence import Cell, initial_state, pad_sequences, unpad_sequences, unroll
 from ..recurrence.ragged import batch_of, flags, placed, steps_within
 from ..recurrence.unroll import initial_state_beside
@@ -109,6 +109,8 @@ class _Layer(Module):
         return map_leaves(_swapped, x), True
 
     def _placed(self, x: Any) -> Tensor:
+        if isinstance(x, Tensor):
+            return x
         weight = next(self.parameters(), None)
         return as_tensor(x) if weight is None else placed(x, weight.backend)
 
@@ -340,8 +342,8 @@ class _Stacked(_Layer):
                 )
                 outputs.append(output)
                 finals.append(final)
-            x = _side_by_side(*outputs)
-        return x, map_leaves(lambda *parts: stack(parts), *finals)
+            x = _side_by_side(*outputs) if len(outputs) > 1 else outputs[0]
+        return x, map_leaves(_together, *finals)
 
     def _check_input(self, x: Any, steps: _Steps) -> None:
         name, size = type(self).__name__, self.input_size
@@ -364,7 +366,7 @@ class _Stacked(_Layer):
 
     def _initial(self, x: Any) -> Any:
         self._check_input(x, _Steps(None, None, None, None))
-        return map_leaves(lambda *parts: stack(parts), *self._initial_states(x))
+        return map_leaves(_together, *self._initial_states(x))
 
     def _initial_states(self, x: Tensor) -> list[Any]:
         """The initial states of the cells where none is given: learned, or zeros."""
@@ -548,6 +550,11 @@ def _for_rows(p: Tensor, x: Tensor) -> Tensor:
     rows = x.shape[1:-1] if floating else x.shape[1:]
     dtype = result_type(x, p) if floating and p.dtype.kind == "f" else p.dtype
     return broadcast_to(p.astype(dtype), (*rows, *p.shape))
+
+
+def _together(*parts: Tensor) -> Tensor:
+    """Parts of states (B, ...) as one (layers * directions, B, ...)."""
+    return stack(parts) if len(parts) > 1 else reshape(parts[0], (1, *parts[0].shape))
 
 
 def _side_by_side(*outputs: Any) -> Any:

@@ -1,15 +1,23 @@
 """Time is a loop: ``unroll`` applies a cell over it."""
 
+from .call import Bytes
+from .plan import Plan, plan_cache
+from .planned import PlanError
 from .ragged import pad_sequences, unpad_sequences
 from .truncated import Window, detach, truncated_bptt
-from .unroll import Cell, initial_state, unroll
+from .unroll import Cell, initial_state, plan, unroll
 
 __all__ = [
+    "Bytes",
     "Cell",
+    "Plan",
+    "PlanError",
     "Window",
     "detach",
     "initial_state",
     "pad_sequences",
+    "plan",
+    "plan_cache",
     "truncated_bptt",
     "unpad_sequences",
     "unroll",

@@ -25,6 +25,9 @@ from ..primitives.movement import flip, reshape, stack, unstack
 from ..primitives.reduction import any, argmax
 from ..structure import Structure, flatten, map_leaves, unflatten
 from ..tensor import Tensor, as_tensor, default_dtype, no_grad
+from .call import Bytes
+from .plan import Plan
+from .planned import PlanError, Unplanned, prepare, run_planned
 from .ragged import batch_of, flags, steps_within, unpad_sequences
 
 Cell = Callable[[Any, Any], tuple[Any, Any]]
@@ -41,6 +44,7 @@ def unroll(
     reset_state: Any = None,
     reverse: bool = False,
     mode: Literal["auto", "literal", "planned"] = "auto",
+    checkpoint: int | Bytes | None = None,
 ) -> tuple[Any, Any]:
     """Apply ``cell(x, state) -> (output, state)`` for each step along axis 0 of ``xs``.
 
@@ -62,24 +66,29 @@ def unroll(
             that was carried over from other steps is not where anything starts: give another.
         reverse: from the last step of each row to its first; outputs stay at the steps of their
             inputs. ``reset``, too, goes with this order: it precedes its step in reading.
-        mode: "literal" runs the loop step by step; so does "auto", until planned execution is
-            there.
+        mode: "literal" runs the loop step by step, each operation a node of the graph. "planned"
+            traces one step and runs a program made for its structure; "auto" does so where it can,
+            and runs literally elsewhere. The results are equal to rounding.
+        checkpoint: hold the state of every so many steps only, and compute the others again in the
+            backward pass; or ``Bytes(n)``, a budget that chooses how many.
 
     Returns:
         ``(outputs, state)``: the outputs stacked along axis 0, structured as the cell's, and the
         final state. For T = 0 they are empty, and the final state is the initial one.
 
+    A planned cell is called on values that have a shape and nothing else, once for each call of
+    ``unroll`` and a second time when its structure is new. It must do the same at every step: its
+    results depend on x, the state and what it captures, and on no counter, global or random number
+    of its own (those of ``tinygrad_rnn.random`` are known). ``testing.check_planned`` compares.
+
     Raises:
+        PlanError: for "planned", where the cell cannot be planned, with the reason and your line.
         ValueError: for unequal time lengths, bad lengths or masks; with them, for inputs, outputs
             or a state that have not the rows along their axis of rows.
         TypeError: for a state of another structure, shape or dtype than the cell was given.
     """
     if mode not in ("auto", "literal", "planned"):
         raise ValueError(f"unroll: mode is 'auto', 'literal' or 'planned', not {mode!r}")
-    if mode == "planned":
-        raise NotImplementedError(
-            "unroll: this version cannot plan a loop yet; mode='auto' runs it literally"
-        )
     if getattr(cell, "reads_sequences", False):
         raise TypeError(
             f"unroll: {type(cell).__name__} is a layer, which reads whole sequences; call it as it "
@@ -87,9 +96,51 @@ def unroll(
         )
     if isinstance(xs, list):
         batch, lengths, reset = batch_of("unroll", xs, lengths, mask, reset)
-        outputs, state = _Loop(cell, batch, state, lengths, None, reset, reset_state, reverse).run()
+        loop = _Loop(cell, batch, state, lengths, None, reset, reset_state, reverse)
+        outputs, state = _executed(loop, mode, checkpoint)
         return unpad_sequences(outputs, lengths), state
-    return _Loop(cell, xs, state, lengths, mask, reset, reset_state, reverse).run()
+    loop = _Loop(cell, xs, state, lengths, mask, reset, reset_state, reverse)
+    return _executed(loop, mode, checkpoint)
+
+
+def _executed(loop: _Loop, mode: str, checkpoint: Any) -> tuple[Any, Any]:
+    """The results of a loop, planned if it may and can be."""
+    if mode == "literal" or loop.steps == 0 or loop.batch == 0:
+        return loop.run()
+    try:
+        return run_planned(loop, checkpoint)
+    except Unplanned as found:
+        reason = str(found)
+    results = loop.run()  # an error of the cell's own is raised as it is
+    if mode == "planned":
+        raise PlanError(f"unroll: mode='planned', but {reason}")
+    return results
+
+
+def plan(
+    cell: Cell,
+    xs: Any,
+    state: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    reset: Any = None,
+    reverse: bool = False,
+) -> Plan:
+    """The plan by which ``unroll`` with these arguments runs; nothing is run.
+
+    ``print(plan.source)`` shows the program, ``print(plan.report())`` what became of it. For a
+    cell that cannot be planned, ``plan.planned`` is False and ``plan.reason`` says why.
+    """
+    if isinstance(xs, list):
+        xs, lengths, reset = batch_of("plan", xs, lengths, mask, reset)
+    loop = _Loop(cell, xs, state, lengths, mask, reset, None, reverse)
+    if loop.steps == 0 or loop.batch == 0:
+        return Plan.literal("there are no steps, or no rows: nothing is computed")
+    try:
+        return prepare(loop).plan
+    except Unplanned as reason:
+        return Plan.literal(str(reason))
 
 
 def initial_state(cell: Cell, batch_shape: Sequence[int], dtype: Any, backend: str) -> Any:
@@ -138,15 +189,21 @@ class _Loop:
         self.initial = self._initial(state)
         self.batch = self._batch_length()
         self._check_batch(lengths=lengths, mask=mask, reset=reset)
+        self.lengths = lengths
         self.valid = self._valid(lengths, mask)
-        self.reset = self._steps_of(reset, "reset")
+        self.reset = self._flags(reset, "reset")
         self.reset_state = self.initial if reset_state is None else self._fresh(reset_state)
 
     def run(self) -> tuple[Any, Any]:
+        """The loop, step by step: the definition of what any other way has to compute."""
         if self.steps == 0:
             return self._nothing()
-        xs, spare = self._without_padding()
+        xs, spare = self.without_padding()
         columns = [unstack(x) for x in xs]
+        valid, reset = (
+            [None] * self.steps if given is None else unstack(given)
+            for given in (self.valid, self.reset)
+        )
         outputs: list[list[Tensor]] = []
         structure: Structure | None = None  # of the outputs
         state = self.initial
@@ -155,13 +212,8 @@ class _Loop:
             for t in order:
                 at_step(t)
                 x = unflatten(self.x_structure, [column[t] for column in columns])
-                before = state
-                if self.reset is not None:
-                    state = _choose(self.reset[t], self.reset_state, state)
-                valid = None if self.valid is None else self.valid[t]
-                if valid is not None:
-                    state = _choose(valid, state, spare)
-                output, following = self._step(x, state)
+                taking = None if self.full[t] else valid[t]
+                output, state = self.step(x, state, taking, reset[t], spare)
                 leaves, own = flatten(output, structure)
                 structure = own if structure is None else structure
                 if own != structure:
@@ -169,19 +221,52 @@ class _Loop:
                         f"unroll: the cell returned outputs structured {structure}, then {own}; "
                         "they must agree from step to step"
                     )
-                leaves = [as_tensor(y) for y in leaves]
-                if self.valid is not None:
-                    self._check_rows("output", structure, leaves)
-                if valid is not None:
-                    following = _choose(valid, following, before)
-                    leaves = [_zero_unless(valid, y) for y in leaves]
-                state = following
                 outputs.append(leaves)
         if self.reverse:
             outputs.reverse()
         assert structure is not None
         joined = [stack(list(steps)) for steps in zip(*outputs, strict=True)]
         return unflatten(structure, joined), state
+
+    def step(self, x: Any, state: Any, valid: Any, reset: Any, spare: Any) -> tuple[Any, Any]:
+        """One step, with flags (B,) of the rows that take it and that start afresh, or None."""
+        before = state
+        if reset is not None:
+            state = _choose(reset, self.reset_state, state)
+        if valid is not None:
+            state = _choose(valid, state, spare)
+        output, following = self._step(x, state)
+        leaves, structure = flatten(output)
+        leaves = [as_tensor(y) for y in leaves]
+        if self.valid is not None:
+            self._check_rows("output", structure, leaves)
+        if valid is not None:
+            following = _choose(valid, following, before)
+            leaves = [_zero_unless(valid, y) for y in leaves]
+        return unflatten(structure, leaves), following
+
+    def plain_step(self, x: Any, state: Any) -> tuple[Any, Any]:
+        """One step that all rows take."""
+        return self.step(x, state, None, None, None)
+
+    def masked_step(self) -> tuple[Any, tuple[Structure, list[Tensor]]]:
+        """A step that takes its flags as part of x, and such an x."""
+        xs, spare = self.without_padding()
+        given = (unflatten(self.x_structure, xs), self.valid, self.reset)
+        leaves, structure = flatten(tuple(part for part in given if part is not None))
+        has_valid, has_reset = self.valid is not None, self.reset is not None
+
+        def step(parts: Any, state: Any) -> tuple[Any, Any]:
+            x, *flags = parts
+            valid = flags.pop(0) if has_valid else None
+            return self.step(x, state, valid, flags.pop(0) if has_reset else None, spare)
+
+        return step, (structure, leaves)
+
+    @staticmethod
+    def literally(cell: Cell, xs: Any, state: Any, lengths: Any, reverse: bool) -> tuple[Any, Any]:
+        """``unroll`` in mode "literal"."""
+        return _Loop(cell, xs, state, lengths, None, None, None, reverse).run()
 
     def _step(self, x: Any, state: Any) -> tuple[Any, Any]:
         result = self.cell(x, state)
@@ -254,35 +339,35 @@ class _Loop:
                     f"to ({self.batch}, ...), or compute from the outputs what all rows share"
                 )
 
-    def _valid(self, lengths: Any, mask: Any) -> list[Tensor | None] | None:
-        """For each step which rows take it, None where all do."""
+    def _valid(self, lengths: Any, mask: Any) -> Tensor | None:
+        """Which rows take which steps (T, B), or None; and in ``full`` the steps that all take."""
+        self.full: list[bool] = [lengths is None and mask is None] * self.steps
         if lengths is None:
-            return self._steps_of(mask, "mask")
+            return self._flags(mask, "mask")
         if mask is not None:
             raise ValueError("unroll: give lengths or a mask, not both")
         assert self.batch is not None
         taken = steps_within("unroll", lengths, self.steps, self.batch)
-        backend = self.xs[0].backend
-        return [None if rows.all() else asarray(rows, backend=backend) for rows in taken]
+        self.full = [bool(every) for every in np.all(taken, axis=1).tolist()]
+        self.lengths = taken.sum(axis=0)
+        return asarray(taken, backend=self.xs[0].backend)
 
-    def _steps_of(self, given: Any, name: str) -> list[Any] | None:
+    def _flags(self, given: Any, name: str) -> Tensor | None:
         if given is None:
             return None
         assert self.batch is not None
-        shape = (self.steps, self.batch)
-        return list(unstack(flags("unroll", name, given, shape, self.xs[0].backend)))
+        return flags("unroll", name, given, (self.steps, self.batch), self.xs[0].backend)
 
-    def _without_padding(self) -> tuple[list[Tensor], Any]:
+    def without_padding(self) -> tuple[list[Tensor], Any]:
         """What a row is given at steps that it skips: by inputs put there, and a state.
 
         Both are those of the row's first step, the last one in time if reversed. A row without any
         takes another row's. No gradient flows through them.
         """
-        if self.valid is None or self.valid.count(None) == self.steps or not self.batch:
+        valid = self.valid
+        if valid is None or all(self.full) or not self.batch:
             return self.xs, self.initial
         backend = self.xs[0].backend
-        ones = asarray(np.ones(self.batch, dtype=bool), backend=backend)
-        valid = stack([ones if v is None else v for v in self.valid])
         taken = astype(valid, "int32")
         step = argmax(flip(taken, axis=0) if self.reverse else taken, axis=0)
         step = self.steps - 1 - step if self.reverse else step
@@ -300,7 +385,7 @@ class _Loop:
 
         start = self.initial
         if self.reset is not None:
-            start = _choose(stack(self.reset)[step, own], self.reset_state, start)
+            start = _choose(self.reset[step, own], self.reset_state, start)
         return [filled(x) for x in self.xs], map_leaves(lambda h: h.detach()[row], start)
 
 

@@ -1,0 +1,136 @@
+"""The benchmarks say what they measured, and notice sides that compute something else.
+
+Other libraries are not needed here. The subtle thing is that figures are of no interest: only that
+they are there, come from the rounds that they are said to come from, and are held to the targets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import recurrent
+from benchmarks.bench import Bench, Result
+from benchmarks.grid import targets
+from benchmarks.grid.plot import draw
+from benchmarks.grid.problem import GATES, SIZES, Problem, Training, problem
+from benchmarks.grid.tinygrad_rnn_side import FORMS
+from benchmarks.grid.worker import checked
+from benchmarks.problem import Size, agree, checksum
+
+SMALL = Size(3, 2, 4, 5)
+
+
+def test_a_grid_of_one_cell_is_measured_compared_and_written(tmp_path: Path) -> None:
+    report = tmp_path / "report.md"
+    asked = ["--sizes", "3,2,4,5", "--kinds", "GRU", "--sides", "ours", "ours-cell", "floor"]
+    assert recurrent.main([*asked, "--quick", "--rounds", "2", "--write", str(report)]) == 0
+    written = report.read_text()
+    assert "1 comparisons: the same loss and gradients" in written
+    assert "ours / ours-cell |" in written
+    assert "the cell in primitives, unroll; planned" in written
+    (sides,) = json.loads(report.with_suffix(".json").read_text()).values()
+    assert [(side["side"], len(side["rounds"])) for side in sides] == [
+        ("ours", 2),
+        ("ours-cell", 2),
+        ("floor", 2),
+    ]
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_all_forms_of_our_side_compute_the_same(kind: str) -> None:
+    given = problem(kind, SMALL)
+    found = [checked(build(given)) for _, build in FORMS.values()]
+    assert len(found) == 3
+    assert all(agree(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize("kind", GATES)
+def test_gradients_are_those_of_the_loss(kind: str) -> None:
+    """By a central difference of the loss, along one direction in all weights."""
+    given = problem(kind, SMALL)
+    rng = np.random.default_rng(2)
+    direction = [rng.standard_normal(p.shape).astype(np.float32) for p in given.parameters]
+
+    def loss(step: float) -> float:
+        moved = zip(given.parameters, direction, strict=True)
+        parameters = tuple((p + step * d).astype(np.float32) for p, d in moved)
+        return FORMS["cell"][1](given._replace(parameters=parameters)).step()
+
+    training = FORMS["cell"][1](given)
+    training.step()
+    pairs = zip(training.gradients(), direction, strict=True)
+    expected = sum(float(np.sum(gradient * d)) for gradient, d in pairs)
+    assert (loss(1e-2) - loss(-1e-2)) / 2e-2 == pytest.approx(expected, rel=1e-2)
+
+
+def test_a_step_that_forgets_its_update_is_refused() -> None:
+    gradients = [np.ones(3, np.float32)]
+    with pytest.raises(RuntimeError, match="does not fall"):
+        checked(Training(lambda: 1.0, lambda: gradients))
+
+
+@pytest.mark.parametrize("loss, gradient", [(1.001, 1.0), (1.0, 1.001), (1.0, float("nan"))])
+def test_a_side_that_computes_something_else_is_named(loss: float, gradient: float) -> None:
+    bench = Bench(argparse.Namespace())
+    checksums = {
+        "ours": checksum(1.0, [np.ones(3)]),
+        "other": checksum(loss, [np.full(3, gradient)]),
+    }
+    bench.note("a title", [Result(side, {"checksum": c}) for side, c in checksums.items()])
+    assert bench.disagreements == ["a title: other and ours"]
+
+
+def test_targets_are_met_cell_by_cell_or_on_the_average() -> None:
+    ours = np.ones(5)
+    times = {("LSTM", "wide"): {"torch": 0.92 * ours, "ours": ours}}
+    worst, mean, of_lstm = targets.verdicts(times)
+    assert worst[3:] == ["0.92", "0.90", "met"]
+    assert mean[3:] == ["0.92", "1.90", "missed"]
+    assert of_lstm[3:] == ["0.92", "1.25", "missed"]
+    times["GRU", "wide"] = {"torch": 0.92 * ours, "ours": ours}
+    times["RNN", "wide"] = {"torch": 50.0 * ours, "ours": ours}
+    worst, mean, of_lstm = targets.verdicts(times)
+    assert worst[2:] == ["worst: GRU wide", "0.92", "0.95", "met in 2"]
+    assert mean[5] == "met"
+    assert of_lstm[1] == "1 of LSTM"
+
+
+def test_a_ratio_is_taken_within_a_round() -> None:
+    """A machine that is busy in one round is busy for both sides."""
+    times = {
+        ("RNN", "long"): {"jax": np.array([2.0, 2.0, 90.0]), "ours": np.array([1.0, 1.0, 45.0])}
+    }
+    assert targets.ratio(times, ("RNN", "long"), "jax", "ours") == 2.0
+    assert targets.ratio(times, ("RNN", "long"), "torch", "ours") is None
+
+
+def test_the_picture_of_the_whole_grid_is_small(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    times = {
+        (kind, size): {
+            side: rng.uniform(1, 3, 5) for side in ("torch", "ours", "ours-numpy", "jax")
+        }
+        for kind in GATES
+        for size in SIZES
+    }
+    picture = tmp_path / "grid.png"
+    draw(picture, times, "a machine")
+    assert 10_000 < picture.stat().st_size < 80_000
+
+
+def test_every_size_has_a_target_for_memory() -> None:
+    assert list(targets.MEMORY) == list(SIZES)
+    assert tuple(GATES) == targets.KINDS
+
+
+def test_the_grid_starts_from_the_same_numbers_everywhere() -> None:
+    one, other = problem("GRU", SMALL), problem("GRU", SMALL)
+    assert isinstance(one, Problem)
+    for a, b in zip(one.parameters, other.parameters, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [p.shape for p in one.parameters] == [(4, 15), (5, 15), (15,), (5,)]

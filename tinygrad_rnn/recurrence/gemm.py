@@ -1,0 +1,311 @@
+"""Matrix products for loops, where the right operand is the same at every step: packed only once.
+
+A BLAS cannot know that, and rearranges the matrix in every call, which costs as much as a product
+with few rows. Here ``pack`` does it before the loop. Then ``multiply`` keeps tiles of the result in
+registers, some rows by some vectors, and reads what was packed from front to back.
+
+A matrix b (k, n) is cut into blocks that fit the second-level cache, and a block into panels as
+wide as one vector, which hold their rows one after the other. A vector that reaches beyond the last
+column holds anything there, and so does the result, before it is stored up to that column.
+
+The subtle point is that each element of a result is the same sum in the same order, however many
+rows there are. So the bits do not depend on how rows are shared out among threads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from .llvm import Code, Integer, Value, vector
+
+BLOCK_ROWS = 256
+BLOCK_VECTORS = 24  # a multiple of every width of tile; with 16 lanes, a block has 384 kB
+
+
+class Processor(NamedTuple):
+    """What the sizes of tiles depend on."""
+
+    lanes: int  # floats in a vector
+    registers: int  # that hold vectors
+
+    @property
+    def rows(self) -> int:
+        """The most rows of a tile."""
+        return 8 if self.registers == 32 else 4
+
+    def vectors(self, rows: int) -> list[int]:
+        """How many vectors wide tiles of so many rows are, the widest first.
+
+        Three quarters of the registers hold sums. Few rows need more than one narrower width, as a
+        few sums alone would wait for one another.
+        """
+        widest = min(8, self.registers * 3 // 4 // rows)
+        return [widest, 4, 2] if rows <= 2 else [widest]
+
+    def packed_size(self, k: int, n: int) -> int:
+        """How many floats a packed matrix (k, n) takes."""
+        blocks = -(-k // BLOCK_ROWS)
+        return (k + blocks) * -(-n // self.lanes) * self.lanes
+
+
+def library(processor: Processor) -> list[Code]:
+    """The functions, of which @pack, @multiply and @product are to be called from outside."""
+    return [
+        *(_rows(processor, rows) for rows in range(1, processor.rows + 1)),
+        _multiply_block(processor),
+        _pack_block(processor),
+        _pack(processor),
+        _multiply(processor),
+        _product(processor),
+    ]
+
+
+# Tiles.
+
+_TILE = "ptr %a, i64 %a_row, i64 %a_column, ptr %b, ptr %c, i64 %c_row, i1 %accumulate"
+
+
+def _tile(
+    code: Code,
+    lanes: int,
+    rows: int,
+    panels: Sequence[str],
+    c: str,
+    ahead: str,
+    mask: Value | None = None,
+) -> None:
+    """c = or += a @ b for some rows, and the panels at these addresses or one that is masked.
+
+    Meanwhile, what is at ``ahead`` comes into the cache, as much as one panel.
+    """
+    tile = [(r, v) for r in range(rows) for v in range(len(panels))]
+    c_rows = [code.address(c, code.integer("mul", "%c_row", r)) for r in range(rows)]
+    places = {(r, v): code.address(c_rows[r], v * lanes) for r, v in tile}
+    sums = {x: code.variable(vector("float", lanes)) for x in tile}
+    for x in tile:
+        code.store(code.constant(0, lanes), sums[x])
+    with code.when("%accumulate"):
+        for x in tile:
+            code.store(code.load(places[x], lanes, mask=mask), sums[x])
+    a_rows = [code.address("%a", code.integer("mul", "%a_row", r)) for r in range(rows)]
+    with code.loop(0, "%k") as k:
+        offset = code.integer("mul", k, lanes)
+        right = [code.load(code.address(panel, offset), lanes) for panel in panels]
+        code.prefetch(code.address(ahead, offset))
+        offset = code.integer("mul", k, "%a_column")
+        for r in range(rows):
+            left = code.load(code.address(a_rows[r], offset)).spread(lanes)
+            for v, factor in enumerate(right):
+                code.store(code.load(sums[r, v], lanes) + left * factor, sums[r, v])
+    for x in tile:
+        code.store(code.load(sums[x], lanes), places[x], mask)
+
+
+def _rows(processor: Processor, rows: int) -> Code:
+    """A function for some rows, and all columns of a block."""
+    lanes = processor.lanes
+    code = Code(f"define internal void @rows{rows}(i64 %n, i64 %k, {_TILE}, ptr %ahead)")
+    integer = code.integer
+    size = _panel_size(code, lanes)
+
+    def panels(first: str, count: int) -> list[str]:
+        numbers = (integer("add", first, i) for i in range(count))
+        return [code.address("%b", integer("mul", i, size)) for i in numbers]
+
+    first: Integer = 0
+    whole = integer("sdiv", "%n", lanes)
+    for vectors in processor.vectors(rows):
+        left = integer("sub", whole, first)
+        end = integer("add", first, integer("sub", left, integer("srem", left, vectors)))
+        with code.loop(first, end, vectors) as v:
+            c = code.address("%c", integer("mul", v, lanes))
+            number = integer("mul", integer("sdiv", v, vectors), size)
+            _tile(code, lanes, rows, panels(v, vectors), c, code.address("%ahead", number))
+        first = end
+    last = integer("sdiv", integer("add", "%n", lanes - 1), lanes)
+    with code.loop(first, last) as v:
+        column = integer("mul", v, lanes)
+        mask = code.lanes_below(integer("sub", "%n", column), lanes)
+        _tile(code, lanes, rows, panels(v, 1), code.address("%c", column), "%ahead", mask)
+    return code
+
+
+def _panel_size(code: Code, lanes: int) -> Integer:
+    # One row more than it has: were panels a power of two apart, they would share cache lines.
+    return code.integer("mul", code.integer("add", "%k", 1), lanes)
+
+
+def _multiply_block(processor: Processor) -> Code:
+    """A function for any number of rows, cut into tiles of nearly equal height."""
+    code = Code(
+        f"define internal void @multiply_block(i64 %rows, i64 %n, i64 %k, {_TILE}, ptr %ahead)"
+    )
+    integer = code.integer
+    count = integer("sdiv", integer("add", "%rows", processor.rows - 1), processor.rows)
+    # So many panels of what comes next are fetched on the way through this block. Left to the
+    # processor, each page of a matrix that is too large for the cache would begin with a wait.
+    part = integer("mul", _panel_size(code, processor.lanes), BLOCK_VECTORS // 3)
+    with code.loop(0, count) as i:
+        start = integer("sdiv", integer("mul", i, "%rows"), count)
+        end = integer("sdiv", integer("mul", integer("add", i, 1), "%rows"), count)
+        function = code.entry("@by_rows", integer("sub", integer("sub", end, start), 1), "ptr")
+        a = code.address("%a", integer("mul", start, "%a_row"))
+        c = code.address("%c", integer("mul", start, "%c_row"))
+        ahead = code.address("%ahead", integer("mul", i, part))
+        code.do(
+            f"call void {function}(i64 %n, i64 %k, ptr {a}, i64 %a_row, i64 %a_column, ptr %b, "
+            f"ptr {c}, i64 %c_row, i1 %accumulate, ptr {ahead})"
+        )
+    functions = ", ".join(f"ptr @rows{rows}" for rows in range(1, processor.rows + 1))
+    code.globals.append(f"@by_rows = internal constant [{processor.rows} x ptr] [{functions}]")
+    return code
+
+
+# Blocks.
+
+
+def _pack_block(processor: Processor) -> Code:
+    """A function that copies a block (%k, %n), or that of a transposed matrix, into panels."""
+    lanes = processor.lanes
+    code = Code(
+        "define internal void @pack_block(i64 %n, i64 %k, ptr %b, i64 %b_row, i64 %b_column, "
+        "ptr %packed)"
+    )
+    integer = code.integer
+    size = _panel_size(code, lanes)
+    whole = integer("sdiv", "%n", lanes)
+    end = integer("sdiv", integer("add", "%n", lanes - 1), lanes)
+
+    def source(k: Integer, column: Integer) -> str:
+        row = code.address("%b", integer("mul", k, "%b_row"))
+        return code.address(row, integer("mul", column, "%b_column"))
+
+    def target(k: Integer, v: Integer) -> str:
+        panel = code.address("%packed", integer("mul", v, size))
+        return code.address(panel, integer("mul", k, lanes))
+
+    by_rows = code.emit("icmp eq i64 %b_column, 1")
+    with code.when(by_rows), code.loop(0, "%k") as k:
+        with code.loop(0, whole) as v:
+            code.store(code.load(source(k, integer("mul", v, lanes)), lanes), target(k, v))
+        with code.loop(whole, end) as v:
+            column = integer("mul", v, lanes)
+            mask = code.lanes_below(integer("sub", "%n", column), lanes)
+            code.store(code.load(source(k, column), lanes, mask=mask), target(k, v))
+
+    by_columns = code.emit("icmp eq i64 %b_row, 1")
+    by_columns = code.emit(f"select i1 {by_rows}, i1 false, i1 {by_columns}")
+    squares = code.emit(f"select i1 {by_columns}, i64 {whole}, i64 0")
+    squares_end = integer("sub", "%k", integer("srem", "%k", lanes))
+    with code.loop(0, squares) as v, code.loop(0, squares_end, lanes) as k:
+        columns = [integer("add", integer("mul", v, lanes), i) for i in range(lanes)]
+        square = _transposed([code.load(source(k, column), lanes) for column in columns])
+        place = target(k, v)
+        for i, row in enumerate(square):
+            code.store(row, code.address(place, i * lanes))
+
+    vectors = code.emit(f"select i1 {by_rows}, i64 0, i64 {end}")
+    with code.loop(0, vectors) as v:
+        done = code.emit(f"icmp slt i64 {v}, {squares}")
+        start = code.emit(f"select i1 {done}, i64 {squares_end}, i64 0")
+        column = integer("mul", v, lanes)
+        valid = code.smaller(integer("sub", "%n", column), lanes)
+        with code.loop(start, "%k") as k:
+            place = target(k, v)
+            with code.loop(0, valid) as lane:
+                value = code.load(source(k, integer("add", column, lane)))
+                code.store(value, code.address(place, lane))
+    return code
+
+
+def _transposed(rows: list[Value]) -> list[Value]:
+    """The columns of a square: a perfect shuffle of its rows, as often as they can be halved."""
+    count = len(rows)
+    half = count // 2
+    low = [i // 2 + i % 2 * count for i in range(count)]
+    high = [i + half for i in low]
+    for _ in range(count.bit_length() - 1):
+        pairs = list(zip(rows[:half], rows[half:], strict=True))
+        rows = [x.shuffled(y, lanes) for x, y in pairs for lanes in (low, high)]
+    return rows
+
+
+class _Block(NamedTuple):
+    row: Integer  # of the matrix b: the block's first
+    column: Integer
+    k: Integer  # the block has so many rows
+    n: Integer  # and columns
+    accumulate: str  # whether it adds to what the blocks above have made
+    offset: Integer  # where it is in the packed matrix
+    following: Integer  # where the next one is; after the last the first, for the next step
+
+
+@contextmanager
+def _blocks(code: Code, processor: Processor) -> Iterator[_Block]:
+    """What is written inside runs for each block of a matrix (%k, %n)."""
+    integer, lanes = code.integer, processor.lanes
+    width = integer("mul", integer("sdiv", integer("add", "%n", lanes - 1), lanes), lanes)
+    blocks = integer("sdiv", integer("add", "%k", BLOCK_ROWS - 1), BLOCK_ROWS)
+    size = integer("mul", integer("add", "%k", blocks), width)
+    with code.loop(0, "%k", BLOCK_ROWS) as row:
+        k = code.smaller(integer("sub", "%k", row), BLOCK_ROWS)
+        above = integer("add", row, integer("sdiv", row, BLOCK_ROWS))
+        accumulate = code.emit(f"icmp sgt i64 {row}, 0")
+        with code.loop(0, "%n", BLOCK_VECTORS * lanes) as column:
+            n = code.smaller(integer("sub", "%n", column), BLOCK_VECTORS * lanes)
+            offset = integer("mul", column, integer("add", k, 1))
+            offset = integer("add", integer("mul", above, width), offset)
+            following = integer("add", offset, integer("mul", n, integer("add", k, 1)))
+            last = code.emit(f"icmp sge i64 {following}, {size}")
+            following = code.emit(f"select i1 {last}, i64 0, i64 {following}")
+            yield _Block(row, column, k, n, accumulate, offset, following)
+
+
+def _pack(processor: Processor) -> Code:
+    """A function that packs a matrix (%k, %n)."""
+    code = Code("define void @pack(i64 %n, i64 %k, ptr %b, i64 %b_row, i64 %b_column, ptr %packed)")
+    with _blocks(code, processor) as block:
+        _call_pack_block(code, block, code.address("%packed", block.offset))
+    return code
+
+
+def _call_pack_block(code: Code, block: _Block, packed: str) -> None:
+    b = code.address("%b", code.integer("mul", block.row, "%b_row"))
+    b = code.address(b, code.integer("mul", block.column, "%b_column"))
+    code.do(
+        f"call void @pack_block(i64 {block.n}, i64 {block.k}, ptr {b}, i64 %b_row, "
+        f"i64 %b_column, ptr {packed})"
+    )
+
+
+def _call_multiply_block(code: Code, block: _Block, packed: str, ahead: str) -> None:
+    a = code.address("%a", code.integer("mul", block.row, "%a_column"))
+    c = code.address("%c", block.column)
+    accumulate = code.emit(f"or i1 {block.accumulate}, %accumulate")
+    code.do(
+        f"call void @multiply_block(i64 %rows, i64 {block.n}, i64 {block.k}, ptr {a}, i64 %a_row, "
+        f"i64 %a_column, ptr {packed}, ptr {c}, i64 %c_row, i1 {accumulate}, ptr {ahead})"
+    )
+
+
+def _multiply(processor: Processor) -> Code:
+    """A function for c = or += a @ b, where b is packed."""
+    code = Code(f"define void @multiply(i64 %rows, i64 %n, i64 %k, {_TILE})")
+    with _blocks(code, processor) as block:
+        packed, ahead = (code.address("%b", x) for x in (block.offset, block.following))
+        _call_multiply_block(code, block, packed, ahead)
+    return code
+
+
+def _product(processor: Processor) -> Code:
+    """A function for c = or += a @ b, which packs one block of b at a time."""
+    code = Code(
+        f"define void @product(i64 %rows, i64 %n, i64 %k, {_TILE}, i64 %b_row, i64 %b_column, "
+        "ptr %packed)"
+    )
+    with _blocks(code, processor) as block:
+        _call_pack_block(code, block, "%packed")
+        _call_multiply_block(code, block, "%packed", "%packed")
+    return code
