@@ -1,37 +1,27 @@
 """Eager speed and memory beside other libraries: ``python -m benchmarks.eager`` from the root.
 
-Each side runs in a process of its own (``worker.py``). In a round every side has one turn, one
-after the other, and gives the median of its turn; a ratio is taken within a round and then its
-median over the rounds. See README.md for how to read the tables.
-
-The subtle thing is the pause before a turn. The thread pools of the side before it go on spinning
-for some milliseconds after its last product, and on two cores that would be charged to the next.
+Each side runs in a process of its own, and they take turns (``bench.py``). See README.md for how to
+read the tables. The subtle thing is what is compared: every primitive of every step is a node of
+the graph on all sides; none may plan the loop as a whole.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.problem import CHAIN, OPERATIONS, SIZES, TOLERANCE, Size, agree
+from benchmarks.bench import FLOOR, Bench, Result, ratio
+from benchmarks.problem import CHAIN, OPERATIONS, SIZES, Size
 from benchmarks.report import Section, machine, spread, write
 
-ROOT = Path(__file__).resolve().parents[1]
-OURS, FLOOR = "tinygrad_rnn", "floor"
+OURS = "tinygrad_rnn"
 PEERS = ("torch", "autograd", "autograd_plain", "mygrad")
 PARTS = ("lstm", "ops", "memory", "profile")
-PAUSE_SECONDS = 0.05
 
 # How many times as fast as each peer we mean to be, by size.
 TARGETS = {
@@ -42,139 +32,12 @@ TARGETS = {
 MEMORY_TARGET = 1.1
 
 
-class Worker:
-    """A side at work: ``first`` is its answer when warm, ``ask(k)`` the times of k iterations."""
-
-    def __init__(self, task: dict[str, Any], threads: int) -> None:
-        environment = dict(os.environ)
-        for name in ("OMP", "OPENBLAS", "MKL"):
-            environment[f"{name}_NUM_THREADS"] = str(threads)
-        paths = [str(ROOT), str(ROOT / "backends"), environment.get("PYTHONPATH", "")]
-        environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.worker", json.dumps(task)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            env=environment,
-        )
-        self.first = self._answer()
-
-    def ask(self, count: int) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # then the answer below says that it ended
-            print(count, file=self.process.stdin, flush=True)
-        return self._answer()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"missing": "failed: it ended"}
-        return answer
-
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        with suppress(BrokenPipeError):
-            self.process.stdin.close()
-        self.process.stdout.close()
-        self.process.wait()
-
-
-@dataclass
-class Result:
-    """One side of one comparison; ``rounds`` holds its (forward, backward, both) seconds."""
-
-    side: str
-    first: dict[str, Any]
-    missing: str = ""
-    rounds: list[tuple[float, float, float]] = field(default_factory=list)
-    faults: list[float] = field(default_factory=list)
-
-    @property
-    def absent(self) -> str:
-        """What to print in place of a figure, or nothing; the reason stands under "Sides"."""
-        return self.missing.partition(":")[0]
-
-    def seconds(self, part: int = 2) -> Any:
-        return np.array(self.rounds)[:, part]
-
-
-class Bench:
-    """What was asked for on the command line, and what has been found so far."""
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.sections: list[Section] = []
-        self.raw: dict[str, Any] = {}
-        self.installed: dict[str, None] = {}  # a set that keeps its order
-        self.compared = 0
-        self.disagreements: list[str] = []
-
-    def run(self, title: str, sides: list[str], task: dict[str, Any]) -> list[Result]:
-        """Start a worker for each side and let them take turns; every side gets a result."""
-        results, workers, counts = [], {}, {}
-        with ExitStack() as stack:
-            for side in sides:
-                self.progress(f"{title}: starting {side}")
-                worker = stack.enter_context(Worker({"side": side, **task}, self.options.threads))
-                result = Result(side, worker.first, worker.first.get("missing", ""))
-                results.append(result)
-                if not result.missing and "seconds" in worker.first:
-                    workers[side] = worker
-                    counts[side] = max(1, round(self.options.turn / worker.first["seconds"]))
-            alive = [result for result in results if result.side in workers]
-            for number in range(self.options.rounds if alive else 0):
-                self.progress(f"{title}: round {number + 1} of {self.options.rounds}")
-                first = number % len(alive)
-                for result in alive[first:] + alive[:first]:
-                    time.sleep(PAUSE_SECONDS)
-                    answer = workers[result.side].ask(counts[result.side])
-                    if "missing" in answer:
-                        raise SystemExit(f"{title}: {result.side} {answer['missing']}")
-                    times = np.array(answer["times"])
-                    both = float(np.median(times.sum(1)))
-                    forward, backward = np.median(times, axis=0).tolist()
-                    result.rounds.append((forward, backward, both))
-                    result.faults.append(answer["faults"])
-        self.progress("")
-        self.note(title, results)
-        return results
-
-    def progress(self, text: str) -> None:
-        if sys.stderr.isatty():
-            print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
-
-    def note(self, title: str, results: list[Result]) -> None:
-        """Keep the raw figures and the versions, and compare the checksums."""
-        self.raw[title] = [vars(result) for result in results]
-        answered = [r for r in results if not r.missing and r.side != FLOOR]
-        for result in results:
-            versions = result.first.get("versions", {})
-            words = ", ".join(f"{name} {version}" for name, version in versions.items())
-            form = result.first.get("form", "")
-            line = f"* {result.side}: " + (result.missing or f"{words}; {form}")
-            self.installed.setdefault(line)
-        for result in answered[1:]:
-            self.compared += 1
-            if not agree(answered[0].first["checksum"], result.first["checksum"]):
-                self.disagreements.append(f"{title}: {result.side} and {answered[0].side}")
-
-    def add(self, section: Section) -> None:
-        self.sections.append(section)
-        print(f"\n{section}", flush=True)
-
-    def sides(self) -> None:
-        agreement = f"{self.compared} comparisons: the same loss and gradients, to {TOLERANCE}."
-        if self.disagreements:
-            agreement = f"These differ by more than {TOLERANCE}: {'; '.join(self.disagreements)}."
-        self.add(Section("Sides", "\n".join([agreement, "", *self.installed])))
+class Eager(Bench):
+    """The tables of the literal path."""
 
     def lstm(self, size: Size) -> None:
-        results = self.run(f"LSTM {size}", [OURS, *self.options.peers, FLOOR], lstm_task(size))
+        sides = [OURS, *self.options.peers, FLOOR]
+        results = self.run(f"LSTM {size}", tasks(sides, lstm_task(size)))
         by_side = {result.side: result for result in results}
         floor = by_side[FLOOR].seconds()
         rows = []
@@ -212,7 +75,7 @@ class Bench:
         rows = []
         for operation in OPERATIONS:
             task = {"kind": "chain", "operation": operation}
-            results = self.run(f"operation {operation}", [OURS, *self.options.peers], task)
+            results = self.run(f"operation {operation}", tasks([OURS, *self.options.peers], task))
             for result in results:
                 if result.missing:
                     rows.append([operation, result.side, result.absent, *["-"] * 7])
@@ -241,7 +104,7 @@ class Bench:
 
     def memory(self, size: Size) -> None:
         task = {**lstm_task(size), "kind": "memory"}
-        results = self.run(f"memory {size}", [OURS, *self.options.peers], task)
+        results = self.run(f"memory {size}", tasks([OURS, *self.options.peers], task))
         needed = size.saved_bytes
         rows = []
         for result in results:
@@ -271,22 +134,18 @@ class Bench:
 
     def profile(self, size: Size) -> None:
         task = {**lstm_task(size), "kind": "profile"}
-        (result,) = self.run(f"profile {size}", [OURS], task)
+        (result,) = self.run(f"profile {size}", tasks([OURS], task))
         block = result.missing or result.first["profile"]
         explanation = "Our side under cProfile, which makes Python calls look dearer than they are."
         self.add(Section(f"Where the time goes, {size}", explanation, block=block))
 
 
+def tasks(sides: Sequence[str], task: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    return {side: {"side": side, **task} for side in sides}
+
+
 def lstm_task(size: Size) -> dict[str, Any]:
     return {"kind": "lstm", "size": list(size)}
-
-
-def ratio(result: Result, ours: Result) -> list[str]:
-    """How many times as fast as this side ours is: the median over rounds, and the spread."""
-    if ours.missing or result.side in (OURS, FLOOR):
-        return ["-", "-"]
-    ratios = result.seconds() / ours.seconds()
-    return [f"{np.median(ratios):.2f}", spread(ratios)]
 
 
 def checksums(result: Result) -> list[str]:
@@ -330,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"a turn of about {options.turn} s or one iteration."
     )
     print(heading)
-    bench = Bench(options)
+    bench = Eager(options)
     for size in options.sizes:
         if "lstm" in options.parts:
             bench.lstm(size)
@@ -343,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             bench.profile(size)
     bench.sides()
     if options.write:
-        write(options.write, heading, bench.sections, bench.raw)
+        write(options.write, "Eager speed", heading, bench.sections, bench.raw)
         print(f"\nwritten: {options.write}, {options.write.with_suffix('.json')}")
     return 1 if bench.disagreements else 0
 

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ class Section:
     title: str
     explanation: str = ""
     header: Sequence[str] = ()
-    rows: list[Sequence[str]] = field(default_factory=list)
+    rows: Sequence[Sequence[str]] = ()
     block: str = ""
 
     def __str__(self) -> str:
@@ -71,9 +71,11 @@ def machine() -> str:
     )
 
 
-def write(path: Path, heading: str, sections: list[Section], raw: dict[str, Any]) -> None:
+def write(
+    path: Path, title: str, heading: str, sections: list[Section], raw: dict[str, Any]
+) -> None:
     """The report as Markdown at ``path``, and every round's figures as JSON beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = "\n\n".join([f"# Eager speed, {date.today()}", heading, *map(str, sections)])
+    text = "\n\n".join([f"# {title}, {date.today()}", heading, *map(str, sections)])
     path.write_text(text + "\n", encoding="utf-8")
     path.with_suffix(".json").write_text(json.dumps(raw, indent=1) + "\n", encoding="utf-8")

@@ -2,7 +2,7 @@
 
 TASK is a JSON object naming a side and what to compute. The worker warms up, answers with what it
 computed, then reads numbers from stdin, runs that many iterations and answers with their times, one
-line of JSON each, until stdin closes. ``benchmarks.eager`` starts it; nobody need do so by hand.
+line of JSON each, until stdin closes. ``bench.py`` starts it; nobody need do so by hand.
 
 The subtle thing: two libraries in one process spin their thread pools against each other and share
 caches and an allocator. A worker that waits for its next line does nothing at all.
@@ -18,6 +18,7 @@ import pstats
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from time import perf_counter
 from typing import Any
@@ -33,7 +34,10 @@ WARM_SECONDS = 0.5
 PROFILE_SECONDS = 2.0
 
 
-def timed(forward: Callable[[], Any], backward: Callable[[Any], Any]) -> tuple[float, float]:
+Seconds = tuple[float, ...]  # of each part of an iteration
+
+
+def timed(forward: Callable[[], Any], backward: Callable[[Any], Any]) -> Seconds:
     """Seconds of the forward and of the backward pass, which includes freeing the graph."""
     start = perf_counter()
     pending = forward()
@@ -43,35 +47,42 @@ def timed(forward: Callable[[], Any], backward: Callable[[Any], Any]) -> tuple[f
     return middle - start, perf_counter() - middle
 
 
-def warm_up(forward: Callable[[], Any], backward: Callable[[Any], Any]) -> float:
+def warm_up(once: Callable[[], Seconds]) -> float:
     """Run for a while, three times at least; the seconds of the last iteration."""
     start, count = perf_counter(), 0
     while True:
-        seconds = sum(timed(forward, backward))
+        seconds = sum(once())
         count += 1
         if count >= 3 and perf_counter() - start > WARM_SECONDS:
             return seconds
 
 
-def turn(forward: Callable[[], Any], backward: Callable[[Any], Any], count: int) -> dict[str, Any]:
+def turn(once: Callable[[], Seconds], count: int) -> dict[str, Any]:
     """The times of ``count`` iterations, and how many fresh pages of memory each had to ask for."""
-    timed(forward, backward)  # wakes the caches and the threads; not counted
+    once()  # wakes the caches and the threads; not counted
     before = page_faults()
-    times = [timed(forward, backward) for _ in range(count)]
+    times = [once() for _ in range(count)]
     return {"times": times, "faults": (page_faults() - before) / count}
+
+
+def take_turns(once: Callable[[], Seconds], answer: Callable[..., None], **ready: Any) -> None:
+    """Warm up, say so, and then take a turn whenever told to."""
+    answer(**ready, seconds=warm_up(once))
+    for line in sys.stdin:
+        answer(**turn(once, int(line)))
 
 
 def page_faults() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt if resource else float("nan")
 
 
-def profile(forward: Callable[[], Any], backward: Callable[[Any], Any], seconds: float) -> str:
+def profile(once: Callable[[], Seconds]) -> str:
     """Where the time goes, by function: the first 25 by their own time."""
-    count = max(1, round(PROFILE_SECONDS / seconds))
+    count = max(1, round(PROFILE_SECONDS / warm_up(once)))
     profiler = cProfile.Profile()
     profiler.enable()
     for _ in range(count):
-        timed(forward, backward)
+        once()
     profiler.disable()
     text = io.StringIO()
     pstats.Stats(profiler, stream=text).strip_dirs().sort_stats("tottime").print_stats(25)
@@ -87,19 +98,18 @@ def serve(task: dict[str, Any], answer: Callable[..., None]) -> None:
         data = lstm_data(Size(*task["size"]))
         forward, backward = side.lstm(data)
     result = checksum(*backward(forward()))
-    seconds = warm_up(forward, backward)
     ready = {"versions": side.VERSIONS, "form": side.FORM, "checksum": result}
+    once = partial(timed, forward, backward)
     if task["kind"] == "memory":
+        warm_up(once)
         answer(**ready, held=side.held(forward, data))
     elif task["kind"] == "profile":
-        answer(**ready, profile=profile(forward, backward, seconds))
+        answer(**ready, profile=profile(once))
     else:
-        answer(**ready, seconds=seconds)
-        for line in sys.stdin:
-            answer(**turn(forward, backward, int(line)))
+        take_turns(once, answer, **ready)
 
 
-def main() -> None:
+def main(serve: Callable[[dict[str, Any], Callable[..., None]], None]) -> None:
     # Answers leave by a copy of stdout; whatever a library prints goes to stderr.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -122,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(serve)
