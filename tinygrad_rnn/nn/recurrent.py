@@ -101,6 +101,8 @@ class _Layer(Module):
 
     def _time_first(self, x: Any) -> tuple[Any, bool]:
         """x as Tensors (T, B, ...), and whether it was not."""
+        if isinstance(x, Tensor) and not self.batch_first:
+            return x, False
         x = map_leaves(self._placed, x)
         # One sequence (T, I), or (T,) of integers, has no batch to come first.
         batched = [leaf.ndim > (2 if leaf.dtype.kind == "f" else 1) for leaf in flatten(x)[0]]
@@ -357,8 +359,8 @@ class _Stacked(_Layer):
                 f"{name}: x is {x.dtype}; numbers of symbols go through an Embedding first, "
                 "anything else through astype('float32')"
             )
-        given = [k for k, v in steps._asdict().items() if v is not None]
-        if x.ndim == 2 and given:
+        given = [k for k, v in steps._asdict().items() if v is not None] if x.ndim == 2 else []
+        if given:
             raise ValueError(
                 f"{name}: {given[0]} speaks of rows, and one sequence (T, {size}) has none; "
                 "a batch of one is x[:, None]"

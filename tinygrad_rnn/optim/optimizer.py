@@ -295,14 +295,20 @@ def _is_named(x: Any) -> bool:
 
 
 def _not_finite(grads: Sequence[Tensor]) -> list[int]:
-    """Which of them hold a NaN or an infinity; every backend is waited for once."""
+    """Which of them hold a NaN or an infinity; every backend is waited for once if none does.
+
+    A sum with either in it is neither finite, so where the sum is, one pass without memory of its
+    own was enough. A sum may also overflow, and then the elements are looked at.
+    """
     together: dict[Backend, list[int]] = {}
     for i, grad in enumerate(grads):
         together.setdefault(backend_of(grad), []).append(i)
     found = []
     for xp, members in together.items():
-        finite = xp.stack([xp.all(xp.isfinite(grads[i]._array)) for i in members])
-        found += [i for i, fine in zip(members, xp.to_host(finite), strict=True) if not fine]
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = xp.to_host(xp.stack([xp.asarray(xp.sum(grads[i]._array)) for i in members]))
+        suspects = [i for i, fine in zip(members, np.isfinite(sums), strict=True) if not fine]
+        found += [i for i in suspects if not bool(xp.all(xp.isfinite(grads[i]._array)))]
     return sorted(found)
 
 

@@ -91,6 +91,8 @@ class Call:
 
     def _owned(self, array: Any, shape: tuple[int, ...]) -> Any:
         """A copy of an array, of this shape."""
+        if array.shape == shape:
+            return self.np.array(array)
         return self.np.array(self.np.broadcast_to(array, shape))
 
     def in_order(self, states: Sequence[Any]) -> list[Any]:

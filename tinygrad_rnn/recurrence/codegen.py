@@ -24,12 +24,13 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..graph import TABLE
-from .distribute import Carry, Distribution, Pass, Stage, Term, contraction, read_by
-from .ir import ARRAY, NUMBERS, Number, Value, base, is_view, ordered
+from ..primitives.indexing import ARRAY
+from .distribute import Distribution, Pass, Stage, Term, contraction, read_by
+from .ir import NUMBERS, Number, Value, base, is_view
 from .loops import Kernel, Loop
 from .lower import Lowering, NotNative
 from .rows import EACH, MERGED, ONCE, ROWS, ROWS_ONCE
-from .simplify import elements, sliced_axis
+from .simplify import elements
 
 UFUNCS = {
     name: f"np.{name}"
@@ -239,7 +240,7 @@ class _Writer:
                 continue
             plural = {"captured": "captured", "dy": "dys"}.get(kind, f"{kind}s")
             hint = {"captured": "w", "scalar": "number", "draw": "drawn"}.get(kind, kind)
-            self.names[value] = self.name(hint) if index else self.name(hint + "0"[:0])
+            self.names[value] = self.name(hint)
             self.line(f"{self.names[value]} = {plural}[{index}]")
 
     def _held(self) -> str:
@@ -256,9 +257,8 @@ class _Writer:
     def held(self, forward: _Writer) -> None:
         """Take what the forward pass held."""
         for i, value in enumerate(forward.residuals):
-            hint = "held" if value.source is None else "h"
-            name = self.name(hint if value.source is not None else value.name)
-            self.lines.append(f"    {name} = held[{i}]")
+            name = self.name(value.name if value.source is None else "h")
+            self.line(f"{name} = held[{i}]")
             if value.source is None:
                 self.names[value] = name
             else:
@@ -441,7 +441,7 @@ class _Writer:
         """One operation on arrays, into ``out`` if there is one."""
         into = out
         kind = value.name
-        direct = kind in UFUNCS or kind in _INTO or kind == "matmul"
+        direct = writes_into(value)
         if direct and out is None and allocate:
             self._allocate(name, value)
             into = name
@@ -784,7 +784,7 @@ class _LoopWriter:
         if value in writer.names:
             name = writer.names[value]
             return self._over(self._each(value, name), name), True
-        if value.name in UFUNCS or value.name in _INTO or value.name in ("matmul", "concat"):
+        if writes_into(value) or value.name == "concat":
             return self._scratch(value), True
         return None, True
 
@@ -947,6 +947,13 @@ def _at(value: Value) -> str:
     return f"  # {value.line}" if value.line else ""
 
 
+def writes_into(value: Value) -> bool:
+    """Whether an operation can write its result into memory that is given to it."""
+    if value.name in ("sigmoid", "relu", "softplus"):  # of integers they are computed otherwise
+        return value.operands[0].dtype.kind == "f"
+    return value.name in UFUNCS or value.name in _INTO or value.name == "matmul"
+
+
 def _placed(
     values: list[Value],
     carried: dict[Value, Value],
@@ -962,7 +969,7 @@ def _placed(
         for part in whole.operands:
             stop = start + part.shape[axis]
             own = part in inside and part not in carried and part not in found
-            direct = part.name in UFUNCS or part.name in _INTO or part.name == "matmul"
+            direct = writes_into(part)
             once = whole.operands.count(part) == 1 and part.dtype == whole.dtype
             if own and direct and once and together(part, whole):
                 found[part] = (whole, _axis_key(len(whole.shape), axis, start, stop))
@@ -1039,6 +1046,3 @@ def over_time(primitive: Any, varies: list[bool], *arrays: Any, **parameters: An
     with no_grad():
         out = batching.in_one_go(primitive, steps, varies, values, parameters)
     return tuple([part._array for part in out]) if primitive.several else out._array
-
-
-__all__ = ["Program", "base", "is_view", "ordered", "sliced_axis", "TABLE", "Carry"]

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..graph import TABLE
-from .ir import ARRAY, Graph, Value, base, ordered, users
-from .rows import EACH, ONCE, ROWS, ROWS_ONCE, SUMMED, Extent
+from ..primitives.indexing import ARRAY
+from .ir import Graph, Value, base, ordered, users
+from .rows import ONCE, ROWS, SUMMED, Extent
 from .simplify import elements
 
 
@@ -320,21 +320,3 @@ def contraction(value: Value) -> str | None:
         first = value.parameters["key"][0] is ARRAY
         return "places" if first and value.operands[0].name == "full" else None
     return None
-
-
-__all__ = [
-    "EACH",
-    "ONCE",
-    "ROWS",
-    "ROWS_ONCE",
-    "SUMMED",
-    "TABLE",
-    "Carry",
-    "Distribution",
-    "Pass",
-    "Stage",
-    "Term",
-    "contraction",
-    "distribute",
-    "read_by",
-]

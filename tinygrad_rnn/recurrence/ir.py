@@ -21,7 +21,6 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..graph import TABLE, Primitive
-from ..primitives.indexing import ARRAY
 
 Number: TypeAlias = "bool | int | float"
 Shape: TypeAlias = "tuple[int, ...]"
@@ -348,24 +347,3 @@ def users(values: Iterable[Value]) -> dict[Value, list[Value]]:
         for x in value.operands:
             found.setdefault(x, []).append(value)
     return found
-
-
-__all__ = [
-    "ARRAY",
-    "NUMBERS",
-    "Graph",
-    "Number",
-    "Shape",
-    "Source",
-    "Table",
-    "Value",
-    "base",
-    "check",
-    "hashable",
-    "is_view",
-    "metas_of",
-    "ordered",
-    "sources",
-    "spelled",
-    "users",
-]

@@ -77,7 +77,8 @@ class Pool:
     @property
     def bytes(self) -> int:
         """What the buffers take, in use or not."""
-        return sum(size * len(buffers) for size, buffers in self._buffers.items())
+        with self._lock:
+            return sum(size * len(buffers) for size, buffers in self._buffers.items())
 
     def clear(self) -> None:
         """Forget all buffers; those in use are freed by their users."""
@@ -149,10 +150,6 @@ class Steps:
         starts = [0, *(self.rows + start for start in self._starts)]
         return [states[s : s + n] for s, n in zip(starts, self.counts.tolist(), strict=False)]
 
-    def after(self, states: Array) -> Sequence[Array]:
-        """The state after each step, likewise."""
-        return self.each(self.all_after(states))
-
     def rows_of(self, array: Array) -> Sequence[Array]:
         """The active rows of an array (rows, ...) at each step."""
         assert self.counts is not None
@@ -195,8 +192,8 @@ class Steps:
     def added(self, array: Array) -> Array:
         """The sum over the steps of each row, (rows, ...), of an array over all steps."""
         if self.counts is None:
-            return np.add.reduce(self.each(array), axis=0)
-        total = np.zeros((self.rows, *array.shape[1:]), dtype=array.dtype)
+            return self.library.asarray(self.each(array)).sum(0)
+        total = self.library.zeros((self.rows, *array.shape[1:]), dtype=array.dtype)
         for part in self.each(array):
             total[: len(part)] += part
         return total

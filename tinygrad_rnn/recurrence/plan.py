@@ -9,9 +9,11 @@ The subtle point is what a plan keeps: shapes, primitives and its source, and no
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 from . import codegen, fuse, kernels, report, simplify
@@ -136,7 +138,7 @@ class Plan:
 
 
 def _compiled(program: codegen.Program, machine: kernels.Machine) -> dict[str, Any]:
-    names: dict[str, Any] = {"np": machine.np, **program.given}
+    names: dict[str, Any] = {"np": machine.np, "inf": math.inf, "nan": math.nan, **program.given}
     if program.native is not None:
         try:
             loops = program.native.compile(program.loops)
@@ -156,6 +158,7 @@ class Cache:
         self.hits = self.misses = 0
         self.pool = Pool()
         self._plans: OrderedDict[Any, Plan | str] = OrderedDict()
+        self.with_it: list[Callable[[], None]] = []  # what else is forgotten when all plans are
         self._lock = threading.Lock()
 
     @property
@@ -196,6 +199,8 @@ class Cache:
             self._plans.clear()
             self.hits = self.misses = 0
         self.pool.clear()
+        for forget in self.with_it:
+            forget()
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -205,7 +210,9 @@ class Cache:
             f"{len(self)} of at most {self.bound} plans; {self.hits} hits, {self.misses} misses; "
             f"{self.pool.bytes / 2**20:.1f} MiB of buffers; plan_cache().clear() forgets them"
         ]
-        for found in list(self._plans.values()):
+        with self._lock:
+            plans = list(self._plans.values())
+        for found in plans:
             lines.append(f"  {found if isinstance(found, Plan) else 'literal: ' + found}")
         return "\n".join(lines)
 

@@ -12,8 +12,7 @@ twice; if the second trace differs, the cell runs literally, and the plan says w
 from __future__ import annotations
 
 import traceback
-import weakref
-from contextlib import suppress
+import warnings
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +27,7 @@ from .call import Bytes, Call, literally, recorded
 from .ir import Table, spelled
 from .memory import Steps
 from .plan import Plan, cache
+from .purity import Snapshot, codes
 from .report import bytes_of_loop
 from .rows import Mixed
 from .trace import Step, Wanted, trace
@@ -57,10 +57,9 @@ def prepare(loop: Any, in_segments: bool = False) -> Prepared:
     """
     if is_anomaly_detected():
         raise Unplanned("detect_anomaly looks at every operation of every step")
-    states, structure = flatten(loop.initial)
     backend = backends.of(loop.xs[0]._array)
     known = kernels.machine_of(backend) is not None
-    given = [*loop.xs, *states, *(x for x in (loop.valid, loop.reset) if x is not None)]
+    given = [*loop.xs, *loop.states, *(x for x in (loop.valid, loop.reset) if x is not None)]
     if loop.reset is not None:
         given += flatten(loop.reset_state)[0]
     for x in given:
@@ -70,13 +69,15 @@ def prepare(loop: Any, in_segments: bool = False) -> Prepared:
         if not known or own is not backend:
             names = f"{x.backend!r} beside {loop.xs[0].backend!r}"
             raise Unplanned(f"arrays are neither NumPy's nor all CuPy's, but of {names}")
-    plain, start = (loop.plain_step, (loop.x_structure, loop.xs)), (structure, states)
+    start = loop.state_structure, loop.states
+    plain = loop.plain_step, (loop.x_structure, loop.xs)
     if loop.lengths is not None and loop.reset is None and not all(loop.full):
         found = _found(*plain, start, loop, True, in_segments)
         # Rows that are read from their ends are at different steps: none is common to them.
         if found is not None and not (loop.reverse and found.plan.reads_steps):
             return found
-    step, xs = plain if loop.valid is None and loop.reset is None else loop.masked_step()
+    whole = loop.reset is None and (loop.valid is None or all(loop.full))
+    step, xs = plain if whole else loop.masked_step()
     found = _found(step, xs, start, loop, False, in_segments)
     assert found is not None
     return found
@@ -92,10 +93,9 @@ def _found(
 ) -> Prepared | None:
     """The plan of a step; None for steps of unequal lengths whose rows are not independent."""
     at_one = [_at_one_step(x) for x in xs[1]]
-    global _signatures
-    if len(_signatures) > _ENOUGH_VALUES:
-        _signatures = Table()
-    traced = _traced(step, (xs[0], at_one), states, _signatures)
+    known = codes(loop.cell)
+    before = None if known in _known else Snapshot(loop.cell)
+    traced = _traced(step, (xs[0], at_one), states, _signatures(), before=before)
     recording = is_grad_enabled()
     wanted = Wanted(
         *(
@@ -105,43 +105,25 @@ def _found(
     )
     if in_segments and any(map(any, wanted)):
         wanted = wanted._replace(states=tuple([h.dtype.kind == "f" for h in states[1]]))
-    key = (traced.key, wanted, ragged, traced.trace.backend.name)
+    key = (traced.key, wanted, ragged, loop.batch, traced.trace.backend.name)
     plan = cache.get(key)
     if plan is None:
         plan = _made(step, (xs[0], at_one), states, traced, wanted, loop.batch, ragged)
         cache.put(key, plan)
-    elif isinstance(plan, Plan) and not _is_known(loop.cell):
-        _compare(traced, _traced(step, (xs[0], at_one), states, _signatures))
+    elif isinstance(plan, Plan) and known not in _known:
+        _compare(traced, _traced(step, (xs[0], at_one), states, _signatures()))
     if isinstance(plan, str):
         if ragged and plan.startswith(_MIXED):
             return None
         raise Unplanned(plan)
-    _remember(loop.cell)
+    _known.add(known)
     return Prepared(plan, traced, xs[1], ragged)
 
 
 _MIXED = "rows are not independent"
 
-_known: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
-"""Cells of which two traces were the same. Their structure alone may be that of another cell."""
-
-
-def _code(cell: Any) -> Any:
-    """What a cell is known by: a function by its code, anything else by its class.
-
-    Both may be made anew for each call.
-    """
-    return getattr(cell, "__code__", type(cell))
-
-
-def _is_known(cell: Any) -> bool:
-    return _known.get(id(_code(cell))) is _code(cell)
-
-
-def _remember(cell: Any) -> None:
-    if not _is_known(cell):
-        with suppress(TypeError):  # without weak references a cell is traced twice each time
-            _known[id(_code(cell))] = _code(cell)
+_known: set[frozenset[Any]] = set()
+"""Cells, by ``codes``, of which two traces were the same and that changed nothing in them."""
 
 
 def _at_one_step(x: Tensor) -> Tensor:
@@ -149,17 +131,48 @@ def _at_one_step(x: Tensor) -> Tensor:
     return wrap(x._array[0, ...], x._node)
 
 
-_signatures = Table()
-"""The values of all traces: those of steps that do the same are the same."""
-
 _ENOUGH_VALUES = 100_000
+_table = Table()
 
 
-def _traced(step: Any, xs: Any, states: Any, table: Table, lines: bool = False) -> Step:
+def _signatures() -> Table:
+    """The values of all traces: those of steps that do the same are the same."""
+    if len(_table) > _ENOUGH_VALUES:
+        cache.clear()  # the plans were found by what is forgotten
+    return _table
+
+
+def _forget() -> None:
+    global _table
+    _table = Table()
+    _known.clear()
+    _layouts.clear()
+
+
+cache.with_it.append(_forget)
+
+
+def _traced(
+    step: Any,
+    xs: Any,
+    states: Any,
+    table: Table,
+    *,
+    lines: bool = False,
+    before: Snapshot | None = None,
+) -> Step:
+    """A trace of a step; raises Unplanned, with the cell as it was ``before``."""
     try:
-        return trace(step, xs, states, table, lines=lines)
+        found = trace(step, xs, states, table, lines=lines)
     except Exception as error:
+        if before is not None:
+            before.restore()
         raise Unplanned(f"{error}{_blamed(error)}") from error
+    changed = None if before is None else before.changed()
+    if before is not None and changed is not None:
+        before.restore()
+        raise Unplanned(f"the cell changes {changed} when it is called; a planned cell is pure")
+    return found
 
 
 def _blamed(error: BaseException) -> str:
@@ -180,6 +193,10 @@ def _made(
         return Plan(second, wanted, rows, ragged)
     except Mixed as error:
         return f"{_MIXED}: {error}"
+    except Exception as error:  # a mistake of the planner's is no reason to stop
+        reason = f"the planner failed on it, please report this: {type(error).__name__}: {error}"
+        warnings.warn(f"a loop runs literally, since {reason}", stacklevel=2)
+        return reason
 
 
 def _compare(first: Step, second: Step) -> None:
@@ -189,12 +206,12 @@ def _compare(first: Step, second: Step) -> None:
         return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
 
     changed = None
-    arrays = zip(first.captured, second.captured, strict=False)
+    arrays = zip(first.trace.arrays, second.trace.arrays, strict=False)
     if first.key[1:] != second.key[1:] or spelled(first.graph) != spelled(second.graph):
         changed = "operations, shapes or static parameters changed"
     elif not all(map(same, first.trace.scalars, second.trace.scalars)):
         changed = "a Python number changed, such as a counter"
-    elif not all(a is b or same(a.numpy(), b.numpy()) for a, b in arrays):
+    elif not all(a is b or same(*map(first.trace.backend.to_host, (a, b))) for a, b in arrays):
         changed = "a captured array changed, such as a draw"
     if changed is not None:
         again = "the cell did something else when it was called again with the same"
@@ -205,45 +222,39 @@ def run_planned(loop: Any, checkpoint: Any) -> tuple[Any, Any]:
     """The results of a loop by its plan; raises Unplanned where there is none."""
     prepared = prepare(loop, checkpoint is not None)
     plan, step = prepared.plan, prepared.step
-    states, structure = flatten(loop.initial)
     steps, order = _layout(loop, prepared)
     every = segment_length(plan, steps, checkpoint)
-    call = Call(plan, step, steps, order, every, (len(prepared.xs), len(states)))
+    call = Call(plan, step, steps, order, every, (len(prepared.xs), len(loop.states)))
     lengths = None if order is None else loop.lengths
     call.literal = literally(call, loop.literally, lengths, loop.steps, loop.reverse)
-    tensors = [*prepared.xs, *states, *step.captured]
+    tensors = [*prepared.xs, *loop.states, *step.captured]
     results = recorded(call, tensors)
     ys = len(plan.graph.ys)
-    return unflatten(step.output, results[:ys]), unflatten(structure, results[ys:])
+    return unflatten(step.output, results[:ys]), unflatten(loop.state_structure, results[ys:])
 
 
 def segment_length(plan: Plan, steps: Steps, checkpoint: int | Bytes | None) -> int | None:
     """After how many steps the state is held, for a number of steps or a budget; None for all.
 
-    Raises ValueError for what is neither, and for a budget that no number of steps keeps to.
+    Raises ValueError for a budget that no number of steps keeps to.
     """
     if checkpoint is None:
         return None
-    if isinstance(checkpoint, bool) or not isinstance(checkpoint, int) or checkpoint < 1:
-        raise ValueError(
-            f"unroll: checkpoint is a number of steps from 1 on, or Bytes(n), not {checkpoint!r}"
-        )
     if not isinstance(checkpoint, Bytes):
         return int(checkpoint)
     each, state = bytes_of_loop(plan, steps.rows)
     count = steps.steps
 
-    def needed(every: int) -> int:
-        return every * each + -(-count // every) * state
-
-    best = max((k for k in range(1, count + 1) if needed(k) <= checkpoint), default=0)
-    if not best:
-        least = min(range(1, count + 1), key=needed)
+    lengths = np.arange(1, count + 1)
+    needed = lengths * each + -(-count // lengths) * state
+    within = np.flatnonzero(needed <= checkpoint)
+    if not within.size:
+        least = int(needed.argmin())
         raise ValueError(
             f"unroll: checkpoint=Bytes({int(checkpoint)}) is too little for {count} steps; the "
-            f"least is Bytes({needed(least)}), with the state held every {least} steps"
+            f"least is Bytes({needed[least]}), with the state held every {least + 1} steps"
         )
-    return best
+    return int(lengths[within[-1]])
 
 
 _layouts: dict[Any, Steps] = {}
@@ -257,7 +268,7 @@ def _layout(loop: Any, prepared: Prepared) -> tuple[Steps, Any]:
         key = (loop.steps, rows, loop.reverse, library)
         found = _layouts.get(key)
         if found is None:
-            if len(_layouts) > 64:
+            if len(_layouts) > 8:  # each may hold a few integers for each row of each step
                 _layouts.clear()
             found = _layouts[key] = Steps(loop.steps, rows, reverse=loop.reverse, library=library)
         return found, None

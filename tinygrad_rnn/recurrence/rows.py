@@ -15,7 +15,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from .ir import ARRAY, Graph, Value
+from ..primitives.indexing import ARRAY
+from .ir import Graph, Value
 from .trace import copied, full
 
 

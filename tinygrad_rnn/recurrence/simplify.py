@@ -17,7 +17,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..graph import TABLE
-from .ir import ARRAY, NUMBERS, Graph, Number, Shape, Table, Value, is_view
+from ..primitives.indexing import ARRAY
+from .ir import Graph, Number, Shape, Table, Value, is_view
 from .trace import copied, detached, full
 
 _WHOLE = slice(None)
@@ -275,8 +276,8 @@ def reshaped(table: Table, x: Value, shape: Shape) -> Value:
     return x if x.shape == shape else table.value(TABLE["reshape"], x, shape=shape)
 
 
-def linear_sums(graph: Graph) -> Graph:
-    """Sums of products with constants put in order; here so far: -x + y is y - x."""
+def differences(graph: Graph) -> Graph:
+    """Sums with a negative part as differences: -x + y is y - x."""
     return graph.rebuilt(_ordered_sum)
 
 
@@ -313,7 +314,7 @@ def _owns_memory(value: Value) -> bool:
     return value.source is None and not is_view(value) and value.primitive is not full
 
 
-PASSES = (plain, stacked, folded, placed, folded, placed, linear_sums, owned)
+PASSES = (plain, stacked, folded, placed, folded, placed, differences, owned)
 """In this order; what is no longer needed drops out, since nothing reads it."""
 
 
@@ -327,6 +328,3 @@ def simplified(graph: Graph, passes: Sequence[Callable[[Graph], Graph]] = PASSES
 def elements(shape: Shape) -> int:
     """How many elements a shape has."""
     return math.prod(shape)
-
-
-__all__ = ["NUMBERS", "PASSES", "elements", "joined", "reshaped", "simplified", "sliced"]

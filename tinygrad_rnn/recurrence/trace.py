@@ -77,7 +77,8 @@ class TracedArray:
     def lifted(self, x: Tensor) -> TracedArray:
         """A Tensor as one of the trace."""
         array = x._array
-        return array if type(array) is TracedArray else TracedArray(self.trace, self.trace.enter(x))
+        own = type(array) is TracedArray and array.trace is self.trace
+        return array if own else TracedArray(self.trace, self.trace.enter(x))
 
     def interpret(
         self, primitive: Primitive, inputs: Sequence[Any], parameters: dict[str, Any]
@@ -94,7 +95,8 @@ class TracedArray:
         for x in inputs:
             if isinstance(x, Tensor):
                 array = x._array
-                values.append(array.value if type(array) is TracedArray else trace.enter(x))
+                own = type(array) is TracedArray and array.trace is trace
+                values.append(array.value if own else trace.enter(x))
                 if x._node is not None and type(array) is TracedArray and not trace.deriving:
                     raise Untraceable("a derivative is taken inside the cell")
             else:
@@ -118,6 +120,7 @@ class Trace:
         self.backend = backend
         self.table = table
         self.captured: list[Tensor] = []
+        self.arrays: list[Any] = []  # those of the captured Tensors, when they were met
         self.scalars: list[np.ndarray[Any, Any]] = []
         self.draws: list[Draw] = []
         self.constants: list[Any] = []  # arrays that rules made
@@ -138,12 +141,14 @@ class Trace:
         array = x._array
         if backends.of(array) is not self.backend:
             raise Untraceable(
-                f"a captured tensor ({x!r}) holds no array of the backend {self.backend.name!r}"
+                f"a captured tensor {x.dtype} {x.shape} is no array of {self.backend.name!r}: it is "
+                "on another backend, or traced by a loop around this one"
             )
         if self.deriving:
             return self._constant(x)
         index = len(self.captured)
         self.captured.append(x)  # keeps it alive, and so its id its own
+        self.arrays.append(array)
         value = self.table.source("captured", index, x.shape, x.dtype)
         self._entered[id(x)] = value
         return value
@@ -177,6 +182,7 @@ class Trace:
     def forget(self) -> None:
         """Let go of what was taken from outside: a plan keeps no array of anybody."""
         self.captured.clear()
+        self.arrays.clear()
         self.scalars.clear()
         self._entered.clear()
 
@@ -232,6 +238,9 @@ def trace(
     leaves, structure = flatten(output)
     after, _ = flatten(following, states[0])
     results = [_value(found, leaf) for leaf in [*leaves, *after]]
+    for w, array in zip(found.captured, found.arrays, strict=True):
+        if w._array is not array:
+            raise Untraceable(f"a captured tensor {w.dtype} {w.shape} was rebound inside the cell")
     outside = tuple([(w.shape, w.dtype) for w in found.captured])
     key = (tuple(results), outside, len(found.scalars), tuple(found.draws), structure, *states[:1])
     graph = Graph(found.table, tuple(results[: len(leaves)]), tuple(results[len(leaves) :]))
@@ -241,7 +250,8 @@ def trace(
 def _value(found: Trace, leaf: Any) -> Value:
     tensor = as_tensor(leaf)
     array = tensor._array
-    return array.value if type(array) is TracedArray else found.enter(tensor)
+    own = type(array) is TracedArray and array.trace is found
+    return array.value if own else found.enter(tensor)
 
 
 class Wanted(NamedTuple):

@@ -1,6 +1,7 @@
-"""``unroll``: a cell applied over time. There is no backpropagation through time in this file.
+"""``unroll``: a cell applied over time, by a plan where there is one and literally elsewhere.
 
-That is the point of it. The loop runs, every primitive of every step becomes a node of the graph,
+There is no backpropagation through time in this file, which is the point of it. In ``_Loop.run``,
+the definition, the loop runs, every primitive of every step becomes a node of the graph,
 and ``backward`` walks through them as through any others: BPTT is what reverse mode does on an
 unrolled graph. Whatever runs this loop faster is measured against it.
 
@@ -70,16 +71,18 @@ def unroll(
             traces one step and runs a program made for its structure; "auto" does so where it can,
             and runs literally elsewhere. The results are equal to rounding.
         checkpoint: hold the state of every so many steps only, and compute the others again in the
-            backward pass; or ``Bytes(n)``, a budget that chooses how many.
+            backward pass; or ``Bytes(n)``, a budget that chooses how many. A loop that runs
+            literally holds every step.
 
     Returns:
         ``(outputs, state)``: the outputs stacked along axis 0, structured as the cell's, and the
         final state. For T = 0 they are empty, and the final state is the initial one.
 
     A planned cell is called on values that have a shape and nothing else, once for each call of
-    ``unroll`` and a second time when its structure is new. It must do the same at every step: its
-    results depend on x, the state and what it captures, and on no counter, global or random number
-    of its own (those of ``tinygrad_rnn.random`` are known). ``testing.check_planned`` compares.
+    ``unroll`` and a second time when it or its structure is new. It must do the same at every step:
+    its results depend on x, the state and what it captures, and on no counter, global or random
+    number of its own (those of ``tinygrad_rnn.random`` are known). What a call of a new cell
+    rebinds is found, put back, and makes it run literally. ``testing.check_planned`` compares.
 
     Raises:
         PlanError: for "planned", where the cell cannot be planned, with the reason and your line.
@@ -89,6 +92,12 @@ def unroll(
     """
     if mode not in ("auto", "literal", "planned"):
         raise ValueError(f"unroll: mode is 'auto', 'literal' or 'planned', not {mode!r}")
+    if checkpoint is not None and (
+        isinstance(checkpoint, bool) or not isinstance(checkpoint, int) or checkpoint < 1
+    ):
+        raise ValueError(
+            f"unroll: checkpoint is a number of steps from 1 on, or Bytes(n), not {checkpoint!r}"
+        )
     if getattr(cell, "reads_sequences", False):
         raise TypeError(
             f"unroll: {type(cell).__name__} is a layer, which reads whole sequences; call it as it "
@@ -187,6 +196,7 @@ class _Loop:
         self.cell = cell
         self.reverse = reverse
         self.initial = self._initial(state)
+        self.states, self.state_structure = flatten(self.initial)
         self.batch = self._batch_length()
         self._check_batch(lengths=lengths, mask=mask, reset=reset)
         self.lengths = lengths
@@ -303,8 +313,7 @@ class _Loop:
         return fresh
 
     def _batch_length(self) -> int | None:
-        states = [leaf.shape for leaf in flatten(self.initial)[0]]
-        for shape in [*states, *(x.shape[1:] for x in self.xs)]:
+        for shape in [*(h.shape for h in self.states), *(x.shape[1:] for x in self.xs)]:
             if shape:
                 return int(shape[0])
         return None

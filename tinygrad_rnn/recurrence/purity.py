@@ -1,0 +1,186 @@
+"""What a cell could change while it is traced: its attributes, what it closes over, its globals.
+
+A planned cell does the same at every step. Two traces alike show it for two steps; a counter that
+acts on every fourth is not seen in them. But it is seen here: what a trace rebound is found, and
+put back, so that the loop which then runs literally finds the cell as it was.
+
+The subtle point is what does not matter. A cell that counts its calls and never looks at the count
+is pure enough. So a name that was rebound counts only if the cell's code reads it more often than
+it writes it: ``self.t += 1`` is one of each. And where to stop: at attributes of the cell and of
+what it holds, at what functions close over, at globals that are numbers, at captured Tensors.
+"""
+
+from __future__ import annotations
+
+import dis
+import functools
+from collections.abc import Callable, Iterator
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from ..tensor import Tensor
+
+_PLAIN = (bool, int, float, str, bytes, complex, type(None))
+_MOST = 2000  # things to look at: a cell that holds more is not looked at to the end
+
+
+_known: dict[Any, tuple[frozenset[Any], list[Any]]] = {}
+
+
+def codes(cell: Any) -> frozenset[Any]:
+    """What a cell is known by: the code of its functions and the classes of its parts.
+
+    A cell may be made anew for each call. Wrappers, partials and closures are looked through.
+    """
+    if isinstance(cell, (functools.partial, MethodType)):
+        return _codes(cell)
+    parts = list(getattr(cell, "__dict__", {}).values())
+    parts += [x for _, x in _closure(cell)] if type(cell) is FunctionType else []
+    held = [x for x in parts if callable(x) or isinstance(x, (list, tuple))]
+    key = (getattr(cell, "__code__", type(cell)), *map(id, held))
+    found = _known.get(key)
+    if found is None:
+        if len(_known) > 1000:
+            _known.clear()
+        found = _known[key] = _codes(cell), held  # which keeps what the key has the id of
+    return found[0]
+
+
+def _codes(cell: Any) -> frozenset[Any]:
+    found: set[Any] = set()
+    seen: set[int] = set()
+    pending = [cell]
+    while pending:
+        part = pending.pop()
+        if id(part) in seen:
+            continue
+        seen.add(id(part))
+        part = getattr(part, "__func__", part)
+        if isinstance(part, functools.partial):
+            pending += [part.func, *part.args]
+        elif isinstance(part, FunctionType):
+            found.add(part.__code__)
+            held = [content for _, content in _closure(part)]
+            pending += [x for x in held if callable(x) and not isinstance(x, Tensor)]
+        elif isinstance(part, (list, tuple)):
+            pending += [x for x in part if callable(x)]
+        elif not isinstance(part, (type, BuiltinFunctionType)):
+            found.add(type(part))
+            held = [x for x in getattr(part, "__dict__", {}).values() if not isinstance(x, Tensor)]
+            pending += [x for x in held if callable(x) or isinstance(x, (list, tuple))]
+    return frozenset(found)
+
+
+def _closure(function: FunctionType) -> Iterator[tuple[CellType, Any]]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell, cell.cell_contents
+        except ValueError:  # not assigned yet
+            continue
+
+
+class Snapshot:
+    """What a cell holds, as it was."""
+
+    def __init__(self, cell: Any) -> None:
+        self._bindings: list[tuple[str, Callable[[], Any], Callable[[Any], None], Any]] = []
+        self._lengths: list[tuple[str, Any, Any]] = []
+        self._arrays: list[tuple[str, Tensor, Any]] = []
+        self._seen: set[int] = set()
+        self._codes: set[CodeType] = set()
+        self._look("the cell", cell)
+
+    def _look(self, name: str, start: Any) -> None:
+        pending = [(name, start)]
+        while pending and len(self._seen) < _MOST:
+            name, x = pending.pop()
+            if (
+                isinstance(x, (*_PLAIN, type, ModuleType, BuiltinFunctionType))
+                or id(x) in self._seen
+            ):
+                continue
+            self._seen.add(id(x))
+            if isinstance(x, Tensor):
+                self._arrays.append((name, x, x._array))
+            elif isinstance(x, MethodType):
+                pending += [(name, x.__func__), (name, x.__self__)]
+            elif isinstance(x, FunctionType):
+                pending += self._of_function(x)
+            elif isinstance(x, functools.partial):
+                pending += [(name, part) for part in (x.func, *x.args, *x.keywords.values())]
+            elif isinstance(x, (list, dict, set)):
+                self._lengths.append((name, x, len(x)))
+                parts = x.values() if isinstance(x, dict) else x
+                pending += [(name, part) for part in parts]
+            elif isinstance(x, tuple):
+                pending += [(name, part) for part in x]
+            else:
+                pending += self._of_object(x)
+
+    def _of_function(self, function: FunctionType) -> list[tuple[str, Any]]:
+        self._codes.add(function.__code__)
+        names = function.__code__.co_freevars
+        found = []
+        for name, (cell, content) in zip(names, _closure(function), strict=False):
+            rebind = functools.partial(setattr, cell, "cell_contents")
+            now = functools.partial(getattr, cell, "cell_contents")
+            self._bindings.append((name, now, rebind, content))
+            found.append((name, content))
+        known = function.__globals__
+        for name in function.__code__.co_names:
+            value = known.get(name)
+            if name in known and isinstance(value, (*_PLAIN, Tensor, list, dict)):
+                rebind = functools.partial(known.__setitem__, name)
+                self._bindings.append((name, functools.partial(known.get, name), rebind, value))
+                found.append((name, value))
+        return found
+
+    def _of_object(self, x: Any) -> list[tuple[str, Any]]:
+        attributes = getattr(x, "__dict__", None)
+        if not isinstance(attributes, dict):
+            return []
+        found: list[tuple[str, Any]] = []
+        for name in ("__call__", "forward"):
+            method = getattr(type(x), name, None)
+            if isinstance(method, FunctionType):
+                self._codes.add(method.__code__)
+        self._lengths.append((type(x).__name__, attributes, len(attributes)))
+        for name, value in attributes.items():
+            rebind = functools.partial(attributes.__setitem__, name)
+            self._bindings.append((name, functools.partial(attributes.get, name), rebind, value))
+            found.append((f"{type(x).__name__}.{name}", value))
+        return found
+
+    def changed(self) -> str | None:
+        """The name of something that is another now and that the cell reads, if anything is."""
+        for name, now, _, before in self._bindings:
+            if now() is not before and self._read(name):
+                return name
+        return next((name for name, x, array in self._arrays if x._array is not array), None)
+
+    def _read(self, name: str) -> bool:
+        """Whether code of the cell reads a name more often than it writes it."""
+        loads = stores = 0
+        pending = list(self._codes)
+        while pending:
+            code = pending.pop()
+            pending += [c for c in code.co_consts if isinstance(c, CodeType)]
+            for instruction in dis.get_instructions(code):
+                if instruction.argval == name:
+                    loads += instruction.opname.startswith("LOAD")
+                    stores += instruction.opname.startswith("STORE")
+        return loads > stores
+
+    def restore(self) -> None:
+        """Bind again what was bound, as far as that can be: what a list has lost, it has lost."""
+        for _, now, rebind, before in self._bindings:
+            if now() is not before:
+                rebind(before)
+        for _, container, length in self._lengths:
+            if isinstance(container, list) and len(container) > length:
+                del container[length:]
+            elif isinstance(container, dict):
+                for key in list(container)[length:]:
+                    del container[key]
+        for _, x, array in self._arrays:
+            x._array = array
