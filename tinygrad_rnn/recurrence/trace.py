@@ -141,8 +141,8 @@ class Trace:
         array = x._array
         if backends.of(array) is not self.backend:
             raise Untraceable(
-                f"a captured tensor {x.dtype} {x.shape} is no array of {self.backend.name!r}: it is "
-                "on another backend, or traced by a loop around this one"
+                f"a captured tensor {x.dtype} {x.shape} is no array of {self.backend.name!r}: it "
+                "is on another backend, or traced by a loop around this one"
             )
         if self.deriving:
             return self._constant(x)
