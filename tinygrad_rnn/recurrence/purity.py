@@ -24,50 +24,31 @@ _PLAIN = (bool, int, float, str, bytes, complex, type(None))
 _MOST = 2000  # things to look at: a cell that holds more is not looked at to the end
 
 
-_known: dict[Any, tuple[frozenset[Any], list[Any]]] = {}
-
-
 def codes(cell: Any) -> frozenset[Any]:
     """What a cell is known by: the code of its functions and the classes of its parts.
 
     A cell may be made anew for each call. Wrappers, partials and closures are looked through.
     """
-    if isinstance(cell, (functools.partial, MethodType)):
-        return _codes(cell)
-    parts = list(getattr(cell, "__dict__", {}).values())
-    parts += [x for _, x in _closure(cell)] if type(cell) is FunctionType else []
-    held = [x for x in parts if callable(x) or isinstance(x, (list, tuple))]
-    key = (getattr(cell, "__code__", type(cell)), *map(id, held))
-    found = _known.get(key)
-    if found is None:
-        if len(_known) > 1000:
-            _known.clear()
-        found = _known[key] = _codes(cell), held  # which keeps what the key has the id of
-    return found[0]
-
-
-def _codes(cell: Any) -> frozenset[Any]:
     found: set[Any] = set()
     seen: set[int] = set()
     pending = [cell]
-    while pending:
+    while pending and len(seen) < _MOST:
         part = pending.pop()
-        if id(part) in seen:
+        if (not callable(part) and type(part) not in (list, tuple)) or id(part) in seen:
             continue
         seen.add(id(part))
-        part = getattr(part, "__func__", part)
-        if isinstance(part, functools.partial):
-            pending += [part.func, *part.args]
-        elif isinstance(part, FunctionType):
+        if type(part) is FunctionType:
             found.add(part.__code__)
-            held = [content for _, content in _closure(part)]
-            pending += [x for x in held if callable(x) and not isinstance(x, Tensor)]
-        elif isinstance(part, (list, tuple)):
-            pending += [x for x in part if callable(x)]
+            pending += [x for _, x in _closure(part)] if part.__closure__ else []
+        elif type(part) is MethodType:
+            pending += [part.__func__, part.__self__]
+        elif isinstance(part, functools.partial):
+            pending += [part.func, *part.args, *part.keywords.values()]
+        elif type(part) in (list, tuple):
+            pending += part
         elif not isinstance(part, (type, BuiltinFunctionType)):
             found.add(type(part))
-            held = [x for x in getattr(part, "__dict__", {}).values() if not isinstance(x, Tensor)]
-            pending += [x for x in held if callable(x) or isinstance(x, (list, tuple))]
+            pending += getattr(part, "__dict__", {}).values()
     return frozenset(found)
 
 
