@@ -725,6 +725,7 @@ def test_a_report_names_the_lines_of_what_was_hoisted_and_of_what_was_not() -> N
 def test_the_cell_is_called_twice_for_a_new_structure_and_once_after_that() -> None:
     forget_plans()
     w = Weights()
+    elman(w)(x_of(3, 3)[0][None], h_of(1, 4))  # makes the weights
     cell = Counted(elman(w))
     planned(cell, x_of(3, 3), h_of(3, 4))
     assert cell.calls == 2

@@ -6,6 +6,7 @@ fourth; one that nobody reads, as a test has that counts calls, changes no resul
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Iterator
 from typing import Any
@@ -112,6 +113,47 @@ def test_what_a_cell_makes_at_its_first_call_is_made_by_a_literal_one() -> None:
     for mode in ("auto", "auto", "literal"):
         outputs, _ = tg.unroll(cell, xs, h, mode=mode)  # type: ignore[arg-type]
         np.testing.assert_allclose(outputs.numpy(), expected.numpy(), rtol=1e-12)
+
+
+def mailbox() -> Any:
+    mail = collections.deque([tg.zeros((2, 3), dtype="float64")] * 2, maxlen=2)
+
+    def cell(x: Any, h: Any) -> Any:
+        h = tg.tanh(x + h) + mail[0]
+        mail.append(h)
+        return h, h
+
+    return cell
+
+
+def counting_in_a_list() -> Any:
+    count = [0]
+
+    def cell(x: Any, h: Any) -> Any:
+        count[0] += 1
+        h = tg.tanh(x + h) * (0.0 if count[0] % 5 == 0 else 1.0)
+        return h, h
+
+    return cell
+
+
+@pytest.mark.parametrize("make", [mailbox, counting_in_a_list])
+def test_a_container_that_the_cell_changes_and_reads(make: Any) -> None:
+    auto, literal = both(make)
+    np.testing.assert_array_equal(auto, literal)
+
+
+def test_a_list_of_the_tensors_of_each_step() -> None:
+    log: list[Any] = []
+
+    def cell(x: Any, h: Any) -> Any:
+        h = tg.tanh(x + h)
+        log.append(tg.mean(h))
+        return h, h
+
+    outputs, _ = tg.unroll(cell, tg.tensor(XS), tg.tensor(H))
+    expected = outputs.numpy().mean(axis=(1, 2))
+    np.testing.assert_allclose([y.item() for y in log], expected, rtol=1e-12)
 
 
 def test_a_captured_tensor_that_the_cell_rebinds() -> None:

@@ -141,7 +141,7 @@ def check_planned(
         apart = float(np.max(np.abs(literal * 1.0 - planned), initial=0.0))
         assert apart <= limit * scale + atol, (
             f"check_planned: {name} differs by {apart:.2g}; its largest element is {scale:.2g}, "
-            f"and {limit} of that is allowed"
+            f"and {limit} of that is allowed (where the true value is 0, give atol=)"
         )
 
 

@@ -11,8 +11,10 @@ twice; if the second trace differs, the cell runs literally, and the plan says w
 
 from __future__ import annotations
 
+import os
 import traceback
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,8 +96,11 @@ def _found(
     """The plan of a step; None for steps of unequal lengths whose rows are not independent."""
     at_one = [_at_one_step(x) for x in xs[1]]
     known = codes(loop.cell)
-    before = None if known in _known else Snapshot(loop.cell)
-    traced = _traced(step, (xs[0], at_one), states, _signatures(), before=before)
+
+    def once_more() -> Step:
+        return _traced(step, (xs[0], at_one), states, _signatures())
+
+    traced = once_more() if known in _known else _settled(loop.cell, once_more)
     recording = is_grad_enabled()
     wanted = Wanted(
         *(
@@ -111,7 +116,7 @@ def _found(
         plan = _made(step, (xs[0], at_one), states, traced, wanted, loop.batch, ragged)
         cache.put(key, plan)
     elif isinstance(plan, Plan) and known not in _known:
-        _compare(traced, _traced(step, (xs[0], at_one), states, _signatures()))
+        _compare(traced, once_more())
     if isinstance(plan, str):
         if ragged and plan.startswith(_MIXED):
             return None
@@ -159,26 +164,44 @@ def _traced(
     table: Table,
     *,
     lines: bool = False,
-    before: Snapshot | None = None,
 ) -> Step:
-    """A trace of a step; raises Unplanned, with the cell as it was ``before``."""
     try:
-        found = trace(step, xs, states, table, lines=lines)
+        return trace(step, xs, states, table, lines=lines)
     except Exception as error:
-        if before is not None:
-            before.restore()
         raise Unplanned(f"{error}{_blamed(error)}") from error
-    changed = None if before is None else before.changed()
-    if before is not None and changed is not None:
+
+
+def _settled(cell: Any, traced: Callable[[], Step]) -> Step:
+    """A trace of a new cell, which may set itself up in its first call, but not in the next.
+
+    Raises Unplanned, with the cell as it was.
+    """
+    before = Snapshot(cell)
+    try:
+        found = traced()
+        changed = before.changed()
+        if changed is not None:
+            set_up = Snapshot(cell)
+            found = traced()
+            changed = set_up.changed()
+    except Unplanned:
         before.restore()
-        raise Unplanned(f"the cell changes {changed} when it is called; a planned cell is pure")
+        raise
+    if changed is not None:
+        before.restore()
+        raise Unplanned(
+            f"the cell changes {changed} when it is called, like a counter; a planned cell is pure"
+        )
     return found
+
+
+_NUMPY = os.path.dirname(np.__file__) + os.sep
 
 
 def _blamed(error: BaseException) -> str:
     """The innermost line of an error's traceback that is not the library's own."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if not anomaly.is_library(frame.filename):
+        if not anomaly.is_library(frame.filename) and not frame.filename.startswith(_NUMPY):
             return f" at {frame.filename}:{frame.lineno}: {frame.line}"
     return ""
 

@@ -14,11 +14,14 @@ from __future__ import annotations
 
 import dis
 import functools
+import operator
+from collections import deque
 from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from ..tensor import Tensor
+from .trace import TracedArray
 
 _PLAIN = (bool, int, float, str, bytes, complex, type(None))
 _MOST = 2000  # things to look at: a cell that holds more is not looked at to the end
@@ -60,12 +63,20 @@ def _closure(function: FunctionType) -> Iterator[tuple[CellType, Any]]:
             continue
 
 
+def _parts(container: Any) -> list[Any]:
+    return list(container.values() if isinstance(container, dict) else container)
+
+
+def _is_traced(x: Any) -> bool:
+    return isinstance(x, Tensor) and type(x._array) is TracedArray
+
+
 class Snapshot:
     """What a cell holds, as it was."""
 
     def __init__(self, cell: Any) -> None:
         self._bindings: list[tuple[str, Callable[[], Any], Callable[[Any], None], Any]] = []
-        self._lengths: list[tuple[str, Any, Any]] = []
+        self._contents: list[tuple[str, Any, list[Any]]] = []
         self._arrays: list[tuple[str, Tensor, Any]] = []
         self._seen: set[int] = set()
         self._codes: set[CodeType] = set()
@@ -89,10 +100,9 @@ class Snapshot:
                 pending += self._of_function(x)
             elif isinstance(x, functools.partial):
                 pending += [(name, part) for part in (x.func, *x.args, *x.keywords.values())]
-            elif isinstance(x, (list, dict, set)):
-                self._lengths.append((name, x, len(x)))
-                parts = x.values() if isinstance(x, dict) else x
-                pending += [(name, part) for part in parts]
+            elif isinstance(x, (list, dict, deque)):
+                self._contents.append((name, x, _parts(x)))
+                pending += [(name, part) for part in _parts(x)]
             elif isinstance(x, tuple):
                 pending += [(name, part) for part in x]
             else:
@@ -125,22 +135,27 @@ class Snapshot:
             method = getattr(type(x), name, None)
             if isinstance(method, FunctionType):
                 self._codes.add(method.__code__)
-        self._lengths.append((type(x).__name__, attributes, len(attributes)))
         for name, value in attributes.items():
             rebind = functools.partial(attributes.__setitem__, name)
             self._bindings.append((name, functools.partial(attributes.get, name), rebind, value))
-            found.append((f"{type(x).__name__}.{name}", value))
+            found.append((name, value))
         return found
 
     def changed(self) -> str | None:
-        """The name of something that is another now and that the cell reads, if anything is."""
+        """The name of something that is another now, if it is read or keeps a traced tensor."""
         for name, now, _, before in self._bindings:
-            if now() is not before and self._read(name):
+            if now() is not before and (_is_traced(now()) or self._read(name, 0)):
+                return name
+        for name, container, parts in self._contents:
+            now_there = _parts(container)
+            same = len(now_there) == len(parts) and all(map(operator.is_, now_there, parts))
+            # calls.append(1) reads the name once, and what it has put there not at all.
+            if not same and (any(map(_is_traced, now_there)) or self._read(name, 1)):
                 return name
         return next((name for name, x, array in self._arrays if x._array is not array), None)
 
-    def _read(self, name: str) -> bool:
-        """Whether code of the cell reads a name more often than it writes it."""
+    def _read(self, name: str, once: int) -> bool:
+        """Whether code of the cell reads a name more often than it writes it, and than ``once``."""
         loads = stores = 0
         pending = list(self._codes)
         while pending:
@@ -150,18 +165,20 @@ class Snapshot:
                 if instruction.argval == name:
                     loads += instruction.opname.startswith("LOAD")
                     stores += instruction.opname.startswith("STORE")
-        return loads > stores
+        return loads > stores + once
 
     def restore(self) -> None:
-        """Bind again what was bound, as far as that can be: what a list has lost, it has lost."""
+        """Bind again what was bound, and fill lists as they were filled."""
         for _, now, rebind, before in self._bindings:
             if now() is not before:
                 rebind(before)
-        for _, container, length in self._lengths:
-            if isinstance(container, list) and len(container) > length:
-                del container[length:]
-            elif isinstance(container, dict):
-                for key in list(container)[length:]:
+        for _, container, parts in self._contents:
+            if isinstance(container, dict):
+                for key in list(container)[len(parts) :]:
                     del container[key]
+                container.update(zip(container, parts, strict=False))
+            else:
+                container.clear()
+                container.extend(parts)
         for _, x, array in self._arrays:
             x._array = array

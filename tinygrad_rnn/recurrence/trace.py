@@ -139,6 +139,10 @@ class Trace:
         if known is not None:
             return known
         array = x._array
+        if type(array) is TracedArray:
+            raise Untraceable(
+                "a tensor of another trace, kept by the cell or of a loop around this"
+            )
         if backends.of(array) is not self.backend:
             raise Untraceable(
                 f"a captured tensor {x.dtype} {x.shape} is no array of {self.backend.name!r}: it "
