@@ -120,7 +120,7 @@ def loops_of(name: str) -> list[tuple[Loop, set[int]]]:
     """The loops of both passes, and which of their arrays are scratch memory."""
     cell, xs = made(name)
     plan = tg.plan(cell, xs)
-    assert plan.native is None, plan.native
+    assert plan.no_kernels is None, plan.native
     found = []
     for number, loop in enumerate(plan.program.loops):
         line = next(x for x in plan.source.splitlines() if f"loop_{number}([" in x)

@@ -14,7 +14,7 @@ reads later; memory that others read is never written twice.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import copy
 from functools import partial
 from typing import Any
@@ -26,52 +26,19 @@ import tinygrad_rnn_backends as backends
 from ..graph import TABLE
 from ..primitives.indexing import ARRAY
 from .distribute import Distribution, Pass, Stage, Term, contraction, read_by
-from .ir import NUMBERS, Number, Value, base, is_view
+from .ir import NUMBERS, Number, Value, along, base, is_view
 from .loops import Kernel, Loop
 from .lower import Lowering, NotNative
 from .rows import EACH, MERGED, ONCE, ROWS, ROWS_ONCE
 from .simplify import elements
 
+_RENAMED = {"abs": "np.absolute", "pow": "np.power", "round": "np.rint"}
 UFUNCS = {
-    name: f"np.{name}"
-    for name in [
-        "add",
-        "subtract",
-        "multiply",
-        "divide",
-        "negative",
-        "sign",
-        "exp",
-        "expm1",
-        "log",
-        "log1p",
-        "sqrt",
-        "square",
-        "sin",
-        "cos",
-        "tanh",
-        "maximum",
-        "minimum",
-        "equal",
-        "not_equal",
-        "less",
-        "less_equal",
-        "greater",
-        "greater_equal",
-        "logical_and",
-        "logical_or",
-        "logical_xor",
-        "logical_not",
-        "isnan",
-        "isinf",
-        "isfinite",
-        "floor",
-        "ceil",
-        "trunc",
-        "floor_divide",
-        "remainder",
-    ]
-} | {"abs": "np.absolute", "pow": "np.power", "round": "np.rint"}
+    name: _RENAMED.get(name, f"np.{name}")
+    for name, primitive in TABLE.items()
+    if primitive.kind == "elementwise"
+    and (name in _RENAMED or isinstance(getattr(np, name, None), np.ufunc))
+}
 """Functions of NumPy that write into ``out``, which may be one of their operands."""
 
 
@@ -79,11 +46,11 @@ class Program:
     """The source of a plan's two functions, and the constants and primitives that it names."""
 
     def __init__(
-        self, distribution: Distribution, ragged: bool, backend: Any, native: Any = None
+        self, distribution: Distribution, ragged: bool, backend: Any, compiler: Any = None
     ) -> None:
         self.distribution = distribution
         self.backend = backend
-        self.native = native  # the module that compiles loops, if it is to be used
+        self.compiler = compiler  # the module that compiles loops, if it is to be used
         self.loops: list[Loop] = []
         self.not_native: list[str] = []  # why loops are no machine code
         self.ragged = ragged
@@ -163,8 +130,7 @@ class _Writer:
         return f"{hint}_{number}" if number or hint in ("x", "steps", "pool", "np") else hint
 
     def line(self, text: str, value: Value | None = None) -> None:
-        place = f"  # {value.line}" if value is not None and value.line else ""
-        self.lines.append("    " + text + place)
+        self.lines.append("    " + text + ("" if value is None else _at(value)))
 
     def once(self, key: Any, hint: str, expression: str) -> str:
         """The name of something that is computed when it is first asked for."""
@@ -207,12 +173,12 @@ class _Writer:
 
     def _as_machine_code(self, stage: Stage, number: int) -> bool:
         """Write a stage as one call of a native loop, if it can be one."""
-        native = self.program.native
-        if native is None:
+        compiler = self.program.compiler
+        if compiler is None:
             return False
         kept = ("lines", "names", "states", "rolling", "counts", "derived")
         before = {name: copy(getattr(self, name)) for name in kept}
-        lowering = Lowering(self, stage, number, native)
+        lowering = Lowering(self, stage, number, compiler)
         try:
             loop = lowering.lower()
         except NotNative as reason:
@@ -373,14 +339,9 @@ class _Writer:
         return self.names[value]
 
     def _copy_part(self, whole: Value, x: Value, name: str, operand: Any) -> None:
-        start = 0
-        axis = whole.parameters["axis"]
-        for part in whole.operands:
-            stop = start + part.shape[axis]
+        for part, key in _parts(whole):
             if part is x:
-                key = _axis_key(len(whole.shape), axis, start, stop)
                 self.line(f"{name}[{_key(key)}] = {operand(whole, x)}")
-            start = stop
 
     def _over_time(self, value: Value, name: str, out: str | None) -> None:
         """A primitive on operands of which some have an axis of time in front."""
@@ -412,12 +373,13 @@ class _Writer:
         return self.over_steps(x)
 
     def _parameter(self, parameter: Any) -> str:
-        try:
-            text = repr(parameter)
-            if eval(text, {"slice": slice}) == parameter:
-                return text
-        except Exception:  # a repr that is no expression: the object itself is named
-            text = ""
+        """A parameter as an expression; one that has none is named."""
+        if parameter is ...:
+            return "..."
+        if parameter is None or type(parameter) in (bool, int, float, str, slice):
+            return repr(parameter)
+        if type(parameter) is tuple:
+            return f"({''.join(f'{self._parameter(p)}, ' for p in parameter)})"
         return self.constant("parameter", parameter)
 
     def _allocate(self, name: str, value: Value) -> None:
@@ -471,7 +433,7 @@ class _Writer:
 
     def product(self, value: Value) -> str:
         """How the call of a product of two matrices begins: one library's threads for all."""
-        if self.program.native is not None and value.dtype == "float32":
+        if self.program.compiler is not None and value.dtype == "float32":
             return "gemm(threads(), "
         return "np.dot("
 
@@ -877,13 +839,9 @@ class _LoopWriter:
         out, _ = self._target(value)
         assert out is not None
         self.local[value] = out
-        axis, start = value.parameters["axis"], 0
-        for part in value.operands:
-            stop = start + part.shape[axis]
+        for part, key in _parts(value):
             if self.placed.get(part, (None,))[0] is not value:
-                key = _key(_axis_key(len(value.shape), axis, start, stop))
-                self.body.append(f"{out}[{key}] = {self._operand(part)}")
-            start = stop
+                self.body.append(f"{out}[{_key(key)}] = {self._operand(part)}")
 
     def _emit(self) -> None:
         writer = self.writer
@@ -965,21 +923,22 @@ def _placed(
     for whole in values:
         if whole.name != "concat":
             continue
-        axis, start = whole.parameters["axis"], 0
-        for part in whole.operands:
-            stop = start + part.shape[axis]
+        for part, key in _parts(whole):
             own = part in inside and part not in carried and part not in found
             direct = writes_into(part)
             once = whole.operands.count(part) == 1 and part.dtype == whole.dtype
             if own and direct and once and together(part, whole):
-                found[part] = (whole, _axis_key(len(whole.shape), axis, start, stop))
-            start = stop
+                found[part] = (whole, key)
     return found
 
 
-def _axis_key(ndim: int, axis: int, start: int, stop: int) -> tuple[Any, ...]:
-    before = (slice(None),) * (ndim + axis)
-    return (*before, slice(start, stop), *(slice(None),) * (-axis - 1))
+def _parts(whole: Value) -> Iterator[tuple[Value, tuple[Any, ...]]]:
+    """The parts of a concat, and the key of each in it."""
+    axis, start = whole.parameters["axis"], 0
+    for part in whole.operands:
+        stop = start + part.shape[axis]
+        yield part, along(axis, len(whole.shape), slice(start, stop))
+        start = stop
 
 
 def _key(key: tuple[Any, ...]) -> str:

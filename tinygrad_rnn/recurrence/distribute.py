@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ..graph import TABLE
 from ..primitives.indexing import ARRAY
 from .ir import Graph, Value, base, ordered, users
 from .rows import ONCE, ROWS, SUMMED, Extent
@@ -198,37 +199,11 @@ def _together(stages: list[Stage]) -> list[Stage]:
     return merged
 
 
-CHEAP = frozenset(
-    [
-        "add",
-        "subtract",
-        "multiply",
-        "negative",
-        "where",
-        "abs",
-        "relu",
-        "square",
-        "maximum",
-        "minimum",
-        "astype",
-        "sign",
-        "equal",
-        "not_equal",
-        "less",
-        "less_equal",
-        "greater",
-        "greater_equal",
-        "logical_and",
-        "logical_or",
-        "logical_xor",
-        "logical_not",
-        "reshape",
-        "permute_dims",
-        "getitem",
-        "broadcast_to",
-        "full",
-    ]
-)
+_COSTLY = {"divide", "pow", "floor_divide", "remainder", "sqrt", "exp", "expm1", "log", "log1p"}
+_COSTLY |= {"sin", "cos", "tanh", "sigmoid", "softplus", "erf", "copied"}
+CHEAP = frozenset(["reshape", "permute_dims", "getitem", "broadcast_to", "full"]) | {
+    name for name, p in TABLE.items() if p.kind == "elementwise" and name not in _COSTLY
+}
 """What costs about as much to compute again as to store and read."""
 
 

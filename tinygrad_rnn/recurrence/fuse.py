@@ -90,18 +90,18 @@ PASSES = (products_first, slices_pushed)
 """After those of ``simplify``."""
 
 
-def drawn_in(distribution: Distribution, machine: Any) -> None:
+def drawn_in(distribution: Distribution, compiler: Any) -> None:
     """Draw elementwise work into the loops beside it, in both passes, as far as kernels hold it."""
     for part in (distribution.forward, distribution.backward):
         if part is not None:
-            _Drawing(distribution, part, machine).run()
+            _Drawing(distribution, part, compiler).run()
 
 
 class _Drawing:
-    def __init__(self, distribution: Distribution, part: Pass, machine: Any) -> None:
+    def __init__(self, distribution: Distribution, part: Pass, compiler: Any) -> None:
         self.distribution = distribution
         self.part = part
-        self.machine = machine  # the module that is to compile it
+        self.compiler = compiler
         self.stage_of = {v: stage for stage in part.stages for v in stage.values}
         self.place = {v: i for i, v in enumerate(distribution.graph.values())}
         self.carried = {carry.after for carry in part.carries}
@@ -127,9 +127,9 @@ class _Drawing:
             and value not in stage.sums
             and value not in self.carried
             and self.distribution.extents[value] is ROWS
-            and (value.name in self.machine.SUPPORTED or joined)
+            and (value.name in self.compiler.SUPPORTED or joined)
             and len(value.shape) == 2
-            and value.dtype.name in self.machine.DTYPES
+            and value.dtype.name in self.compiler.DTYPES
         )
 
     def _move(self, value: Value, loop: Stage) -> None:

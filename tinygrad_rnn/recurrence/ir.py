@@ -42,6 +42,14 @@ class Source(NamedTuple):
     index: int  # type: ignore[assignment]  # tuples have a method of this name
 
 
+WHOLE = slice(None)
+
+
+def along(axis: int, ndim: int, entry: Any) -> tuple[Any, ...]:
+    """The key that takes ``entry`` of one axis, counted from the end, and the whole of others."""
+    return (*(WHOLE,) * (ndim + axis), entry, *(WHOLE,) * (-axis - 1))
+
+
 class Value:
     """What an operation makes at one step; compared by identity, since equal ones are interned."""
 

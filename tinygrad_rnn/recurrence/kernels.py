@@ -26,7 +26,7 @@ class Machine:
     """The processor that the arrays of a backend are for, and what runs there."""
 
     np: Any  # the library of the arrays, as programs call it
-    loops: Any  # what compiles loops: the module native or cuda
+    compiler: Any  # of loops: the module native or cuda
     gemm: Callable[..., None]  # products around them
 
 
@@ -47,10 +47,10 @@ def why_not(graph: Graph, machine: Machine) -> str | None:
     """None if the loops of a graph may be machine code, else the reason why not."""
     if os.environ.get("TINYGRAD_RNN_JIT") == "0":
         return "TINYGRAD_RNN_JIT=0 asks for the NumPy program"
-    floating = machine.loops.DTYPES - {"bool"}
+    floating = machine.compiler.DTYPES - {"bool"}
     if not any(value.dtype.name in floating for value in graph.results):
         return f"kernels are for {' and '.join(sorted(floating))}"
-    reason: str | None = machine.loops.available()
+    reason: str | None = machine.compiler.available()
     return None if reason is None else warned(reason)
 
 

@@ -40,11 +40,11 @@ def width_of(value: Value) -> int:
 class Lowering:
     """One stage on its way to a Loop; ``writer`` is the function being written."""
 
-    def __init__(self, writer: Any, stage: Stage, number: int, machine: Any) -> None:
+    def __init__(self, writer: Any, stage: Stage, number: int, compiler: Any) -> None:
         self.writer = writer
         self.stage = stage
         self.number = number
-        self.machine = machine  # the module that is to compile it
+        self.compiler = compiler
         self.extents = writer.extents
         self.values = [v for v in stage.values if not is_view(v)]
         self.inside = set(self.values)
@@ -72,7 +72,7 @@ class Lowering:
             raise NotNative("sums over time that grow in the loop")
         for value in self.values:
             dtypes = {x.dtype.name for x in [value, *value.operands]}
-            if not dtypes <= self.machine.DTYPES:
+            if not dtypes <= self.compiler.DTYPES:
                 raise NotNative(f"{value.name} of {', '.join(sorted(dtypes))}")
             if self.extents[value] is not ROWS:
                 raise NotNative(f"{value.name} does not go by rows")
@@ -85,7 +85,7 @@ class Lowering:
             elif value.name in ("sum", "max"):
                 if value.parameters["axis"] != (-1,) or len(value.operands[0].shape) != 2:
                     raise NotNative(f"{value.name} over other axes than the last of two")
-            elif value.name not in self.machine.SUPPORTED and value.name != "copied":
+            elif value.name not in self.compiler.SUPPORTED and value.name != "copied":
                 raise NotNative(value.name)
             self._check_widths(value)
 

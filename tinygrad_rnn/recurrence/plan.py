@@ -64,27 +64,27 @@ class Plan:
             if ragged:
                 raise
             self.mixed = str(error)
-        self.native = kernels.why_not(graph, machine)
-        if self.native is None and self.mixed is None:
+        self.no_kernels = kernels.why_not(graph, machine)
+        if self.no_kernels is None and self.mixed is None:
             try:
-                self._prepare(simplify.simplified(graph, fuse.PASSES), machine.loops)
+                self._prepare(simplify.simplified(graph, fuse.PASSES), machine.compiler)
             except kernels.NotCompiled as error:
-                self.native = kernels.warned(str(error))
+                self.no_kernels = kernels.warned(str(error))
             except Mixed as error:
-                self.native = f"with products first, rows are not proved independent: {error}"
+                self.no_kernels = f"with products first, rows are not proved independent: {error}"
         if not self._functions or not self.program.loops:
             self._prepare(graph, None)
         lines.trace.forget()
         self.preparation_seconds = time.perf_counter() - start
 
-    def _prepare(self, graph: Graph, loops: Any) -> None:
-        """The program of a simplified graph, with loops compiled by ``loops`` if that is given."""
+    def _prepare(self, graph: Graph, compiler: Any) -> None:
+        """The program of a simplified graph, its loops compiled if there is a compiler."""
         mixed = self.mixed is not None
         self.extents = without_rows(graph) if mixed else extents(graph, self.rows, self.ragged)
         self.distribution: Distribution = distribute(graph, self.extents, self.ragged)
-        if loops is not None:
-            fuse.drawn_in(self.distribution, loops)
-        self.program = codegen.Program(self.distribution, self.ragged, self.backend, loops)
+        if compiler is not None:
+            fuse.drawn_in(self.distribution, compiler)
+        self.program = codegen.Program(self.distribution, self.ragged, self.backend, compiler)
         self.source = self.program.source
         known = self.extents.items()
         self._sources = {v.source: extent for v, extent in known if v.source is not None}
@@ -139,9 +139,9 @@ class Plan:
 
 def _compiled(program: codegen.Program, machine: kernels.Machine) -> dict[str, Any]:
     names: dict[str, Any] = {"np": machine.np, "inf": math.inf, "nan": math.nan, **program.given}
-    if program.native is not None:
+    if program.compiler is not None:
         try:
-            loops = program.native.compile(program.loops)
+            loops = program.compiler.compile(program.loops)
         except Exception as error:  # of many kinds: the compiler's own
             raise kernels.NotCompiled(f"{type(error).__name__}: {error}") from error
         names |= {f"loop_{number}": loop for number, loop in enumerate(loops)}

@@ -221,7 +221,7 @@ _UNITS = {
 
 def _held(plan: Any) -> list[str]:
     d = plan.distribution
-    steps, rows = getattr(plan, "steps", None) or 100, plan.rows or 1
+    steps, rows = 100, plan.rows or 1  # the number of steps is nothing that a plan knows
     values = list(_holds(plan))
     sizes = Counter[str]()
     for v in values:
@@ -263,9 +263,9 @@ def _native(plan: Any) -> str:
     if fused:
         why_not = "".join(f"; {reason}" for reason in plan.program.not_native)
         return f"{fused} of {_count(loops, 'loop')} as machine code{why_not}"
-    if plan.native is None and plan.mixed is not None:
+    if plan.no_kernels is None and plan.mixed is not None:
         return "none, since rows are not independent; this runs as a program of NumPy operations"
-    return f"none; {plan.native or 'no loop is of a kind that they do'}"
+    return f"none; {plan.no_kernels or 'no loop is of a kind that they do'}"
 
 
 # What was computed, counted and shown.

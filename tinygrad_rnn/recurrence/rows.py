@@ -16,7 +16,7 @@ from __future__ import annotations
 from enum import Enum
 
 from ..primitives.indexing import ARRAY
-from .ir import Graph, Value
+from .ir import WHOLE, Graph, Value
 from .trace import copied, full
 
 
@@ -41,8 +41,6 @@ class Mixed(Exception):
         place = f" at {value.line}" if value.line else ""
         super().__init__(f"{value.name}{place} {why}")
 
-
-_WHOLE = slice(None)
 
 _WITH_RULES = frozenset(
     ["reshape", "broadcast_to", "permute_dims", "concat", "stack", "getitem", "index_add", "matmul"]
@@ -157,7 +155,7 @@ class _Proof:
                 return True
             kept = x.name in ("permute_dims", "reshape", "getitem") and len(x.inputs) == 1
             turned = x.name == "permute_dims" and x.parameters["axes"][0] != -len(x.shape)
-            cut = x.name == "getitem" and x.parameters["key"][:1] != (_WHOLE,)
+            cut = x.name == "getitem" and x.parameters["key"][:1] != (WHOLE,)
             if not kept or turned or cut or not self.follows(x.operands[0]):
                 return False
         self.found[x] = ROWS_ONCE
@@ -264,7 +262,7 @@ class _Proof:
         if self.found[x] in (ROWS, ROWS_ONCE):
             for index in indices:
                 self._shared(value, index)
-            if key[:1] == (_WHOLE,):
+            if key[:1] == (WHOLE,):
                 return ROWS
         elif key[0] is ARRAY and len(indices) == 1:
             self._shared(value, x)
@@ -275,7 +273,7 @@ class _Proof:
         x, values, *indices = value.operands
         key = value.parameters["key"]
         by_rows = self.found[x] in (ROWS, ROWS_ONCE) or self.found[values] in (ROWS, ROWS_ONCE)
-        if by_rows and key[:1] == (_WHOLE,) and self.follows(x) and self.follows(values):
+        if by_rows and key[:1] == (WHOLE,) and self.follows(x) and self.follows(values):
             for index in indices:
                 self._shared(value, index)
             return ROWS

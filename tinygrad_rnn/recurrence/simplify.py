@@ -18,10 +18,8 @@ from typing import Any
 
 from ..graph import TABLE
 from ..primitives.indexing import ARRAY
-from .ir import Graph, Number, Shape, Table, Value, is_view
+from .ir import WHOLE, Graph, Number, Shape, Table, Value, along, is_view
 from .trace import copied, detached, full
-
-_WHOLE = slice(None)
 
 
 def plain(graph: Graph) -> Graph:
@@ -41,9 +39,8 @@ def _plain(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
         turned = [slice(None, None, -1 if a in parameters["axis"] else None) for a in range(-n, 0)]
         return table.value(TABLE["getitem"], inputs[0], key=tuple(turned))
     if name == "unstack":
-        axis = parameters["axis"]
-        before, after = [_WHOLE] * (len(inputs[0].shape) + axis), [_WHOLE] * (-axis - 1)
-        return table.value(TABLE["getitem"], inputs[0], key=(*before, value.output, *after))
+        key = along(parameters["axis"], len(inputs[0].shape), value.output)
+        return table.value(TABLE["getitem"], inputs[0], key=key)
     if name in ("reshape", "broadcast_to", "astype", "permute_dims", "getitem"):
         return _movement(table, value, inputs)
     return None
@@ -181,7 +178,7 @@ def sliced_axis(key: tuple[Any, ...], shape: Shape) -> tuple[int, int, int] | No
     """The one (negative) axis that a key cuts, and from where to where; an int is one element."""
     if len(key) != len(shape) or any(e is not None and not isinstance(e, slice | int) for e in key):
         return None
-    cut = [i for i, entry in enumerate(key) if entry is None or entry != _WHOLE]
+    cut = [i for i, entry in enumerate(key) if entry is None or entry != WHOLE]
     if len(cut) != 1 or key[cut[0]] is None:
         return None
     n, entry = shape[cut[0]], key[cut[0]]
@@ -214,8 +211,7 @@ def sliced(table: Table, x: Value, axis: int, start: int, stop: int) -> Value | 
         inner = sliced_axis(x.parameters["key"], source.shape)
         if inner is not None and inner[0] == axis and len(x.shape) == len(source.shape):
             return sliced(table, source, axis, inner[1] + start, inner[1] + stop)
-    before_axis = [_WHOLE] * (len(x.shape) + axis)
-    key = (*before_axis, slice(start, stop), *[_WHOLE] * (-axis - 1))
+    key = along(axis, len(x.shape), slice(start, stop))
     return table.value(TABLE["getitem"], x, key=key)
 
 
