@@ -56,6 +56,12 @@ def assert_right(
         assert_allclose(found[name], array, rtol=1e-10, atol=1e-12, err_msg=name)
 
 
+def agree(found: dict[Any, Any]) -> None:
+    """What ``planned`` and ``literal`` found is the same to rounding."""
+    for a, b in zip(found[planned], found[literal], strict=True):
+        assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
 # Frozen values.
 
 
@@ -173,8 +179,7 @@ def test_a_weight_rebound_between_forward_and_backward() -> None:
         u.data = u.data * 3
         found[run] = [g.numpy().copy() for g in tg.grad(tg.square(y).sum(), [u, x, h])]
         u.data = before
-    for a, b in zip(found[planned], found[literal], strict=True):
-        assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    agree(found)
 
 
 def test_a_weight_rebound_between_forward_and_a_second_derivative() -> None:
@@ -188,8 +193,7 @@ def test_a_weight_rebound_between_forward_and_a_second_derivative() -> None:
         u.data = u.data * 3
         found[run] = [g.numpy().copy() for g in tg.grad(tg.square(g).sum(), [u, x, h])]
         u.data = before
-    for a, b in zip(found[planned], found[literal], strict=True):
-        assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    agree(found)
 
 
 def test_the_dtype_of_a_parameter_changes() -> None:
@@ -299,8 +303,7 @@ def test_a_state_fed_back_is_overwritten_by_its_own_call() -> None:
             y, h = run(tanh_cell(u), x.detach(), h.detach())
             outputs.append(y)
         found[run] = [y.numpy() for y in outputs]
-    for a, b in zip(found[planned], found[literal], strict=True):
-        assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    agree(found)
 
 
 def test_a_graph_through_several_calls() -> None:
@@ -313,8 +316,7 @@ def test_a_graph_through_several_calls() -> None:
             y, h = run(tanh_cell(u), x, h)
             loss = loss + tg.square(y).sum()
         found[run] = [g.numpy() for g in tg.grad(loss, [u, x, start])]
-    for a, b in zip(found[planned], found[literal], strict=True):
-        assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    agree(found)
 
 
 def test_gradients_of_a_loop_used_by_an_outer_graph() -> None:
@@ -325,8 +327,7 @@ def test_gradients_of_a_loop_used_by_an_outer_graph() -> None:
         y, _ = run(tanh_cell(u), x, h)
         z, _ = run(tanh_cell(u), y, h)
         found[run] = [g.numpy() for g in tg.grad(tg.square(z).sum(), [u, x, h])]
-    for a, b in zip(found[planned], found[literal], strict=True):
-        assert_allclose(a, b, rtol=1e-10, atol=1e-12)
+    agree(found)
 
 
 def test_two_forward_calls_in_flight_before_either_backward() -> None:
