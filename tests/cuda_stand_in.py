@@ -1,6 +1,6 @@
 """What stands in for a GPU where there is none: memory, kernels, cuBLAS, streams, and CuPy.
 
-Nothing here is a GPU, and a test that uses it is no test on one. But ``cuda.py`` cannot tell: what
+Nothing here is a GPU, and a test that uses it is no test on one. But ``gpu.run`` cannot tell: what
 it hands over are addresses, grids and numbers in the order of columns, and here they are believed.
 ``Interpreter`` carries out what a kernel was made of; ``Compiler`` runs its text, through g++ and
 a few lines that say what CUDA's words mean.
@@ -22,9 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_rnn.recurrence import cuda
-from tinygrad_rnn.recurrence.cuda_kernels import PREAMBLE, Source
-from tinygrad_rnn.recurrence.loops import Slot
+from tinygrad_rnn.kernels.gpu import run as cuda
+from tinygrad_rnn.kernels.gpu.kernels import PREAMBLE, Source
+from tinygrad_rnn.kernels.ir import Slot
 
 Array = np.ndarray[Any, Any]
 

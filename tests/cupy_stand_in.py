@@ -15,7 +15,8 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 from cuda_stand_in import Device
-from tinygrad_rnn.recurrence import cuda, kernels
+from tinygrad_rnn.kernels import machine as machines
+from tinygrad_rnn.kernels.gpu import run as cuda
 
 NAME = "stand_in"
 
@@ -97,7 +98,7 @@ class Backend(backends.CupyBackend):
         return _plain(array)
 
 
-def machine(device: Device) -> kernels.Machine:
+def machine(device: Device) -> machines.Machine:
     """What plans are made for: loops that run on the device given."""
     loops = types.SimpleNamespace(
         SUPPORTED=cuda.SUPPORTED,
@@ -105,4 +106,4 @@ def machine(device: Device) -> kernels.Machine:
         available=functools.cache(lambda: cuda.wrong(device)),
         compile=lambda loops: cuda.compile(loops, device),
     )
-    return kernels.Machine(LIBRARY, loops, cuda.gemm)
+    return machines.Machine(LIBRARY, loops, cuda.gemm)

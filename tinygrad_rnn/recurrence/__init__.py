@@ -1,8 +1,8 @@
 """Time is a loop: ``unroll`` applies a cell over it."""
 
-from .call import Bytes
-from .plan import Plan, plan_cache
-from .planned import PlanError
+from ..planner.call import Bytes
+from ..planner.lookup import PlanError
+from ..planner.plan import Plan, plan_cache
 from .ragged import pad_sequences, unpad_sequences
 from .truncated import Window, detach, truncated_bptt
 from .unroll import Cell, initial_state, plan, unroll

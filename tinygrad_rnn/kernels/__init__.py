@@ -1,0 +1,1 @@
+"""A loop in, machine code out; knows no engine."""

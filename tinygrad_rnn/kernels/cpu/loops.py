@@ -1,0 +1,257 @@
+"""The text of native loops: each ``Loop`` a function in LLVM's language, each ``Kernel`` another.
+
+A kernel is straight-line code on vectors of columns, in a loop over the columns of each row. The
+statements of a step follow one another, and the loop over time surrounds them.
+
+The subtle point is the levels of a kernel with reductions. What needs the sum of a row cannot be
+in the same loop over its columns as the sum. So a value's level says how many reductions lie
+before it, each level has loops of its own, and what crosses from one to the next waits in scratch
+memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..ir import Kernel, Loop, Slot, Timetable
+from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS
+from .llvm import Code, Value, vector
+
+ARRAY_DATA = object.__basicsize__
+"""Where NumPy's array objects have the address of their data: it is their first field."""
+
+
+def slots(loop: Loop) -> list[Slot]:
+    """All that the statements of a loop read or write."""
+    found: dict[Slot, None] = {}
+    for statement in loop.statements:
+        if isinstance(statement, Kernel):
+            found.update(dict.fromkeys(_kernel_slots(statement)))
+        else:
+            found.update(dict.fromkeys((statement.a, statement.b, statement.out)))
+    return list(found)
+
+
+def _kernel_slots(kernel: Kernel) -> list[Slot]:
+    named = (i.argument for i in kernel.instructions if i.name in ("load", "store"))
+    return list(dict.fromkeys(named))
+
+
+def _kind(slot: Slot) -> str:
+    return "i1" if slot.dtype == "bool" else "float"
+
+
+def _in_memory(kind: str) -> str:
+    return "i8" if kind == "i1" else kind
+
+
+def write_loop(name: str, loop: Loop, multiply: int, lanes: int) -> list[Code]:
+    """The functions of a loop, the one called ``name`` last.
+
+    It takes the addresses of the array objects, of those of the timetable and of the packed
+    matrices, each numbered as the statement that multiplies by it; and runs steps [first, last) of
+    the timetable on rows [row, end) of the batch.
+
+    Args:
+        name: of the function.
+        loop: what it does.
+        multiply: the address of the function of that name in ``gemm.py``.
+        lanes: floats in a vector.
+    """
+    code = Code(
+        f"define void @{name}(ptr %arrays, ptr %timetable, ptr %packed, "
+        "i64 %first, i64 %last, i64 %row, i64 %end)"
+    )
+
+    def data(objects: str, number: int) -> str:
+        array = code.entry(objects, number, "ptr")
+        return code.entry(code.address(array, ARRAY_DATA, "i8"), 0, "ptr")
+
+    buffers = {n: data("%arrays", n) for n in sorted({slot.buffer for slot in slots(loop)})}
+    tables = {name: data("%timetable", n) for n, name in enumerate(Timetable._fields)}
+    kernels = []
+    steps = (
+        (code.integer("sub", "%last", 1), code.integer("sub", "%first", 1), -1)
+        if loop.backwards
+        else ("%first", "%last", 1)
+    )
+    with code.loop(*steps) as t:
+        rows = code.integer("sub", code.smaller(code.entry(tables["count"], t), "%end"), "%row")
+        with code.when(code.emit(f"icmp sgt i64 {rows}, 0")):
+            first_row = {
+                place: code.integer("add", code.entry(tables[place], t), "%row")
+                for place in ("step", "before", "after")
+            }
+            first_row |= {"rows": "%row", "each": code.entry(tables["index"], t), "all": 0}
+
+            def address(slot: Slot) -> str:
+                offset = code.integer("mul", first_row[slot.place], slot.stride)
+                offset = code.integer("add", offset, slot.column)
+                return code.address(buffers[slot.buffer], offset, _in_memory(_kind(slot)))
+
+            for n, statement in enumerate(loop.statements):
+                if isinstance(statement, Kernel):
+                    kernel = f"{name}.kernel{n}"
+                    kernels.append(_KernelWriter(kernel, statement, lanes).write())
+                    addresses = "".join(f", ptr {address(s)}" for s in _kernel_slots(statement))
+                    code.do(f"call void @{kernel}(i64 {rows}{addresses})")
+                else:
+                    a, _, out, accumulate = statement
+                    function = code.emit(f"inttoptr i64 {multiply} to ptr")
+                    code.do(
+                        f"call void {function}(i64 {rows}, i64 {out.width}, i64 {a.width}, "
+                        f"ptr {address(a)}, i64 {a.stride}, i64 1, "
+                        f"ptr {code.entry('%packed', n, 'ptr')}, "
+                        f"ptr {address(out)}, i64 {out.stride}, i1 {int(accumulate)})"
+                    )
+    return [*kernels, code]
+
+
+class _KernelWriter:
+    """Writes a kernel as a function of the number of rows, and of the address of each slot."""
+
+    def __init__(self, name: str, kernel: Kernel, lanes: int):
+        self.instructions = kernel.instructions
+        self.lanes = lanes
+        self.slots = _kernel_slots(kernel)
+        parameters = "".join(f", ptr %slot{i}" for i in range(len(self.slots)))
+        self.code = Code(f"define internal void @{name}(i64 %rows{parameters})")
+        self.numbers: dict[int, Value] = {}  # the values of width 1, in this row
+        self.rows: dict[Slot, str] = {}  # where this row of each slot is
+        self.loops = self._loops()
+        overwritten = {i.argument for i in self.instructions if i.name == "store"}
+        self.reloaded = {
+            n
+            for n, i in enumerate(self.instructions)
+            if i.name == "load" and i.width > 1 and i.argument not in overwritten
+        }
+        self.scratch = {
+            x: self.code.variable("float", self.instructions[x].width)
+            for n, i in enumerate(self.instructions)
+            for x in i.operands
+            if self.instructions[x].width > 1 and x not in self.reloaded
+            if self.loops[n][0] > self.loops[x][0]
+        }
+        self.kinds: dict[int, str] = {}  # of what is in scratch memory
+
+    def _loops(self) -> list[tuple[int, int]]:
+        """The level and width of the loop over columns that each instruction is in."""
+        loops: list[tuple[int, int]] = []
+        ready: list[int] = []  # at what level a value can be used
+        for name, operands, width, argument in self.instructions:
+            level = max((ready[x] for x in operands), default=0)
+            if name in REDUCTIONS:
+                width = self.instructions[operands[0]].width
+            elif name == "store":
+                width = argument.width
+            loops.append((level, width))
+            ready.append(level + (name in REDUCTIONS and width > 1))
+        return loops
+
+    def write(self) -> Code:
+        """The function."""
+        with self.code.loop(0, "%rows") as row:
+            for i, slot in enumerate(self.slots):
+                stride = 0 if slot.place in ("each", "all") else slot.stride
+                offset = self.code.integer("mul", row, stride)
+                self.rows[slot] = self.code.address(f"%slot{i}", offset, _in_memory(_kind(slot)))
+            # Loads wait until they are needed, if nothing overwrites them first.
+            of = {n: x for n, x in enumerate(self.loops) if n not in self.reloaded}
+            for level in sorted({level for level, _ in of.values()}):
+                for n in of:
+                    if of[n] == (level, 1):
+                        self._number(n)
+                for width in sorted({w for at, w in of.values() if at == level and w != 1}):
+                    self._columns(width, [n for n in of if of[n] == (level, width)])
+        return self.code
+
+    def _apply(self, name: str, operands: Sequence[Value]) -> Value:
+        """Write an elementwise function; all but approximations round as NumPy does.
+
+        For the backward pass may compute again what the forward pass stored, and compare the two.
+        """
+        self.code.fused = name in APPROXIMATED
+        return ELEMENTWISE[name](*operands)
+
+    def _number(self, n: int) -> None:
+        """Write an instruction on values of width 1."""
+        i = self.instructions[n]
+        operands = [self.numbers[x] for x in i.operands]
+        if i.name == "store":
+            self._store(operands[0], i.argument, 0)
+        elif i.name == "load":
+            self.numbers[n] = self._load(i.argument, 0, 1)
+        elif i.name == "constant":
+            kind = "i1" if isinstance(i.argument, bool | np.bool) else "float"
+            self.numbers[n] = self.code.constant(float(i.argument), kind=kind)
+        elif i.name in REDUCTIONS:
+            self.numbers[n] = operands[0].floating()
+        else:
+            self.numbers[n] = self._apply(i.name, operands)
+
+    def _columns(self, width: int, numbers: Sequence[int]) -> None:
+        """Write a loop over columns for some instructions, and another for what is left over."""
+        code = self.code
+        reductions = {
+            n: REDUCTIONS[self.instructions[n].name]
+            for n in numbers
+            if self.instructions[n].name in REDUCTIONS
+        }
+        whole = width - width % self.lanes
+        for first, last, lanes in ((0, whole, self.lanes), (whole, width, width % self.lanes)):
+            if first == last:
+                continue
+            partial = {n: code.variable(vector("float", lanes)) for n in reductions}
+            for n, reduction in reductions.items():
+                code.store(code.constant(reduction.start, lanes), partial[n])
+            with code.loop(first, last, lanes) as column:
+                self._vectors(numbers, column, lanes, partial)
+            for n, reduction in reductions.items():
+                total = reduction.lanes(code.load(partial[n], lanes))
+                before = self.numbers.get(n) if first else None
+                self.numbers[n] = total if before is None else reduction.combine(before, total)
+
+    def _vectors(
+        self, numbers: Sequence[int], column: str, lanes: int, partial: dict[int, str]
+    ) -> None:
+        """Write some instructions for the columns that begin with ``column``."""
+        code = self.code
+        vectors: dict[int, Value] = {}
+
+        def operand(x: int) -> Value:
+            if x not in vectors:
+                if self.instructions[x].width == 1:
+                    return self.numbers[x]
+                if x in self.reloaded:
+                    vectors[x] = self._load(self.instructions[x].argument, column, lanes)
+                else:
+                    place = code.address(self.scratch[x], column, _in_memory(self.kinds[x]))
+                    vectors[x] = code.load(place, lanes, self.kinds[x])
+            return vectors[x]
+
+        for n in numbers:
+            i = self.instructions[n]
+            if i.name == "load":
+                vectors[n] = self._load(i.argument, column, lanes)
+            elif i.name == "store":
+                self._store(operand(i.operands[0]).spread(lanes), i.argument, column)
+            elif i.name in REDUCTIONS:
+                combine = REDUCTIONS[i.name].combine
+                value = operand(i.operands[0]).floating()
+                code.store(combine(code.load(partial[n], lanes), value), partial[n])
+            else:
+                vectors[n] = self._apply(i.name, [operand(x) for x in i.operands])
+            if n in self.scratch:
+                self.kinds[n] = vectors[n].kind
+                place = code.address(self.scratch[n], column, _in_memory(vectors[n].kind))
+                code.store(vectors[n], place)
+
+    def _load(self, slot: Slot, column: str | int, lanes: int) -> Value:
+        place = self.code.address(self.rows[slot], column, _in_memory(_kind(slot)))
+        return self.code.load(place, lanes, _kind(slot))
+
+    def _store(self, value: Value, slot: Slot, column: str | int) -> None:
+        place = self.code.address(self.rows[slot], column, _in_memory(_kind(slot)))
+        self.code.store(value if _kind(slot) == "i1" else value.floating(), place)

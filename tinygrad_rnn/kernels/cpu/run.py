@@ -1,0 +1,374 @@
+"""Loops as machine code: the whole of a ``Loop`` runs in one call, without Python's lock.
+
+Rows are independent, so each thread runs all of a loop on rows of its own, and waits for nobody
+until the end. The bits of a result do not depend on the number of threads.
+
+The subtle point is that there is one pool of threads, here, and no BLAS. The threads of a BLAS
+would spin while these run, and these while those run. So ``product`` is for the products around a
+loop what ``gemm.py`` is for those inside: where there are native loops, all products are its.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import threading
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..ir import Kernel, Loop, Product, Slot, Timetable
+from . import gemm
+from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS
+from .llvm import Code
+from .loops import ARRAY_DATA, slots, write_loop
+
+Array = np.ndarray[Any, Any]
+
+SUPPORTED = frozenset(ELEMENTWISE) | frozenset(REDUCTIONS)
+"""The names of instructions that kernels can hold, besides loads, constants and stores."""
+
+DTYPES = frozenset({"float32", "bool"})
+"""What slots may hold."""
+
+
+# This processor.
+
+
+class _Machine:
+    """What compiles for this processor, and the functions that multiply matrices on it."""
+
+    def __init__(self) -> None:
+        import llvmlite.binding as llvm
+
+        if _address(probe := np.zeros(1)) != probe.ctypes.data:
+            raise RuntimeError("NumPy's arrays do not have their data where they are known to")
+        self.llvm = llvm
+        llvm.initialize_native_target()
+        llvm.initialize_native_asmprinter()
+        features = llvm.get_host_cpu_features()
+        self.features = features.flatten()
+        x86 = llvm.get_process_triple().startswith(("x86_64", "i686"))
+        self.processor = (
+            gemm.Processor(lanes=16, registers=32)
+            if features.get("avx512f")
+            else gemm.Processor(lanes=8 if features.get("avx2") else 4, registers=16 if x86 else 32)
+        )
+        self.functions = Functions(self.compile(gemm.library(self.processor)), self.processor)
+
+    def compile(self, functions: Sequence[Code]) -> Any:
+        """An execution engine that holds the functions."""
+        llvm = self.llvm
+        externals = sorted({text for code in functions for text in code.externals})
+        module = llvm.parse_assembly("\n".join([*map(str, functions), *externals]))
+        target = llvm.Target.from_default_triple()
+        # One for each engine: it is gone when the engine is.
+        machine = target.create_target_machine(
+            cpu=llvm.get_host_cpu_name(), features=self.features, opt=2, jit=True
+        )
+        module.triple = target.triple
+        module.data_layout = str(machine.target_data)
+        # The text is nearly what shall run. More passes took five times as long and gained nothing.
+        passes = llvm.create_new_module_pass_manager()
+        passes.add_sroa_pass()
+        passes.add_instruction_combine_pass()
+        options = llvm.create_pipeline_tuning_options(speed_level=1)
+        passes.run(module, llvm.create_pass_builder(machine, options))
+        engine = llvm.create_mcjit_compiler(module, machine)
+        engine.finalize_object()
+        return engine
+
+
+class Functions:
+    """The functions of ``gemm.library`` that are called from outside."""
+
+    def __init__(self, engine: Any, processor: gemm.Processor):
+        self._engine = engine  # owns the code
+        integer, address = ctypes.c_int64, ctypes.c_void_p
+        sizes = (integer,) * 3
+        tile = (address, integer, integer, address, address, integer, ctypes.c_bool)
+        self.multiply_address: int = engine.get_function_address("multiply")
+        self.pack = ctypes.CFUNCTYPE(None, *sizes[:2], address, integer, integer, address)(
+            engine.get_function_address("pack")
+        )
+        self.product = ctypes.CFUNCTYPE(None, *sizes, *tile, integer, integer, address)(
+            engine.get_function_address("product")
+        )
+        self.packed_size = processor.packed_size
+        self.block_size = self.packed_size(gemm.BLOCK_ROWS, gemm.BLOCK_VECTORS * processor.lanes)
+        self.lanes = processor.lanes
+
+
+@functools.cache
+def _machine() -> _Machine:
+    return _Machine()
+
+
+def available() -> str | None:
+    """None if loops can be compiled here, else the reason why not."""
+    try:
+        _machine()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _address(array: Array) -> int:
+    """Where the data of an array is; ``array.ctypes.data``, but four times as quick."""
+    return ctypes.c_void_p.from_address(id(array) + ARRAY_DATA).value or 0
+
+
+def _aligned(size: int) -> Array:
+    """Uninitialised float32 that begin with a cache line."""
+    memory = np.empty(size + 16, np.float32)
+    skipped = -memory.ctypes.data % 64 // 4
+    return memory[skipped : skipped + size]
+
+
+# Threads.
+
+_SHARE = 50_000  # nanoseconds that a thread is worth waking for: it takes about 20,000
+
+
+class _Workers:
+    """Threads that wait for calls."""
+
+    def __init__(self) -> None:
+        self._tasks: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None]]] = (
+            SimpleQueue()
+        )
+        self._count = 0
+        self._starting = threading.Lock()
+
+    def run(self, calls: Sequence[Callable[[], None]]) -> None:
+        """Make all calls at once, the first in this thread; return when all have returned."""
+        with self._starting:
+            while self._count < len(calls) - 1:
+                threading.Thread(target=self._work, daemon=True).start()
+                self._count += 1
+        done: SimpleQueue[BaseException | None] = SimpleQueue()
+        for call in calls[1:]:
+            self._tasks.put((call, done))
+        try:
+            calls[0]()
+        finally:
+            errors = [done.get() for _ in calls[1:]]
+        for error in errors:
+            if error is not None:
+                raise error
+
+    def _work(self) -> None:
+        while True:
+            call, done = self._tasks.get()
+            try:
+                call()
+            except BaseException as error:
+                done.put(error)
+            else:
+                done.put(None)
+            del call  # or its arrays would live until the next one
+
+
+_workers = _Workers()
+
+
+def _renew_workers() -> None:
+    global _workers
+    _workers = _Workers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_workers)  # a child has none of the threads
+
+
+def _shares(count: Array, threads: int) -> list[int]:
+    """Boundaries between the rows of each thread, such that all have as many steps to run."""
+    rows = int(count[0])
+    if count[-1] == rows:
+        return [rows * i // threads for i in range(threads + 1)]
+    steps = np.searchsorted(-count, -np.arange(rows))  # how many each row takes
+    total = np.cumsum(steps)
+    inner = np.searchsorted(total, total[-1] * np.arange(1, threads) / threads)
+    return [0, *(inner + 1).tolist(), rows]
+
+
+# Loops.
+
+
+class _Packed(NamedTuple):
+    """The packed matrices of a loop. Kept from call to call: to touch fresh memory takes longer."""
+
+    array: Array
+    address: int
+    addresses: Any  # where each statement finds its matrix
+
+
+class Compiled:
+    """A loop as machine code."""
+
+    def __init__(self, functions: Functions, engine: Any, name: str, loop: Loop):
+        self._functions = functions
+        self._engine = engine  # owns the code
+        signature = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 4)
+        self._run = signature(engine.get_function_address(name))
+        self._buffers = 1 + max((slot.buffer for slot in slots(loop)), default=-1)
+        self._objects: Any = ctypes.py_object * self._buffers
+        self._tables: Any = ctypes.py_object * len(Timetable._fields)
+        self._matrices: list[tuple[int, Slot, int]] = []  # offset when packed, matrix, its rows
+        self._size = 0
+        self._users: dict[int, int] = {}  # by statement, the offset of its matrix
+        known: dict[tuple[Slot, int], int] = {}
+        for n, statement in enumerate(loop.statements):
+            if isinstance(statement, Product):
+                b, k = statement.b, statement.a.width
+                if (b, k) not in known:
+                    known[b, k] = self._size
+                    self._matrices.append((self._size, b, k))
+                    self._size += functions.packed_size(k, b.width)
+                self._users[n] = known[b, k]
+        self._spare: list[_Packed] = []
+        self._statements = len(loop.statements)
+        self._nanoseconds = sum(map(_nanoseconds, loop.statements))
+
+    def __call__(
+        self, arrays: Sequence[Array], timetable: Timetable, steps: slice | None, threads: int
+    ) -> None:
+        """Run the steps, all of them if ``steps`` is None, on at most ``threads`` threads.
+
+        ``arrays`` are those that the slots number: C-contiguous, of float32 or bool as the slots
+        say; nothing is checked. A matrix of a product may be a transposed view instead.
+        """
+        first, last = 0, len(timetable.count)
+        if steps is not None:
+            first, last, _ = steps.indices(last)
+        if first >= last:
+            return
+        objects = self._objects(*arrays[: self._buffers])
+        tables = self._tables(*timetable)
+        memory = self._spare.pop() if self._spare else self._memory()
+        for offset, matrix, k in self._matrices:
+            self._pack(arrays[matrix.buffer], matrix, k, memory.address + 4 * offset)
+        count = timetable.count[first:last]
+        rows = int(count[0])
+        worth = self._nanoseconds * (rows + int(count[-1])) / 2 * (last - first) / _SHARE
+        threads = min(threads, rows, int(worth))
+        run = functools.partial(self._run, objects, tables, memory.addresses, first, last)
+        if threads > 1:
+            shares = pairwise(_shares(count, threads))
+            _workers.run([functools.partial(run, *share) for share in shares])
+        else:
+            run(0, rows)
+        self._spare.append(memory)
+
+    def _memory(self) -> _Packed:
+        array = _aligned(self._size)
+        addresses = (ctypes.c_void_p * self._statements)()
+        for n, offset in self._users.items():
+            addresses[n] = _address(array) + 4 * offset
+        return _Packed(array, _address(array), addresses)
+
+    def _pack(self, array: Array, matrix: Slot, k: int, place: int) -> None:
+        row, column = array.strides if array.ndim == 2 else (4 * matrix.stride, 4)
+        start = _address(array) + matrix.column * column
+        self._functions.pack(matrix.width, k, start, row // 4, column // 4, place)
+
+
+def _nanoseconds(statement: Kernel | Product) -> float:
+    """Roughly how long a statement takes for one row."""
+    if isinstance(statement, Product):
+        return statement.a.width * statement.out.width / 100
+    return sum(i.width * (0.2 if i.name in _SLOW else 0.05) for i in statement.instructions)
+
+
+_SLOW = APPROXIMATED | {"divide", "sqrt"}
+
+
+def compile(loops: Sequence[Loop]) -> list[Compiled]:
+    """The loops as machine code, all in one module.
+
+    Raises:
+        ImportError: without llvmlite; ``available()`` says so beforehand.
+    """
+    machine = _machine()
+    multiply, lanes = machine.functions.multiply_address, machine.processor.lanes
+    names = [f"loop{i}" for i in range(len(loops))]
+    written = [write_loop(*x, multiply, lanes) for x in zip(names, loops, strict=True)]
+    engine = machine.compile([code for functions in written for code in functions])
+    return [Compiled(machine.functions, engine, *x) for x in zip(names, loops, strict=True)]
+
+
+# Products outside loops.
+
+
+class _Block(threading.local):
+    """Memory of each thread for the block of a matrix that is packed at a time."""
+
+    memory: Array | None = None
+
+
+_block = _Block()
+
+
+def product(a: Array, b: Array, out: Array, *, threads: int = 1, accumulate: bool = False) -> None:
+    """out = a @ b, or out += a @ b.
+
+    Args:
+        a: float32 (M, K), with any strides; so may b, but it is quicker with contiguous rows or
+            columns.
+        b: float32 (K, N).
+        out: float32 (M, N), its rows or its columns contiguous; it shares no memory with a and b.
+        threads: how many share the work at most.
+        accumulate: whether to add to ``out``.
+
+    Raises:
+        ValueError: if shapes do not fit together, dtypes differ, or ``out`` is not contiguous.
+        ImportError: without llvmlite; ``available()`` says so beforehand.
+    """
+    functions = _machine().functions
+    if out.strides[1] != 4 and out.strides[0] == 4:
+        a, b, out = b.T, a.T, out.T
+    (m, k), n = a.shape, b.shape[1]
+    if b.shape[0] != k or out.shape != (m, n):
+        raise ValueError(f"product: {a.shape} @ {b.shape} is not of the shape {out.shape}")
+    if not a.dtype == b.dtype == out.dtype == np.float32:
+        raise ValueError(f"product: {a.dtype} @ {b.dtype} -> {out.dtype} is not all float32")
+    if 0 in (m, n, k):
+        if not accumulate:
+            out[...] = 0
+        return
+    if out.strides[1] != 4 and n > 1:
+        raise ValueError(f"product: the strides of out are {out.strides}, neither of them 4")
+    threads = min(threads, int(m * n * k / 100 / _SHARE))
+    if threads > 1:
+        parts = _parts(m, n, functions.lanes, threads)
+        multiply = functools.partial(_product, functions, accumulate)
+        _workers.run(
+            [functools.partial(multiply, a[i], b[:, j], out[i, j]) for i, j in parts],
+        )
+    else:
+        _product(functions, accumulate, a, b, out)
+
+
+def _parts(m: int, n: int, lanes: int, threads: int) -> list[tuple[slice, slice]]:
+    """A result (m, n), cut across its longer side; columns between whole vectors."""
+    if m > n:
+        bounds = [m * i // threads for i in range(threads + 1)]
+        return [(slice(*part), slice(None)) for part in pairwise(bounds)]
+    vectors = -(-n // lanes)
+    bounds = [min(n, vectors * i // threads * lanes) for i in range(threads + 1)]
+    return [(slice(None), slice(*part)) for part in pairwise(bounds)]
+
+
+def _product(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
+    if _block.memory is None:
+        _block.memory = _aligned(functions.block_size)
+    (m, n), k = out.shape, a.shape[1]
+    (a_row, a_column), (b_row, b_column) = a.strides, b.strides
+    functions.product(
+        *(m, n, k, _address(a), a_row // 4, a_column // 4, _address(b), _address(out)),
+        *(out.strides[0] // 4, accumulate, b_row // 4, b_column // 4, _address(_block.memory)),
+    )

@@ -1,0 +1,326 @@
+"""The text of kernels for a GPU: each ``Kernel`` a function in CUDA C++.
+
+Without reductions, each element of the widest row has a thread. With them, each row has a block,
+whose threads take the columns by turns, and a level of the kernel says how many reductions lie
+before a value: each level has loops of its own, and what crosses from one to the next waits in
+registers.
+
+The subtle point is a number, of width 1, that is read by all threads of its row and overwritten by
+one. All have to have read it before, so such a kernel has a block for each row as well.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..ir import Instruction, Kernel, Slot
+
+OF_FLOATS = {
+    "add": "{} + {}",
+    "subtract": "{} - {}",
+    "multiply": "{} * {}",
+    "divide": "{} / {}",
+    "negative": "-{}",
+    "abs": "fabs({})",
+    "sign": "sign({})",
+    "exp": "exp({})",
+    "expm1": "expm1({})",
+    "log": "log({})",
+    "log1p": "log1p({})",
+    "sqrt": "sqrt({})",
+    "square": "{0} * {0}",
+    "pow": "pow({}, {})",
+    "sin": "sin({})",
+    "cos": "cos({})",
+    "tanh": "tanh({})",
+    "erf": "erf({})",
+    "sigmoid": "sigmoid({})",
+    "softplus": "softplus({})",
+    "relu": "relu({})",
+    "maximum": "maximum({}, {})",
+    "minimum": "minimum({}, {})",
+    "floor": "floor({})",
+    "ceil": "ceil({})",
+    "trunc": "trunc({})",
+    "round": "rint({})",
+}
+"""Functions of floating numbers, as CUDA's own, which are accurate in float64 as well."""
+
+RELATIONS = {
+    "equal": "{} == {}",
+    "not_equal": "{} != {}",
+    "less": "{} < {}",
+    "less_equal": "{} <= {}",
+    "greater": "{} > {}",
+    "greater_equal": "{} >= {}",
+    "isnan": "{0} != {0}",
+    "isinf": "isinf({})",
+    "isfinite": "isfinite({})",
+}
+"""Functions of floating numbers that are true or false."""
+
+OF_BOOLEANS = {
+    "logical_and": "{} && {}",
+    "logical_or": "{} || {}",
+    "logical_xor": "{} != {}",
+    "logical_not": "!{}",
+}
+
+ELEMENTWISE = frozenset({*OF_FLOATS, *RELATIONS, *OF_BOOLEANS, "where"})
+REDUCTIONS = {"sum": ("Sum", 0.0), "max": ("Maximum", float("-inf"))}
+"""How each takes in one more value, and what it starts from."""
+
+PREAMBLE = """\
+// Comparisons are turned so that nan takes the way that leads it to the result.
+template <class T> __device__ T sign(T x) { return x > 0 ? T(1) : x < 0 ? T(-1) : x; }
+template <class T> __device__ T relu(T x) { return x <= 0 ? T(0) : x; }
+template <class T> __device__ T maximum(T x, T y) { return x > y || x != x ? x : y; }
+template <class T> __device__ T minimum(T x, T y) { return x < y || x != x ? x : y; }
+template <class T> __device__ T sigmoid(T x) { return 1 / (1 + exp(-x)); }
+template <class T> __device__ T softplus(T x) { return relu(x) + log1p(exp(-fabs(x))); }
+
+struct Sum {
+    template <class T> __device__ static T of(T x, T y) { return x + y; }
+};
+struct Maximum {
+    template <class T> __device__ static T of(T x, T y) { return maximum(x, y); }
+};
+
+// A reduction of one value of each thread, of which there are whole warps; all threads get it.
+template <class Reduction, int threads, class T> __device__ T over_block(T value) {
+    __shared__ T of_warp[threads / 32];
+    for (int lane = 16; lane > 0; lane /= 2)
+        value = Reduction::of(value, __shfl_xor_sync(0xffffffffu, value, lane));
+    if (threadIdx.x % 32 == 0) of_warp[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = of_warp[0];
+    for (int warp = 1; warp < threads / 32; ++warp)
+        value = Reduction::of(value, of_warp[warp]);
+    __syncthreads();  // or another reduction would write over what somebody has not read
+    return value;
+}
+"""
+
+_WARP, _MOST_THREADS = 32, 256
+
+
+class Source(NamedTuple):
+    """A kernel as text, and how it is launched.
+
+    Its arguments are the number of rows, which it does not need, and the address of each slot at
+    the first of them. ``(rows, blocks)`` of ``threads`` run it.
+    """
+
+    name: str
+    kernel: Kernel
+    text: str
+    slots: tuple[Slot, ...]
+    blocks: int  # for the columns of a row
+    threads: int
+
+
+def kernel_slots(kernel: Kernel) -> tuple[Slot, ...]:
+    """All that a kernel loads or stores."""
+    named = (i.argument for i in kernel.instructions if i.name in ("load", "store"))
+    return tuple(dict.fromkeys(named))
+
+
+def write_kernel(name: str, kernel: Kernel) -> Source:
+    """A kernel as a function of that name."""
+    return _KernelWriter(name, kernel).write()
+
+
+class _KernelWriter:
+    def __init__(self, name: str, kernel: Kernel) -> None:
+        self.name = name
+        self.kernel = kernel
+        self.instructions = kernel.instructions
+        self.slots = kernel_slots(kernel)
+        doubles = any(slot.dtype == "float64" for slot in self.slots)
+        self.type = "double" if doubles else "float"
+        self.kinds = self._kinds()
+        self.loops = self._loops()
+        self.width = max((width for _, width in self.loops), default=1)
+        stored = {i.argument for i in self.instructions if i.name == "store"}
+        self.overwritten = any(
+            i.name == "load" and i.width == 1 and i.argument in stored for i in self.instructions
+        )
+        reduced = any(level for level, _ in self.loops) or any(
+            map(self._reduces, self.instructions)
+        )
+        self.by_rows = self.width > 1 and (reduced or self.overwritten)
+        self.threads = min(-(-self.width // _WARP) * _WARP, _MOST_THREADS)
+        self.kept = {  # what is read at a later level than its own
+            x
+            for n, i in enumerate(self.instructions)
+            for x in i.operands
+            if self.instructions[x].width > 1 and self.loops[n][0] > self.loops[x][0]
+        }
+        self.lines: list[str] = []
+
+    def _reduces(self, instruction: Instruction) -> bool:
+        wide = self.instructions[instruction.operands[0]].width > 1 if instruction.operands else 0
+        return instruction.name in REDUCTIONS and bool(wide)
+
+    def _kinds(self) -> list[str]:
+        """The type of each value."""
+        kinds: list[str] = []
+        for name, operands, _, argument in self.instructions:
+            if name == "load":
+                boolean = argument.dtype == "bool"
+            elif name == "where":
+                boolean = all(kinds[x] == "bool" for x in operands[1:])
+            else:
+                boolean = name in RELATIONS or name in OF_BOOLEANS
+            kinds.append("bool" if boolean else self.type)
+        return kinds
+
+    def _loops(self) -> list[tuple[int, int]]:
+        """The level and width of the loop over columns that each instruction is in."""
+        loops: list[tuple[int, int]] = []
+        ready: list[int] = []  # at what level a value can be used
+        for instruction in self.instructions:
+            level = max((ready[x] for x in instruction.operands), default=0)
+            width = instruction.width
+            if self._reduces(instruction):
+                width = self.instructions[instruction.operands[0]].width
+            elif instruction.name == "store":
+                width = instruction.argument.width
+            loops.append((level, width))
+            ready.append(level + self._reduces(instruction))
+        return loops
+
+    def write(self) -> Source:
+        pointers = [
+            f"{'bool' if s.dtype == 'bool' else 'double' if s.dtype == 'float64' else 'float'}"
+            f"* __restrict__ slot{n}"
+            for n, s in enumerate(self.slots)
+        ]
+        parameters = ", ".join(["long long rows", *pointers])
+        self.lines = [f'extern "C" __global__ void {self.name}({parameters}) {{']
+        for n, slot in enumerate(self.slots):
+            if slot.place not in ("each", "all"):
+                self._line(f"slot{n} += blockIdx.x * {slot.stride}LL;")
+        if not self.by_rows:
+            self._line("const int column = blockIdx.y * blockDim.x + threadIdx.x;")
+        self._numbers_loaded()
+        for level in sorted({level for level, _ in self.loops}):
+            self._numbers(level)
+            widths = {width for at, width in self.loops if at == level and width > 1}
+            for width in sorted(widths):
+                self._columns(level, width)
+        self.lines.append("}\n")
+        blocks = 1 if self.by_rows else -(-self.width // self.threads)
+        text = "\n".join(self.lines)
+        return Source(self.name, self.kernel, text, self.slots, blocks, self.threads)
+
+    def _slot(self, instruction: Instruction) -> str:
+        return f"slot{self.slots.index(instruction.argument)}"
+
+    def _line(self, text: str, depth: int = 1) -> None:
+        self.lines.append("    " * depth + text)
+
+    def _numbers_loaded(self) -> None:
+        for n, i in enumerate(self.instructions):
+            if i.name == "load" and i.width == 1:
+                self._line(f"const {self.kinds[n]} v{n} = {self._slot(i)}[0];")
+        if self.by_rows and self.overwritten:
+            self._line("__syncthreads();")
+
+    def _numbers(self, level: int) -> None:
+        """The instructions of a level on values of width 1, which every thread carries out."""
+        first = "threadIdx.x" if self.by_rows else "column"
+        for n, i in enumerate(self.instructions):
+            if self.loops[n] != (level, 1) or i.name == "load":
+                continue
+            if i.name == "store":
+                self._line(
+                    f"if ({first} == 0) {self._slot(i)}[0] = {self._as(i.operands[0], i.argument)};"
+                )
+            else:
+                self._line(f"const {self.kinds[n]} v{n} = {self._expression(n)};")
+
+    def _columns(self, level: int, width: int) -> None:
+        """The instructions of a level on rows of one width, and the reductions of such."""
+        numbers = [n for n, loop in enumerate(self.loops) if loop == (level, width)]
+        reductions = [n for n in numbers if self._reduces(self.instructions[n])]
+        times = -(-width // self.threads)
+        for n in numbers:
+            if n in self.kept:
+                self._line(f"{self.kinds[n]} kept{n}[{times}];")
+            elif n in reductions:
+                start = literal(REDUCTIONS[self.instructions[n].name][1])
+                self._line(f"{self.type} part{n} = {start};")
+        if not self.by_rows:
+            self._line(f"if (column < {width}) {{")
+            depth = 2
+        else:
+            self._line("#pragma unroll", 0)
+            self._line(f"for (int i = 0; i < {times}; ++i) {{")
+            self._line(f"const int column = i * {self.threads} + threadIdx.x;", 2)
+            self._line(f"if (column < {width}) {{", 2)
+            depth = 3
+        self._body(numbers, level, depth)
+        for brace in range(depth - 1, 0, -1):
+            self._line("}", brace)
+        for n in reductions:
+            name, _ = REDUCTIONS[self.instructions[n].name]
+            call = f"over_block<{name}, {self.threads}>(part{n})"
+            self._line(f"const {self.type} v{n} = {call};")
+
+    def _body(self, numbers: Sequence[int], level: int, depth: int) -> None:
+        read = (x for n in numbers for x in self.instructions[n].operands)
+        for x in dict.fromkeys(read):
+            if x in self.kept and self.loops[x][0] < level:
+                self._line(f"const {self.kinds[x]} v{x} = kept{x}[i];", depth)
+        for n in numbers:
+            i = self.instructions[n]
+            if i.name == "store":
+                value = self._as(i.operands[0], i.argument)
+                self._line(f"{self._slot(i)}[column] = {value};", depth)
+                continue
+            if self._reduces(i):
+                name, _ = REDUCTIONS[i.name]
+                value = f"{name}::of(part{n}, {self._floating(i.operands[0])})"
+                self._line(f"part{n} = {value};", depth)
+                continue
+            loaded = i.name == "load"
+            value = f"{self._slot(i)}[column]" if loaded else self._expression(n)
+            self._line(f"const {self.kinds[n]} v{n} = {value};", depth)
+            if n in self.kept:
+                self._line(f"kept{n}[i] = v{n};", depth)
+
+    # Expressions.
+
+    def _expression(self, n: int) -> str:
+        name, operands, _, argument = self.instructions[n]
+        if name == "constant":
+            return f"{self.type}({literal(float(argument))})"
+        if name == "where":
+            condition, *chosen = operands
+            both = self._boolean if self.kinds[n] == "bool" else self._floating
+            return f"{self._boolean(condition)} ? {both(chosen[0])} : {both(chosen[1])}"
+        if name in OF_BOOLEANS:
+            return OF_BOOLEANS[name].format(*map(self._boolean, operands))
+        if name in REDUCTIONS:  # of one column
+            return self._floating(operands[0])
+        return (OF_FLOATS | RELATIONS)[name].format(*map(self._floating, operands))
+
+    def _floating(self, x: int) -> str:
+        return f"v{x}" if self.kinds[x] == self.type else f"{self.type}(v{x})"
+
+    def _boolean(self, x: int) -> str:
+        return f"v{x}" if self.kinds[x] == "bool" else f"(v{x} != 0)"
+
+    def _as(self, x: int, slot: Slot) -> str:
+        return self._boolean(x) if slot.dtype == "bool" else self._floating(x)
+
+
+def literal(number: float) -> str:
+    """A number in C++; the headers that name infinity are not there."""
+    if number - number == 0:
+        return repr(number)
+    bits = struct.unpack("<Q", struct.pack("<d", number))[0]
+    return f"__longlong_as_double({bits:#x}LL)"

@@ -1,0 +1,92 @@
+"""A loop as machines run it: statements over slots. What ``cpu`` and ``gpu`` translate.
+
+Everything that varies with time is stored with its rows one below the other, (number of rows,
+columns), whatever the batch: step by step, and in each step the rows that are still active. So one
+``Timetable`` says where a step's rows are, for sequences of equal lengths or not, forwards or
+backwards in time, and a statement need not know.
+
+The subtle point is ``before`` and ``after``: a state is stored for all steps and the one at the
+start, one more than there are steps. What a step reads at ``before`` is what the step preceding it
+wrote at ``after``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+Place = Literal["step", "before", "after", "rows", "each", "all"]
+
+
+class Timetable(NamedTuple):
+    """Where the rows of each step are, in the order in which the steps are processed forwards.
+
+    Four arrays of int64 with an entry for each step: the first row in an array over steps, the
+    first rows of the states before and after it, and the number of active rows. Rows that end, end
+    last: those active at a step are the first ones of those active before.
+    """
+
+    step: np.ndarray[Any, Any]
+    before: np.ndarray[Any, Any]
+    after: np.ndarray[Any, Any]
+    count: np.ndarray[Any, Any]  # type: ignore[assignment]  # tuples have methods of
+    index: np.ndarray[Any, Any]  # type: ignore[assignment]  # these names, nobody's here
+    """The step's place in arrays (T, ...) that have no rows."""
+
+
+class Slot(NamedTuple):
+    """Where a statement finds or puts a value: columns of an array that the loop is called with.
+
+    ``place`` says which rows: those of the "step", or of the state "before" or "after" it; "rows":
+    an array (B, columns) that has each row once, such as a temporary; "each": one row for each
+    step, the same for all rows of the batch; "all": a vector or a number, or the matrix of a
+    product, the same for all rows and steps.
+    """
+
+    buffer: int
+    place: Place
+    column: int  # the first column
+    width: int  # how many; 1 broadcasts to the width of what it is used in
+    stride: int  # elements from one row to the next
+    dtype: str = "float32"  # or "float64" on a GPU, or "bool"
+
+
+class Instruction(NamedTuple):
+    """One line of a kernel, on rows: values are numbered by their place in the kernel.
+
+    ``name`` is "load" (``argument`` a Slot), "constant" (a number), "store" (a Slot; one operand),
+    "sum" or "max" (over the columns of the operand: the result has width 1), or that of an
+    elementwise primitive. Operands of width 1 broadcast.
+    """
+
+    name: str
+    operands: tuple[int, ...]
+    width: int
+    argument: Any = None
+
+
+class Kernel(NamedTuple):
+    """Elementwise work on the rows of one step, each row by itself.
+
+    A store may go where a load came from only if both are the same slot: then what was loaded is
+    overwritten, column by column. No other stores and loads overlap.
+    """
+
+    instructions: tuple[Instruction, ...]
+
+
+class Product(NamedTuple):
+    """out = a @ b, or out += a @ b: a has rows, b is a matrix (a.width, out.width), at "all"."""
+
+    a: Slot
+    b: Slot
+    out: Slot
+    accumulate: bool
+
+
+class Loop(NamedTuple):
+    """The statements of one step, in order, and the direction in which steps are processed."""
+
+    statements: tuple[Kernel | Product, ...]
+    backwards: bool  # from the last step of the timetable to the first

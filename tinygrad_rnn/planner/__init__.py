@@ -1,0 +1,1 @@
+"""A traced step in, a program out."""

@@ -1,0 +1,331 @@
+"""One call of a plan: what it is given, what it holds, and how it is differentiated.
+
+The call is one node of the graph. Differentiated on arrays, it runs the plan's backward pass. Asked
+for a derivative that can be differentiated again, it replays its trace literally, on the inputs
+that it kept: every operation of every step is then a node, and the cell is not called again.
+
+The subtle point is time. With checkpoints the steps are run in segments, and all that is held is
+the state at the start of each; the backward pass runs a segment's forward pass again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import tinygrad_rnn_backends as backends
+
+from .. import random
+from ..graph import Node, Primitive
+from ..tensor import Tensor, is_grad_enabled, outputs_of, wrap
+from ..transforms import vjp
+from .ir import Kind, Value, base
+from .passes.rows import EACH, ONCE, ROWS, ROWS_ONCE
+from .plan import Plan, cache
+from .runtime.steps import Steps
+from .trace import Step, replay
+
+
+class Bytes(int):
+    """A budget of memory for a loop, in bytes."""
+
+
+class Call:
+    """One call of a plan.
+
+    Args:
+        plan: the plan.
+        step: the traced step, which has the arguments of this call.
+        steps: where the rows of each step are.
+        order: the rows in the order in which they end, last first; None if all end together.
+        every: how many steps a segment has, at whose start the state is held; None holds all.
+        counts: how many parts x and the state have.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        step: Step,
+        steps: Steps,
+        order: Any,
+        every: int | None,
+        counts: tuple[int, int],
+    ) -> None:
+        self.plan = plan
+        self.steps = steps
+        self.order = order
+        self.every = every
+        self.counts = counts  # of the parts of x and of the state
+        self.np = plan.machine.np  # the library of the arrays
+        self.scalars = [self.np.asarray(number) for number in step.trace.scalars]
+        self.key = random.next_call() if plan.draws else None
+        self.starts: list[Any] = []  # the states that segments start from
+        self.held: Any = None  # of the only segment: what its backward pass needs
+        self.literal: Any = None  # the same loop on Tensors, literally
+
+    def __repr__(self) -> str:
+        return f"<{self.steps.steps} steps of a plan>"
+
+    # The steps, in segments.
+
+    @property
+    def segments(self) -> list[Steps]:
+        """The steps, cut after every so many, in the order of the loop."""
+        if self.every is None or self.every >= self.steps.steps:
+            return [self.steps]
+        total = self.steps.steps
+        cuts = range(0, total, self.every)
+        return [self.steps.segment(i, min(i + self.every, total)) for i in cuts]
+
+    @property
+    def pool(self) -> Any:
+        """Where memory comes from: CuPy has a pool of its own."""
+        return cache.pool if self.np is np else self.np
+
+    def split(self, arrays: Sequence[Any]) -> tuple[Any, Any, Any]:
+        """Arrays of x, the state, and from outside."""
+        xs, states = self.counts
+        return arrays[:xs], arrays[xs : xs + states], arrays[xs + states :]
+
+    def _owned(self, array: Any, shape: tuple[int, ...]) -> Any:
+        """A copy of an array, of this shape."""
+        if array.shape == shape:
+            return self.np.array(array)
+        return self.np.array(self.np.broadcast_to(array, shape))
+
+    def in_order(self, states: Sequence[Any]) -> list[Any]:
+        """States (B, ...) with the rows in the order of the loop."""
+        return [h if self.order is None else h[self.order] for h in states]
+
+    def unordered(self, array: Any) -> Any:
+        """Rows (B, ...) back in the user's order."""
+        if self.order is None:
+            return array
+        found = self.np.empty_like(array)
+        found[self.order] = array
+        return found
+
+    def outside(self, captured: Sequence[Any]) -> list[Any]:
+        """Arrays from outside, with the rows in the order of the loop if they have some."""
+        return [self._of_rows("captured", i, w) for i, w in enumerate(captured)]
+
+    def _of_rows(self, kind: Kind, index: int, w: Any) -> Any:
+        by_rows = self.order is not None and self.plan.extent(kind, index) is ROWS_ONCE
+        return w[self.order] if by_rows else w
+
+    def over_steps(self, kind: Kind, index: int, x: Any, part: Steps) -> Any:
+        """x (T, B, ...), or a cotangent, with the rows of all steps one below the other."""
+        whole = part is self.steps
+        if self.plan.extent(kind, index) is not ROWS:
+            return x if whole else x[part.first : part.first + part.steps]
+        if self.order is not None:
+            return x[part.step_of, part.row_of]
+        x = x if whole else x[part.first : part.first + part.steps]
+        return self.np.ascontiguousarray(x).reshape(part.total, *x.shape[2:])
+
+    def draws(self, part: Steps) -> list[Any]:
+        """The random numbers of some steps."""
+        if self.key is None:
+            return []
+        backend, np, found = self.plan.backend, self.np, []
+        for i, draw in enumerate(self.plan.draws):
+            if draw.same:
+                found.append(self._of_rows("draw", i, random.drawn(backend, draw, self.key, 0)))
+            elif self.plan.extent("draw", i) is ROWS:
+                rows = part.step_of, part.row_of
+                found.append(random.drawn(backend, draw, self.key, *rows))
+            else:
+                n = draw.shape[0] if draw.shape else 1
+                times = np.arange(part.first, part.first + part.steps)
+                flat = draw._replace(shape=draw.shape or (1,))
+                rows = np.repeat(times, n), np.tile(np.arange(n), part.steps)
+                array = random.drawn(backend, flat, self.key, *rows)
+                found.append(array.reshape(part.steps, *draw.shape))
+        return found
+
+    # Running them.
+
+    def arguments(self, part: Steps, xs: Any, states: Any, outside: Any, drawn: Any) -> Any:
+        """What the functions of a plan take for a segment."""
+        x = [self.over_steps("x", i, x, part) for i, x in enumerate(xs)]
+        return part, self.pool, x, states, outside, self.scalars, self.plan.constants, drawn
+
+    def forward(self, part: Steps, xs: Any, states: Any, outside: Any) -> tuple[Any, ...]:
+        """The forward pass of a segment: outputs, final states, and what is held."""
+        drawn = self.draws(part)
+        ys, ends, held = self.plan.forward(*self.arguments(part, xs, states, outside, drawn))
+        return ys, ends, (drawn, held)
+
+    def run(self, arrays: Sequence[Any], hold: bool) -> list[Any]:
+        """The forward pass: outputs (T, B, ...), then final states."""
+        xs, states, captured = self.split(arrays)
+        graph, segments = self.plan.distribution.graph, self.segments
+        state, outside = self.in_order(states), self.outside(captured)
+        outputs = [_OverTime(self, value) for value in graph.ys]
+        with np.errstate(all="ignore"):
+            for part in segments:
+                if len(segments) > 1 and hold:
+                    self.starts.append(state)
+                ys, state, held = self.forward(part, xs, state, outside)
+                for output, y in zip(outputs, ys, strict=True):
+                    output.put(part, y)
+                if len(segments) > 1:  # or they would be held until the next ones are there
+                    state, held, ys = [self.np.array(h) for h in state], None, None
+        self.held = held if hold else None
+        finals = [
+            self._owned(self.unordered(h), value.shape)
+            for h, value in zip(state, graph.states, strict=True)
+        ]
+        return [output.array for output in outputs] + finals
+
+    def pull_back(self, arrays: Sequence[Any], g: Sequence[Any]) -> list[Any]:
+        """The backward pass on arrays: cotangents of x, the state, and what is from outside."""
+        graph, segments = self.plan.distribution.graph, self.segments
+        if self.plan.distribution.backward is None:  # nothing depends on what requires grad
+            return [None] * len(arrays)
+        xs, states, captured = self.split(arrays)
+        dys, dstate = g[: len(graph.ys)], self.in_order(g[len(graph.ys) :])
+        dxs = [None if value is None else _OverTime(self, value) for value in graph.dxs]
+        outside, totals = self.outside(captured), [None] * len(captured)
+        with np.errstate(all="ignore"):
+            for number in range(len(segments))[::-1]:
+                part = segments[number]
+                held = self.held
+                if held is None:
+                    _, _, held = self.forward(part, xs, self.starts[number], outside)
+                dy = [self.over_steps("dy", i, y, part) for i, y in enumerate(dys)]
+                start = self.starts[number] if self.starts else self.in_order(states)
+                arguments = self.arguments(part, xs, start, outside, held[0])
+                dx, before, dw = self.plan.backward(*arguments, held[1], dy, dstate)
+                for output, array in zip(dxs, dx, strict=True):
+                    if output is not None:
+                        output.put(part, array)
+                totals = [b if a is None else a + b for a, b in zip(totals, dw, strict=True)]
+                if len(segments) > 1:
+                    dstate = [
+                        self.np.zeros_like(h) if d is None else self._owned(d, h.shape)
+                        for d, h in zip(before, dstate, strict=True)
+                    ]
+        found = [None if dx is None else dx.array for dx in dxs]
+        for dh, h in zip(before, states, strict=True):
+            found.append(None if dh is None else self.unordered(self._owned(dh, h.shape)))
+        for i, (dw, w) in enumerate(zip(totals, captured, strict=True)):
+            by_rows = self.plan.extent("captured", i) is ROWS_ONCE
+            dw = self.unordered(dw) if dw is not None and by_rows else dw
+            found.append(None if dw is None else self.np.asarray(dw).reshape(w.shape))
+        return found
+
+
+class _OverTime:
+    """An output, or the cotangent of x, put together from segments: (T, B, ...)."""
+
+    def __init__(self, call: Call, value: Value) -> None:
+        self.call, self.value = call, value
+        self.array: Any = None
+
+    def put(self, part: Steps, array: Any) -> None:
+        """The array over the steps of a segment."""
+        call, extent = self.call, self.call.plan.extents[self.value]
+        steps, whole = call.steps, part is call.steps
+        if extent is ROWS_ONCE and call.order is not None:
+            array, extent = part.repeated(array), ROWS
+        if extent in (ONCE, ROWS_ONCE):
+            array = call.np.array(call.np.broadcast_to(array, (part.steps, *array.shape)))
+            extent = EACH
+        elif base(self.value).source is not None:  # the user's own array is none of the plan's
+            array = call.np.array(array)
+        if call.order is not None and extent is ROWS:
+            if self.array is None:
+                shape = (steps.length, steps.rows, *array.shape[1:])
+                self.array = call.pool.zeros(shape, array.dtype)
+            self.array[part.step_of, part.row_of] = array
+            return
+        if extent is ROWS:
+            array = array.reshape(part.steps, part.rows, *array.shape[1:])
+        if whole and part.steps == steps.length:
+            self.array = array
+            return
+        if self.array is None:
+            self.array = call.pool.zeros((steps.length, *array.shape[1:]), array.dtype)
+        self.array[part.first : part.first + part.steps] = array
+
+
+def literally(call: Call, unroll: Any, lengths: Any, length: int, reverse: bool) -> Any:
+    """The same loop on Tensors, literally: the trace is replayed at each step, not the cell.
+
+    ``unroll`` runs a cell literally. What is returned does not refer to the call.
+    """
+    plan, key, scalars, (parts, states_end) = call.plan, call.key, call.scalars, call.counts
+    states_end += parts
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        xs, states, captured = tensors[:parts], tensors[parts:states_end], tensors[states_end:]
+        count = wrap(plan.machine.np.arange(length), None)
+        has_draws = bool(plan.draws)
+
+        def cell(x: Any, state: Any) -> Any:
+            leaves = x[:-1]
+            t = int(x[-1].numpy()) if has_draws else 0
+
+            def source(value: Any) -> Tensor:
+                kind, index = value.source
+                if kind == "draw":
+                    draw = plan.draws[index]
+                    assert key is not None  # as there are draws
+                    return wrap(random.drawn(plan.backend, draw, key, t), None)
+                if kind == "scalar":
+                    return wrap(scalars[index], None)
+                found: Tensor = {"x": leaves, "state": state, "captured": captured}[kind][index]
+                return found
+
+            made = replay(plan.graph, source)
+            return tuple(made[v] for v in plan.graph.ys), tuple(made[v] for v in plan.graph.states)
+
+        ys, finals = unroll(cell, (*xs, count), tuple(states), lengths, reverse)
+        return (*ys, *finals)
+
+    return run
+
+
+def _rule(xp: Any, g: Any, arrays: Any, *, call: Call) -> Any:
+    if isinstance(xp, backends.protocol.ArrayNamespace):
+        return call.pull_back(arrays, g)
+    floating = [i for i, x in enumerate(arrays) if x.dtype.kind == "f"]
+
+    def literal(*given: Any) -> Any:
+        every = list(arrays)
+        for i, x in zip(floating, given, strict=True):
+            every[i] = x
+        return call.literal(*every)
+
+    _, pull = vjp(literal, *[arrays[i] for i in floating])
+    found = dict(zip(floating, pull(tuple(g)), strict=True))
+    return [found.get(i) for i in range(len(arrays))]
+
+
+_unroll = Primitive(
+    "unroll",
+    "contraction",
+    lambda xp, *arrays, call: tuple(call.run(arrays, True)),
+    _rule,
+    joint=True,
+    outputs="several",
+)
+
+
+def recorded(call: Call, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Run a call on Tensors, and record it if anything requires grad."""
+    arrays = [x._array for x in tensors]
+    numbers = tuple(i for i, x in enumerate(tensors) if x._node is not None)
+    depends = call.plan.depends
+    hold = any(depends) and is_grad_enabled()
+    out = tuple(call.run(arrays, hold))
+    if not hold:
+        return [wrap(part, None) for part in out]
+    saved, metas = _unroll.collector(numbers)(arrays, out)
+    parents = tuple([x._node for x in tensors if x._node is not None])
+    node = Node(_unroll, call.plan.backend, {"call": call}, parents, numbers, saved, metas)
+    results = outputs_of(node, out)
+    return [y if d else wrap(y._array, None) for y, d in zip(results, depends, strict=True)]

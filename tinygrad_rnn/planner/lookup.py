@@ -1,0 +1,316 @@
+"""Plans: a traced step made into a program once, looked up by its structure, and run.
+
+Every call traces its one step again and finds the plan by what the trace did: operations, shapes,
+dtypes, static parameters, and which values came from outside. What those values are is an argument,
+so a plan cannot be stale; how many steps there are is one, too, so preparing never grows with time.
+
+The subtle point is purity. A plan computes each step by what one step did, so a cell must do the
+same at every step. Before a structure is planned, and when a cell is first met, its step is traced
+twice; if the second trace differs, the cell runs literally, and the plan says why.
+"""
+
+from __future__ import annotations
+
+import os
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import tinygrad_rnn_backends as backends
+
+from .. import anomaly
+from ..kernels.machine import machine_of
+from ..structure import Structure, flatten, unflatten
+from ..tensor import Tensor, is_anomaly_detected, is_grad_enabled, wrap
+from .call import Bytes, Call, literally, recorded
+from .ir import Table, spelled
+from .passes.rows import Mixed
+from .plan import Plan, cache
+from .purity import Snapshot, codes
+from .report import bytes_of_loop
+from .runtime.steps import Steps
+from .trace import Step, Wanted, trace
+
+
+class PlanError(RuntimeError):
+    """A cell cannot be planned: the reason, and the line of yours that is to blame."""
+
+
+class Unplanned(Exception):
+    """Why this call is not planned."""
+
+
+class Prepared(NamedTuple):
+    """A plan, and what one call of it is given."""
+
+    plan: Plan
+    step: Step
+    xs: list[Tensor]
+    ragged: bool
+
+
+def prepare(loop: Any, in_segments: bool = False) -> Prepared:
+    """Trace the step of a loop and find the plan for it, or make one; raises Unplanned.
+
+    A plan that is run in segments has the cotangent of every state: where a segment starts.
+    """
+    if is_anomaly_detected():
+        raise Unplanned("detect_anomaly looks at every operation of every step")
+    backend = backends.of(loop.xs[0]._array)
+    known = machine_of(backend) is not None
+    given = [*loop.xs, *loop.states, *(x for x in (loop.valid, loop.reset) if x is not None)]
+    if loop.reset is not None:
+        given += flatten(loop.reset_state)[0]
+    for x in given:
+        own = backends.of(x._array)
+        if own is None:
+            raise Unplanned("a tensor has no values here: inside vmap, or inside a cell's trace")
+        if not known or own is not backend:
+            names = f"{x.backend!r} beside {loop.xs[0].backend!r}"
+            raise Unplanned(f"arrays are neither NumPy's nor all CuPy's, but of {names}")
+    start = loop.state_structure, loop.states
+    plain = loop.plain_step, (loop.x_structure, loop.xs)
+    if loop.lengths is not None and loop.reset is None and not all(loop.full):
+        found = _found(*plain, start, loop, True, in_segments)
+        # Rows that are read from their ends are at different steps: none is common to them.
+        if found is not None and not (loop.reverse and found.plan.reads_steps):
+            return found
+    whole = loop.reset is None and (loop.valid is None or all(loop.full))
+    step, xs = plain if whole else loop.masked_step()
+    found = _found(step, xs, start, loop, False, in_segments)
+    assert found is not None
+    return found
+
+
+def _found(
+    step: Any,
+    xs: tuple[Structure, list[Tensor]],
+    states: tuple[Structure, list[Tensor]],
+    loop: Any,
+    ragged: bool,
+    in_segments: bool,
+) -> Prepared | None:
+    """The plan of a step; None for steps of unequal lengths whose rows are not independent."""
+    at_one = [_at_one_step(x) for x in xs[1]]
+    known = codes(loop.cell)
+
+    def once_more() -> Step:
+        return _traced(step, (xs[0], at_one), states, _signatures())
+
+    traced = once_more() if known in _known else _settled(loop.cell, once_more)
+    recording = is_grad_enabled()
+    wanted = Wanted(
+        *(
+            tuple([recording and x.requires_grad for x in part])
+            for part in (xs[1], states[1], traced.captured)
+        )
+    )
+    if in_segments and any(map(any, wanted)):
+        wanted = wanted._replace(states=tuple([h.dtype.kind == "f" for h in states[1]]))
+    key = (traced.key, wanted, ragged, loop.batch, traced.trace.backend.name)
+    plan = cache.get(key)
+    if plan is None:
+        plan = _made(step, (xs[0], at_one), states, traced, wanted, loop.batch, ragged)
+        cache.put(key, plan)
+    elif isinstance(plan, Plan) and known not in _known:
+        _compare(traced, once_more())
+    if isinstance(plan, str):
+        if ragged and plan.startswith(_MIXED):
+            return None
+        raise Unplanned(plan)
+    _known.add(known)
+    return Prepared(plan, traced, xs[1], ragged)
+
+
+_MIXED = "rows are not independent"
+
+_known: set[frozenset[Any]] = set()
+"""Cells, by ``codes``, of which two traces were the same and that changed nothing in them."""
+
+
+def _at_one_step(x: Tensor) -> Tensor:
+    """What a trace is shown of x (T, ...): that it is like its first step."""
+    return wrap(x._array[0, ...], x._node)
+
+
+_ENOUGH_VALUES = 100_000
+_table = Table()
+
+
+def _signatures() -> Table:
+    """The values of all traces: those of steps that do the same are the same."""
+    if len(_table) > _ENOUGH_VALUES:
+        cache.clear()  # the plans were found by what is forgotten
+    return _table
+
+
+def _forget() -> None:
+    global _table
+    _table = Table()
+    _known.clear()
+    _layouts.clear()
+
+
+cache.with_it.append(_forget)
+
+
+def _traced(
+    step: Any,
+    xs: Any,
+    states: Any,
+    table: Table,
+    *,
+    lines: bool = False,
+) -> Step:
+    try:
+        return trace(step, xs, states, table, lines=lines)
+    except Exception as error:
+        raise Unplanned(f"{error}{_blamed(error)}") from error
+
+
+def _settled(cell: Any, traced: Callable[[], Step]) -> Step:
+    """A trace of a new cell, which may set itself up in its first call, but not in the next.
+
+    Raises Unplanned, with the cell as it was.
+    """
+    before = Snapshot(cell)
+    try:
+        found = traced()
+        changed = before.changed()
+        if changed is not None:
+            set_up = Snapshot(cell)
+            found = traced()
+            changed = set_up.changed()
+    except Unplanned:
+        before.restore()
+        raise
+    if changed is not None:
+        before.restore()
+        raise Unplanned(
+            f"the cell changes {changed} when it is called, like a counter; a planned cell is pure"
+        )
+    return found
+
+
+_NUMPY = os.path.dirname(np.__file__) + os.sep
+
+
+def _blamed(error: BaseException) -> str:
+    """The innermost line of an error's traceback that is not the library's own."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not anomaly.is_library(frame.filename) and not frame.filename.startswith(_NUMPY):
+            return f" at {frame.filename}:{frame.lineno}: {frame.line}"
+    return ""
+
+
+def _made(
+    step: Any, xs: Any, states: Any, first: Step, wanted: Wanted, rows: Any, ragged: bool
+) -> Plan | str:
+    """A plan for a new structure, or the reason why there can be none."""
+    second = _traced(step, xs, states, Table(), lines=True)
+    _compare(first, second)
+    try:
+        return Plan(second, wanted, rows, ragged)
+    except Mixed as error:
+        return f"{_MIXED}: {error}"
+    except Exception as error:  # a mistake of the planner's is no reason to stop
+        reason = f"the planner failed on it, please report this: {type(error).__name__}: {error}"
+        warnings.warn(f"a loop runs literally, since {reason}", stacklevel=2)
+        return reason
+
+
+def _compare(first: Step, second: Step) -> None:
+    """Raise Unplanned if two traces of one step differ: for its cell, not for its structure."""
+
+    def same(a: Any, b: Any) -> bool:
+        return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+    changed = None
+    arrays = zip(first.trace.arrays, second.trace.arrays, strict=False)
+    if first.key[1:] != second.key[1:] or spelled(first.graph) != spelled(second.graph):
+        changed = "operations, shapes or static parameters changed"
+    elif not all(map(same, first.trace.scalars, second.trace.scalars)):
+        changed = "a Python number changed, such as a counter"
+    elif not all(a is b or same(*map(first.trace.backend.to_host, (a, b))) for a, b in arrays):
+        changed = "a captured array changed, such as a draw"
+    if changed is not None:
+        again = "the cell did something else when it was called again with the same"
+        raise Unplanned(f"{again} ({changed}); a planned cell is pure")
+
+
+def run_planned(loop: Any, checkpoint: Any) -> tuple[Any, Any]:
+    """The results of a loop by its plan; raises Unplanned where there is none."""
+    prepared = prepare(loop, checkpoint is not None)
+    plan, step = prepared.plan, prepared.step
+    steps, order = _layout(loop, prepared)
+    every = segment_length(plan, steps, checkpoint)
+    call = Call(plan, step, steps, order, every, (len(prepared.xs), len(loop.states)))
+    lengths = None if order is None else loop.lengths
+    call.literal = literally(call, loop.literally, lengths, loop.steps, loop.reverse)
+    tensors = [*prepared.xs, *loop.states, *step.captured]
+    results = recorded(call, tensors)
+    ys = len(plan.graph.ys)
+    return unflatten(step.output, results[:ys]), unflatten(loop.state_structure, results[ys:])
+
+
+def segment_length(plan: Plan, steps: Steps, checkpoint: int | Bytes | None) -> int | None:
+    """After how many steps the state is held, for a number of steps or a budget; None for all.
+
+    Raises ValueError for a budget that no number of steps keeps to.
+    """
+    if checkpoint is None:
+        return None
+    if not isinstance(checkpoint, Bytes):
+        return int(checkpoint)
+    each, state = bytes_of_loop(plan, steps.rows)
+    count = steps.steps
+
+    lengths = np.arange(1, count + 1)
+    needed = lengths * each + -(-count // lengths) * state
+    within = np.flatnonzero(needed <= checkpoint)
+    if not within.size:
+        least = int(needed.argmin())
+        raise ValueError(
+            f"unroll: checkpoint=Bytes({int(checkpoint)}) is too little for {count} steps; the "
+            f"least is Bytes({needed[least]}), with the state held every {least + 1} steps"
+        )
+    return int(lengths[within[-1]])
+
+
+_layouts: dict[Any, Steps] = {}
+
+
+def _layout(loop: Any, prepared: Prepared) -> tuple[Steps, Any]:
+    """Where the rows of each step are, and the order of the rows if they end at different steps."""
+    rows = loop.batch if prepared.plan.has_rows else None
+    library = prepared.plan.machine.np
+    if not prepared.ragged:
+        key = (loop.steps, rows, loop.reverse, library)
+        found = _layouts.get(key)
+        if found is None:
+            if len(_layouts) > 8:  # each may hold a few integers for each row of each step
+                _layouts.clear()
+            found = _layouts[key] = Steps(loop.steps, rows, reverse=loop.reverse, library=library)
+        return found, None
+    lengths = np.asarray(loop.lengths)
+    order = np.argsort(-lengths, kind="stable")
+    ends = lengths[order]
+    longest = int(ends[0]) if len(ends) else 0
+    counts = (np.arange(longest)[:, None] < ends).sum(1)
+    place = np.arange(int(counts.sum())) - np.repeat(np.cumsum(counts) - counts, counts)
+    row_of = order[place]
+    step_of = np.repeat(np.arange(longest), counts)
+    if loop.reverse:
+        step_of = lengths[row_of] - 1 - step_of
+    steps = Steps(
+        *(longest, rows),
+        counts=counts,
+        row_of=row_of,
+        step_of=step_of,
+        length=loop.steps,
+        library=library,
+    )
+    return steps, library.asarray(order)

@@ -1,0 +1,178 @@
+"""What is different where loops run as machine code: fewer and larger pieces of work per step.
+
+Two passes on the graph, then one on the stages. Sums are put in order so that products come first:
+one product can add to another's result. Slices are pushed through elementwise operations: the gates
+of a cell are then work on equally wide rows, which one kernel does. And elementwise work beside a
+loop is drawn into it, where its operands are in the cache.
+
+The subtle point is when a value may be drawn in: a loop is one piece, so nothing in it may depend
+on what itself depends on the loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...graph import TABLE
+from ..ir import Graph, Number, Table, Value, base, is_view, users
+from .distribute import Distribution, Pass, Stage, read_by
+from .rows import ROWS
+from .simplify import sliced, sliced_axis
+
+
+def is_product(value: Value | Number) -> bool:
+    """Whether a value is a product of matrices, or a sum of nothing but such."""
+    if not isinstance(value, Value) or value.source is not None:
+        return False
+    if value.name == "add":
+        return all(is_product(x) for x in value.inputs)
+    return value.name == "matmul" and len(value.shape) == 2
+
+
+def products_first(graph: Graph) -> Graph:
+    """(x @ W + b) + h @ U as (x @ W + h @ U) + b: products first, the rest in a kernel."""
+    values = graph.values()
+    used, results = users(values), set(graph.results)
+
+    def inside(value: Value) -> bool:  # of a sum that is used nowhere else
+        return value.name == "add" and len(used[value]) == 1 and value not in results
+
+    def rule(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
+        if value.name != "add" or any(
+            not isinstance(x, Value) or x.shape != value.shape for x in inputs
+        ):
+            return None
+        parts: list[Value] = []
+        for old, new in zip(value.operands, inputs, strict=True):
+            apart = inside(old) and new.name == "add" and not is_product(new)
+            parts += new.operands if apart and len(new.operands) == 2 else [new]
+        products = [x for x in parts if is_product(x) and x.shape == value.shape]
+        rest = [x for x in parts if x not in products]
+        if len(products) < 2 or not rest:
+            return None
+        total, *others = [*products, *rest]
+        for x in others:
+            total = table.value(TABLE["add"], total, x)
+        return total
+
+    return graph.rebuilt(rule)
+
+
+def slices_pushed(graph: Graph) -> Graph:
+    """Slices pushed through elementwise operations, down to what has to be stored as a whole."""
+    return graph.rebuilt(_pushed)
+
+
+def _pushed(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
+    if value.name != "getitem" or len(inputs) != 1 or len(value.shape) != len(inputs[0].shape):
+        return None
+    place = sliced_axis(value.parameters["key"], inputs[0].shape)
+    return None if place is None else _slice_of(table, inputs[0], *place)
+
+
+def _slice_of(table: Table, x: Value, axis: int, start: int, stop: int) -> Value | None:
+    if x.source is not None or x.primitive.kind != "elementwise" or is_product(x):
+        return sliced(table, x, axis, start, stop)
+    inputs: list[Value | Number] = []
+    for operand in x.inputs:
+        shape = operand.shape if isinstance(operand, Value) else ()
+        if len(shape) < -axis or shape[axis] == 1 != x.shape[axis]:
+            inputs.append(operand)
+            continue
+        part = _slice_of(table, operand, axis, start, stop)  # type: ignore[arg-type]
+        if part is None:
+            return None
+        inputs.append(part)
+    return table.again(x, tuple(inputs))
+
+
+PASSES = (products_first, slices_pushed)
+"""After those of ``simplify``."""
+
+
+def drawn_in(distribution: Distribution, compiler: Any) -> None:
+    """Draw elementwise work into the loops beside it, in both passes, as far as kernels hold it."""
+    for part in (distribution.forward, distribution.backward):
+        if part is not None:
+            _Drawing(distribution, part, compiler).run()
+
+
+class _Drawing:
+    def __init__(self, distribution: Distribution, part: Pass, compiler: Any) -> None:
+        self.distribution = distribution
+        self.part = part
+        self.compiler = compiler
+        self.stage_of = {v: stage for stage in part.stages for v in stage.values}
+        self.place = {v: i for i, v in enumerate(distribution.graph.values())}
+        self.carried = {carry.after for carry in part.carries}
+        self.made_by = dict(part.carries)
+        self.used: dict[Value, set[Value]] = {}
+        for value in self.stage_of:
+            if not is_view(value):
+                for x in value.operands:
+                    self.used.setdefault(base(x), set()).add(value)
+
+    def run(self) -> None:
+        loops = [stage for stage in self.part.stages if stage.carries]
+        for loop in loops:
+            self._users_of(loop)
+            self._made_for(loop)
+        self.part.stages[:] = [stage for stage in self.part.stages if stage.values]
+
+    def _fits(self, value: Value) -> bool:
+        stage = self.stage_of[value]
+        joined = value.name == "concat" and value.parameters["axis"] == -1
+        return (
+            not stage.carries
+            and value not in stage.sums
+            and value not in self.carried
+            and self.distribution.extents[value] is ROWS
+            and (value.name in self.compiler.SUPPORTED or joined)
+            and len(value.shape) == 2
+            and value.dtype.name in self.compiler.DTYPES
+        )
+
+    def _move(self, value: Value, loop: Stage) -> None:
+        self.stage_of[value].values.remove(value)
+        loop.values.append(value)
+        loop.values.sort(key=self.place.__getitem__)
+        self.stage_of[value] = loop
+
+    def _made_for(self, loop: Stage) -> None:
+        """Values that nothing but the loop reads: computed there instead of before it."""
+        outside = self._results()
+        before = [s for s in self.part.stages[: self.part.stages.index(loop)] if not s.loop]
+        for stage in before[::-1]:
+            for value in stage.values[::-1]:
+                if is_view(value) or value in outside or not self._fits(value):
+                    continue
+                readers = self.used.get(value, ())
+                if readers and all(self.stage_of[user] is loop for user in readers):
+                    self._move(value, loop)
+
+    def _users_of(self, loop: Stage) -> None:
+        """Values made of the loop's and of nothing later: computed there instead of after it."""
+        later = self.part.stages[self.part.stages.index(loop) + 1 :]
+        after: set[Value] = set()
+        for stage in later:
+            for value in list(stage.values):
+                bases = [base(x) for x in value.operands]
+                inside = any(self.stage_of.get(b) is loop for b in bases)
+                # The state before a step is there once the one after it is.
+                late = any(self.made_by.get(b, b) in after for b in bases)
+                if is_view(value):
+                    continue
+                if stage.loop or not inside or late or not self._fits(value):
+                    after.add(value)
+                else:
+                    self._move(value, loop)
+
+    def _results(self) -> set[Value]:
+        d, graph = self.distribution, self.distribution.graph
+        found: list[Value | None]
+        if self.part is d.forward:
+            found = [*graph.ys, *graph.states, *d.residuals]
+        else:
+            terms = [term for each in d.totals for term in each or ()]
+            found = [*graph.dxs, *graph.dstates, *(x for term in terms for x in read_by(term))]
+        return {base(x) for x in found if x is not None}

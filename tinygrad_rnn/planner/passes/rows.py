@@ -1,0 +1,325 @@
+"""Which values have the rows of the batch along axis 0, each row by itself.
+
+The batch axis is followed from x and the state through every primitive. Where it arrives everywhere
+untouched, rows are proved independent: then all rows of all steps may stand one below the other, so
+that vectorising over time is no more than a larger batch, rows may end early, and threads may share
+them out. Where an operation mixes rows, the proof names it.
+
+The subtle thing are arrays from outside. Whether one has the rows along its axis 0, too, as an
+attention memory (B, S, E) has, is decided by what it meets: (B, H) beside (B, H) has, the weight of
+a product has not. One that is asked to be both proves nothing. What was made of an array before it
+was found to have rows was judged too early, so then the proof starts again.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from ...primitives.indexing import ARRAY
+from ..ir import WHOLE, Graph, Value
+from ..trace import copied, full
+
+
+class Extent(Enum):
+    """What a value has one of: for the whole call, for each step, for each row, or both."""
+
+    ONCE = "once"  # the same for all steps and rows
+    ROWS_ONCE = "rows once"  # one for each row, the same at all steps
+    EACH = "each step"  # one for each step, for no row in particular
+    ROWS = "rows"  # one for each row of each step
+    MERGED = "merged"  # several for each row, one below the other: on the way to such a sum
+    SUMMED = "summed"  # of each step, summed over its rows: on the way to a sum over time
+
+
+ONCE, ROWS_ONCE, EACH, ROWS, MERGED, SUMMED = Extent
+
+
+class Mixed(Exception):
+    """An operation that mixes rows, and why."""
+
+    def __init__(self, value: Value, why: str) -> None:
+        place = f" at {value.line}" if value.line else ""
+        super().__init__(f"{value.name}{place} {why}")
+
+
+_WITH_RULES = frozenset(
+    ["reshape", "broadcast_to", "permute_dims", "concat", "stack", "getitem", "index_add", "matmul"]
+)
+"""What has a rule of its own; all else goes by its kind."""
+
+
+def extents(graph: Graph, batch: int | None, ragged: bool = False) -> dict[Value, Extent]:
+    """The extent of each value of a graph whose rows are proved independent; raises Mixed.
+
+    Where rows end at steps of their own (``ragged``), each output has to have them, too.
+    """
+    having_rows: frozenset[Value] = frozenset()
+    while True:
+        proof = _Proof(batch, having_rows)
+        proof.run(graph, ragged)
+        if proof.having_rows == having_rows:
+            return proof.found
+        having_rows = frozenset(proof.having_rows)
+
+
+def without_rows(graph: Graph) -> dict[Value, Extent]:
+    """The extents in a graph of which nothing is known: once, or for each step."""
+    found: dict[Value, Extent] = {}
+    for value in graph.values():
+        if value.source is not None:
+            outside = value.source.kind in ("captured", "scalar", "constant")
+            same = value.source.kind == "draw" and value.parameters["draw"].same
+            found[value] = ONCE if outside or same else EACH
+        else:
+            varies = any(found[x] is EACH for x in value.operands)
+            found[value] = EACH if varies else ONCE
+    return found
+
+
+class _Proof:
+    """One walk over a graph, given the values from outside that are known to have rows."""
+
+    def __init__(self, batch: int | None, having_rows: frozenset[Value]) -> None:
+        self.batch = batch
+        self.found: dict[Value, Extent] = {}
+        self.having_rows = set(having_rows)
+        self.shared: set[Value] = set()  # by all rows
+
+    def run(self, graph: Graph, ragged: bool) -> None:
+        for value in graph.values():
+            self.found[value] = self.of(value)
+        states = [v for v in (*graph.states, *graph.dstates) if v is not None]
+        for result in [*graph.ys, *states, *(v for v in graph.dxs if v is not None)]:
+            if self.found[result] in (MERGED, SUMMED):
+                raise Mixed(result, "is a result without rows")
+            if self._turned(result):
+                raise Mixed(result, "moves rows to another axis")
+        for state in states:
+            if self.found[state] is not ROWS:
+                raise Mixed(state, "is a state without rows")
+        for output in graph.ys if ragged else ():
+            if not self.follows(output):
+                raise Mixed(output, "is an output without rows")
+        for index, g in enumerate(graph.dcaptured):
+            if g is not None and self.batch != 1 and self.found[g] in (ROWS, ROWS_ONCE):
+                source = graph.table.source("captured", index, g.shape, g.dtype)
+                self.found.setdefault(source, self._source(source))
+                if not self.follows(source):
+                    raise Mixed(g, "has rows, and what it is the cotangent of has not")
+
+    def of(self, value: Value) -> Extent:
+        """The extent of a value whose inputs are done."""
+        if value.source is not None:
+            return self._source(value)
+        if not value.operands:
+            return self._outside(value)
+        if value.primitive is copied:
+            if not self.follows(value.operands[0]):
+                raise Mixed(value, "is a state without rows")
+            return ROWS
+        given = [self.found[x] for x in value.operands]
+        if SUMMED in given:
+            return self._of_summed(value)
+        if MERGED in given:
+            return self._of_merged(value)
+        if ROWS not in given and ROWS_ONCE not in given:
+            return EACH if EACH in given else ONCE
+        kind: str = value.primitive.kind
+        if value.name != "matmul" and any(self._turned(x) for x in value.operands):
+            raise Mixed(value, "takes the rows of a matrix for its columns")
+        if kind != "elementwise" and EACH in given:
+            raise Mixed(value, "takes what each step has one of beside rows")
+        rule = getattr(self, f"_{value.name if value.name in _WITH_RULES else kind}")
+        found: Extent = rule(value)
+        if found is ROWS and not self._turned(value) and value.shape[:1] != (self.batch,):
+            raise Mixed(value, f"makes {value.shape} of rows")
+        if found is ROWS and ROWS not in given and EACH not in given:
+            return ROWS_ONCE
+        return found
+
+    def follows(self, x: Value) -> bool:
+        """Whether a value from outside can be taken as one for each row; then it is from now on."""
+        found = self.found[x]
+        if found in (ROWS, ROWS_ONCE):
+            return not self._turned(x)
+        taken = x in self.shared and self.batch != 1
+        if found is not ONCE or x.shape[:1] != (self.batch,) or taken:
+            return False
+        if x.source is None and x.primitive is not full:
+            if x.primitive.kind == "elementwise":
+                wide = [y for y in x.operands if y.shape[:1] == x.shape[:1]]
+                wide = [y for y in wide if len(y.shape) == len(x.shape)]
+                if not wide or not all([self.follows(y) for y in wide]):
+                    return False
+                self.found[x] = ROWS_ONCE
+                return True
+            kept = x.name in ("permute_dims", "reshape", "getitem") and len(x.inputs) == 1
+            turned = x.name == "permute_dims" and x.parameters["axes"][0] != -len(x.shape)
+            cut = x.name == "getitem" and x.parameters["key"][:1] != (WHOLE,)
+            if not kept or turned or cut or not self.follows(x.operands[0]):
+                return False
+        self.found[x] = ROWS_ONCE
+        if x.source is not None or x.primitive is full:
+            self.having_rows.add(x)
+        return True
+
+    def _turned(self, x: Value) -> bool:
+        """Whether rows are along axis 1 of a matrix: on the way to a product that sums over it."""
+        if len(x.shape) != 2 or x.name != "permute_dims" or x.parameters["axes"] != (-1, -2):
+            return False
+        return self.found[x.operands[0]] in (ROWS, ROWS_ONCE)
+
+    def _outside(self, x: Value) -> Extent:
+        return ROWS_ONCE if x in self.having_rows else ONCE
+
+    def _source(self, value: Value) -> Extent:
+        assert value.source is not None
+        kind = value.source.kind
+        if kind in ("captured", "scalar", "constant"):
+            return self._outside(value)
+        if kind == "draw" and value.parameters["draw"].same:
+            return self._outside(value)
+        if value.shape[:1] == (self.batch,):
+            return ROWS
+        if kind == "draw" or (kind in ("x", "dy") and not value.shape):
+            return EACH
+        raise Mixed(value, f"has shape {value.shape}, without {self.batch} rows along axis 0")
+
+    def _shared(self, value: Value, x: Value) -> None:
+        """Raise unless an operand is the same for all rows."""
+        if self.found[x] in (ROWS, ROWS_ONCE):
+            raise Mixed(value, "takes the rows of one operand for something else")
+        self.shared.add(x)
+
+    def _elementwise(self, value: Value) -> Extent:
+        ndim = len(value.shape)
+        for x in value.operands:
+            wide = len(x.shape) == ndim
+            if self.found[x] in (ROWS, ROWS_ONCE):
+                if not wide:
+                    raise Mixed(value, f"lines up rows of {x.shape} with another axis")
+            elif wide and x.shape[0] == self.batch != 1:
+                if not self.follows(x):
+                    raise Mixed(value, f"lines up rows with {x.shape}")
+            else:
+                self.shared.add(x)
+        return ROWS
+
+    def _reduction(self, value: Value) -> Extent:
+        axis = value.parameters.get("axis", -len(value.operands[0].shape))
+        axes = axis if isinstance(axis, tuple) else (axis,)
+        if -len(value.operands[0].shape) not in axes:
+            return ROWS
+        if value.name == "sum":
+            return SUMMED
+        raise Mixed(value, "reduces over rows")
+
+    def _movement(self, value: Value) -> Extent:
+        raise Mixed(value, "moves rows")
+
+    def _reshape(self, value: Value) -> Extent:
+        if value.shape[:1] == (self.batch,):
+            return ROWS
+        whole = self.batch is not None and value.shape[:1] and value.shape[0] % self.batch == 0
+        if whole and len(value.shape) == 2 and self.found[value.operands[0]] is ROWS:
+            return MERGED
+        raise Mixed(value, f"makes {value.shape} of rows")
+
+    def _of_merged(self, value: Value) -> Extent:
+        """Of several places for each row: the product that sums over all of them."""
+        if value.name == "permute_dims":
+            return MERGED
+        if value.name == "matmul" and all(self.found[x] is MERGED for x in value.operands):
+            x, y = value.operands
+            if x.name == "permute_dims" and y.name != "permute_dims":
+                return SUMMED
+        raise Mixed(value, "takes several places of each row for rows")
+
+    def _broadcast_to(self, value: Value) -> Extent:
+        if len(value.shape) != len(value.operands[0].shape):
+            raise Mixed(value, f"makes {value.shape} of rows")
+        return ROWS
+
+    def _permute_dims(self, value: Value) -> Extent:
+        axes = value.parameters["axes"]
+        if axes[0] != -len(axes) and axes != (-1, -2):
+            raise Mixed(value, "moves rows to another axis")
+        return ROWS
+
+    def _concat(self, value: Value) -> Extent:
+        if value.parameters["axis"] == -len(value.shape):
+            raise Mixed(value, "puts rows one below the other")
+        for x in value.operands:
+            if not self.follows(x):
+                raise Mixed(value, f"joins rows with {x.shape}")
+        return ROWS
+
+    _stack = _concat
+
+    def _getitem(self, value: Value) -> Extent:
+        x, *indices = value.operands
+        key = value.parameters["key"]
+        if self.found[x] in (ROWS, ROWS_ONCE):
+            for index in indices:
+                self._shared(value, index)
+            if key[:1] == (WHOLE,):
+                return ROWS
+        elif key[0] is ARRAY and len(indices) == 1:
+            self._shared(value, x)
+            return ROWS
+        raise Mixed(value, "picks among rows")
+
+    def _index_add(self, value: Value) -> Extent:
+        x, values, *indices = value.operands
+        key = value.parameters["key"]
+        by_rows = self.found[x] in (ROWS, ROWS_ONCE) or self.found[values] in (ROWS, ROWS_ONCE)
+        if by_rows and key[:1] == (WHOLE,) and self.follows(x) and self.follows(values):
+            for index in indices:
+                self._shared(value, index)
+            return ROWS
+        placed = key[0] is ARRAY and len(indices) == 1 and self.found[indices[0]] is ROWS
+        if placed and x.primitive is full and self.found[values] is ROWS:
+            return SUMMED
+        raise Mixed(value, "adds to rows")
+
+    def _matmul(self, value: Value) -> Extent:
+        x, y = value.operands
+        if len(x.shape) == 2 == len(y.shape):
+            transposed = x.name == "permute_dims" and ROWS in (self.found[x], self.found[y])
+            if transposed and self.follows(x.operands[0]) and self.follows(y):
+                return SUMMED
+            if self.follows(x):
+                self._shared(value, y)
+                return ROWS
+            raise Mixed(value, "sums over rows")
+        for operand in (x, y):
+            rows = self.found[operand] in (ROWS, ROWS_ONCE)
+            wide = len(operand.shape) == len(value.shape)
+            if rows and not wide:
+                raise Mixed(value, "takes rows for an axis of a matrix")
+            if not rows and wide and operand.shape[0] == self.batch != 1:
+                if not self.follows(operand):
+                    raise Mixed(value, f"lines up rows with {operand.shape}")
+            elif not rows:
+                self.shared.add(operand)
+        return ROWS
+
+    def _of_summed(self, value: Value) -> Extent:
+        """Of sums over rows: what the sum of their sums over time is the same operation of."""
+        first, *others = value.inputs
+        movements = ("negative", "reshape", "permute_dims", "astype", "sum")
+        linear = value.name in movements and value.dtype.kind == "f"
+        if value.name in ("add", "subtract"):
+            linear = all(isinstance(x, Value) and self.found[x] is SUMMED for x in value.inputs)
+        elif value.name in ("multiply", "divide") and isinstance(first, Value):
+            once = all(not isinstance(x, Value) or self.found[x] is ONCE for x in others)
+            linear = self.found[first] is SUMMED and once
+        if linear:
+            return SUMMED
+        raise Mixed(value, "uses a sum over rows")
+
+    def _indexing(self, value: Value) -> Extent:
+        raise Mixed(value, "picks among rows")
+
+    def _contraction(self, value: Value) -> Extent:
+        raise Mixed(value, "sums over rows")

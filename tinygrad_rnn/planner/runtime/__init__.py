@@ -1,0 +1,1 @@
+"""What a program runs on: buffers, and the layout of time."""
