@@ -37,7 +37,9 @@ from tinygrad_rnn_backends import register as register_backend
 from tinygrad_rnn_backends import set_default as set_default_backend
 
 from . import data, functional, interop, nn, optim, random, serialization
+from .apply import apply
 from .batching import vmap
+from .dtypes import default_dtype, set_default_dtype
 from .functional import (
     binary_cross_entropy_with_logits,
     cosine_embedding_loss,
@@ -182,16 +184,7 @@ from .recurrence import (
     unpad_sequences,
     unroll,
 )
-from .tensor import (
-    Tensor,
-    apply,
-    default_dtype,
-    detect_anomaly,
-    enable_grad,
-    is_grad_enabled,
-    no_grad,
-    set_default_dtype,
-)
+from .tensor import Tensor, detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
 __version__ = "0.1.0"

@@ -21,11 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from .apply import apply
 from .graph import Primitive
 from .primitives.axes import negative_axis
 from .primitives.movement import broadcast_to, moveaxis, reshape
 from .structure import flatten, unflatten
-from .tensor import Tensor, apply, as_tensor, backend_of, wrap
+from .tensor import Tensor, as_tensor, backend_of, wrap
 
 _depth: ContextVar[int] = ContextVar("tinygrad_rnn_vmap_depth", default=0)
 

@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .dtypes import canonical_dtype
 from .graph import Node, Primitive, topological_order
-from .tensor import Tensor, canonical_dtype
+from .tensor import Tensor
 
 
 class _Line:

@@ -23,8 +23,9 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from .batching import BatchedArray
+from .dtypes import canonical_dtype, default_dtype, native_dtype
 from .structure import flatten
-from .tensor import Tensor, canonical_dtype, default_dtype, native_dtype, wrap
+from .tensor import Tensor, wrap
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57

@@ -1,12 +1,7 @@
-"""The Tensor, a handle on an array and on its place in the graph; and ``apply``, the one way there.
+"""The Tensor: a handle on an array and on its place in the graph.
 
-Every operation on Tensors goes through ``apply(primitive, *inputs, **parameters)``: find the
-backend from the arrays, compute, and if an input requires grad, leave a node behind. The operators
-of Tensor are attached by the modules of ``primitives/``, each beside its rule.
-
-The subtle point: the array in a Tensor need not be an array. Anything with a method ``interpret``
-(``batching.py`` has one) is asked to carry out the primitive itself, and because it does so with
-Tensors of its own, transforms nest in any order without knowing of each other.
+Its operators are attached by the modules of ``primitives/``, each beside its rule; ``apply.py`` is
+how they get into the graph, ``backward`` and ``pull_back`` here are how a gradient gets out.
 """
 
 from __future__ import annotations
@@ -16,7 +11,6 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -25,7 +19,8 @@ import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend
 
 from . import anomaly, graph
-from .graph import Array, Node, Primitive
+from .dtypes import canonical_dtype, default_dtype, native_dtype
+from .graph import Array, Node
 
 namespace = sys.modules[__package__]
 """The package itself: the array namespace in which rules compute on Tensors."""
@@ -41,16 +36,16 @@ class Mode(NamedTuple):
     anomaly: bool = False
 
 
-_mode: ContextVar[Mode] = ContextVar("tinygrad_rnn_mode", default=Mode())
+MODE: ContextVar[Mode] = ContextVar("tinygrad_rnn_mode", default=Mode())
 
 
 @contextmanager
 def _switched(**changes: Any) -> Iterator[None]:
-    token = _mode.set(_mode.get()._replace(**changes))
+    token = MODE.set(MODE.get()._replace(**changes))
     try:
         yield
     finally:
-        _mode.reset(token)
+        MODE.reset(token)
 
 
 def no_grad() -> Any:
@@ -65,12 +60,12 @@ def enable_grad() -> Any:
 
 def is_grad_enabled() -> bool:
     """Whether operations are recorded here."""
-    return _mode.get().recording
+    return MODE.get().recording
 
 
 def is_anomaly_detected() -> bool:
     """Whether ``detect_anomaly`` looks at what happens here."""
-    return _mode.get().anomaly
+    return MODE.get().anomaly
 
 
 def detect_anomaly() -> Any:
@@ -542,47 +537,6 @@ def _host_scalar(x: bool | int | float) -> np.ndarray[Any, Any]:
     return np.asarray(x, dtype=default_dtype() if isinstance(x, float) else None)
 
 
-_default_dtype = np.dtype(np.float32)
-
-
-def set_default_dtype(dtype: Any) -> None:
-    """The dtype of Python floats, creation functions and parameters: float32 unless set."""
-    global _default_dtype
-    found = np.dtype(dtype)
-    if found.kind != "f":
-        raise TypeError(f"set_default_dtype: a floating dtype, not {found}")
-    _default_dtype = found
-
-
-def default_dtype() -> np.dtype[Any]:
-    """The dtype that ``set_default_dtype`` set."""
-    return _default_dtype
-
-
-def canonical_dtype(dtype: Any) -> np.dtype[Any]:
-    """The NumPy dtype of the same name as a backend's own."""
-    return dtype if isinstance(dtype, np.dtype) else _named_dtype(dtype)
-
-
-@cache
-def _named_dtype(dtype: Any) -> np.dtype[Any]:
-    try:
-        found: np.dtype[Any] = np.dtype(dtype)
-        return found
-    except TypeError:
-        return np.dtype(str(dtype).rpartition(".")[2])
-
-
-def native_dtype(backend: Backend, dtype: Any) -> Any:
-    """A backend's own dtype of the same name as ``dtype``."""
-    return _native_dtype(backend, canonical_dtype(dtype))
-
-
-@cache
-def _native_dtype(backend: Backend, dtype: np.dtype[Any]) -> Any:
-    return getattr(backend, dtype.name)
-
-
 def backend_of(x: Tensor) -> Backend:
     """The backend of a Tensor's array; inside ``vmap``, of the array that stands behind it."""
     array = x._array
@@ -595,130 +549,6 @@ def raw(x: Tensor, asked: str) -> Array:
     if backends.of(x._array) is None:
         raise TypeError(f"{asked}: {x._array.why_no_value}")
     return x._array
-
-
-def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
-    """Carry out a primitive on Tensors, arrays and Python numbers; record it if need be.
-
-    Returns a Tensor; a primitive with several outputs gives a tuple of them, as ``apply_several``
-    says in its type.
-    """
-    mode = _mode.get()
-    arrays = list(inputs)
-    kind: type | None = None
-    backend: Backend | None = None
-    differentiable = primitive.differentiable
-    numbers, parents = [], []
-    for i, x in enumerate(inputs):
-        if isinstance(x, Tensor):
-            array = arrays[i] = x._array
-            node = x._node
-            if node is not None and (differentiable is None or i in differentiable):
-                numbers.append(i)
-                parents.append(node)
-        elif type(x) in _PYTHON_NUMBERS:
-            continue
-        else:
-            array = arrays[i] = _entered(primitive, x)
-        if type(array) is not kind:
-            kind = type(array)
-            found = _backend_of_type.get(kind)
-            if found is None:
-                return _interpreted(primitive, inputs, parameters)  # type: ignore[no-any-return]
-            if backend is not None and found is not backend:
-                return _mixed(primitive, inputs, arrays, parameters)  # type: ignore[no-any-return]
-            backend = found
-    if backend is None:
-        return apply(primitive, as_tensor(inputs[0]), *inputs[1:], **parameters)
-    try:
-        # Python is quicker to call a function without the empty ** than with it.
-        if parameters:
-            out = primitive.forward(backend, *arrays, **parameters)
-        else:
-            out = primitive.forward(backend, *arrays)
-    except Exception as error:
-        raise _explained(primitive, arrays, parameters, error) from error
-    if primitive.several:
-        out = tuple([p if type(p) in _backend_of_type else backend.asarray(p) for p in out])
-    elif type(out) is not kind:
-        found = _backend_of_type.get(type(out))
-        if found is None:
-            out = backend.asarray(out)
-        else:
-            backend = found
-    line = anomaly.look_at(primitive, out) if mode.anomaly else None
-    if not parents or not mode.recording:
-        return _unrecorded(primitive, out)  # type: ignore[no-any-return]
-    argnums = tuple(numbers)
-    collect = primitive.collectors.get(argnums) or primitive.collector(argnums)
-    saved, metas = collect(arrays, out)
-    node = Node(primitive, backend, parameters, tuple(parents), argnums, saved, metas)
-    if line is not None:
-        node.witness = anomaly.Witness(line, anomaly.checksums_of(node))
-    if primitive.several:
-        return outputs_of(node, out)  # type: ignore[no-any-return]
-    return wrap(out, node)
-
-
-def apply_several(primitive: Primitive, *inputs: Any, **parameters: Any) -> tuple[Tensor, ...]:
-    """``apply``, for a primitive with several outputs."""
-    return apply(primitive, *inputs, **parameters)  # type: ignore[return-value]
-
-
-def _entered(primitive: Primitive, x: Any) -> Array:
-    try:
-        return as_tensor(x)._array
-    except TypeError as error:
-        raise TypeError(f"{primitive.name}: {error}") from None
-
-
-_PYTHON_NUMBERS = frozenset([int, float, bool])
-
-
-def _unrecorded(primitive: Primitive, out: Any) -> Any:
-    return tuple([wrap(part, None) for part in out]) if primitive.several else wrap(out, None)
-
-
-def outputs_of(node: Node, out: Any) -> Any:
-    """The Tensors of what a recorded primitive returned."""
-    if not node.primitive.several:
-        return wrap(out, node)
-    node.outputs = tuple([(part.shape, part.dtype) for part in out])
-    owner = (node,)
-    return tuple([wrap(p, Node(None, None, None, owner, (), (), (), i)) for i, p in enumerate(out)])
-
-
-def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[str, Any]) -> Any:
-    """Let the innermost array that interprets primitives carry this one out, then record it here.
-
-    Recording here lets a ``grad`` inside the transform see the operation; the Tensors that the
-    interpreter computes with see it for the transforms around it.
-    """
-    inputs = [
-        x if isinstance(x, Tensor) or type(x) in _PYTHON_NUMBERS else as_tensor(x) for x in inputs
-    ]
-    innermost: Any = None
-    for x in inputs:
-        array: Any = x._array if isinstance(x, Tensor) else None
-        foreign = array is not None and type(array) not in _backend_of_type
-        if foreign and (innermost is None or array.level > innermost.level):
-            innermost = array
-    out = innermost.interpret(primitive, inputs, parameters)
-    if not innermost.recorded:
-        return _unrecorded(primitive, out)
-    argnums = tuple(
-        i
-        for i, x in enumerate(inputs)
-        if isinstance(x, Tensor)
-        and x._node is not None
-        and (primitive.differentiable is None or i in primitive.differentiable)
-    )
-    if not argnums or not _mode.get().recording:
-        return _unrecorded(primitive, out)
-    arrays = [innermost.lifted(x) if isinstance(x, Tensor) else x for x in inputs]
-    saved, metas = primitive.collector(argnums)(arrays, out)
-    parents = tuple([inputs[i]._node for i in argnums])
-    return outputs_of(Node(primitive, None, parameters, parents, argnums, saved, metas), out)
 
 
 class _TensorMode:
@@ -770,7 +600,7 @@ def pull_back(
             "backward: no input that requires grad led to this tensor. Create parameters with "
             "requires_grad=True, and look for detach(), no_grad() or an integer dtype on the way"
         )
-    watch = anomaly.AnomalyWatch() if _mode.get().anomaly else None
+    watch = anomaly.AnomalyWatch() if MODE.get().anomaly else None
     with enable_grad() if create_graph else nullcontext(), watch or nullcontext():
         return graph.cotangents(
             seeds,
@@ -804,59 +634,6 @@ def _seed(output: Tensor, cotangent: Any) -> Tensor:
             f"use .to({output.backend!r})"
         )
     return seed if seed.dtype == output.dtype else namespace.astype(seed, output.dtype)
-
-
-# Errors: they name the operation, the shapes, dtypes or backends, and the cure.
-
-
-def _mixed(
-    primitive: Primitive, inputs: Sequence[Any], arrays: list[Any], parameters: dict[str, Any]
-) -> Any:
-    """Inputs of several backends: an error, but for NumPy scalars, which go beside the others."""
-    if any(isinstance(x, Tensor) and hasattr(x._array, "interpret") for x in inputs):
-        return _interpreted(primitive, inputs, parameters)
-    owners = [backends.of(a) for x, a in zip(inputs, arrays, strict=True) if not _is_scalar(x)]
-    names = list(dict.fromkeys(owner.name for owner in owners if owner is not None))
-    if len(names) == 1:
-        home = backends.get(names[0])
-        moved = [wrap(home.from_host(np.asarray(x)), None) if _is_scalar(x) else x for x in inputs]
-        return apply(primitive, *moved, **parameters)
-    raise TypeError(
-        f"{primitive.name}: inputs are on different backends ({', '.join(names)}); move one: "
-        f"x.to({names[0]!r}) or x.to({names[1]!r}), of an array tensor(x, backend=...)"
-    )
-
-
-def _is_scalar(x: Any) -> bool:
-    return isinstance(x, np.generic)
-
-
-def show(array: Any) -> str:
-    """An input as errors name it: dtype and shape, or the number."""
-    if type(array) in _PYTHON_NUMBERS:
-        return repr(array)
-    return f"{canonical_dtype(array.dtype)} {tuple(array.shape)}"
-
-
-def _explained(
-    primitive: Primitive, arrays: list[Any], parameters: dict[str, Any], error: Exception
-) -> Exception:
-    """The backend's error again, with the operation, its inputs and a cure in it."""
-    shown = ", ".join(show(a) for a in arrays[:6]) + (", ..." if len(arrays) > 6 else "")
-    static = "".join(f", {key}={value!r}" for key, value in parameters.items())
-    cure = f"{type(error).__name__}: {error}"
-    if primitive.kind == "elementwise" and len(arrays) > 1:
-        shapes = [tuple(a.shape) for a in arrays if type(a) not in _PYTHON_NUMBERS]
-        try:
-            np.broadcast_shapes(*shapes)
-        except ValueError:
-            cure = (
-                "the shapes do not broadcast: aligned from the right, each pair of axes must be "
-                "equal or contain a 1; see reshape and expand_dims"
-            )
-    kept = (TypeError, IndexError, MemoryError, FloatingPointError)
-    kind = next((k for k in kept if isinstance(error, k)), ValueError)
-    return kind(f"{primitive.name}({shown}{static}): {cure}")
 
 
 def origin(node: Node) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 import tinygrad_rnn_backends as backends
 
 from . import random
+from .apply import outputs_of
 from .batching import vmap
 from .graph import Node, Primitive, topological_order
 from .primitives.creation import eye, zeros_like
@@ -33,7 +34,6 @@ from .tensor import (
     is_grad_enabled,
     namespace,
     no_grad,
-    outputs_of,
     pull_back,
     wrap,
 )

@@ -21,8 +21,8 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from ..dtypes import default_dtype
 from ..random import host_generator
-from ..tensor import default_dtype
 
 HostArray: TypeAlias = np.ndarray[Any, Any]
 Initialiser: TypeAlias = Callable[[Sequence[int]], HostArray]

@@ -16,6 +16,7 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from ..dtypes import default_dtype
 from ..functional import dropout as dropout_of
 from ..primitives.creation import zeros
 from ..primitives.elementwise import result_type, where
@@ -24,7 +25,7 @@ from ..recurrence import Cell, initial_state, pad_sequences, unpad_sequences, un
 from ..recurrence.ragged import batch_of, flags, placed, steps_within
 from ..recurrence.unroll import initial_state_beside
 from ..structure import flatten, map_leaves
-from ..tensor import Tensor, as_tensor, default_dtype
+from ..tensor import Tensor, as_tensor
 from .cells import Activation, GRUCell, LSTMCell, RNNCell
 from .layers import check_sizes
 from .module import Buffer, Module, Parameter

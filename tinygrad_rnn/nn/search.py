@@ -29,11 +29,12 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from .. import random
+from ..dtypes import default_dtype
 from ..primitives.creation import asarray
 from ..primitives.indexing import take
 from ..recurrence import initial_state
 from ..structure import flatten, map_leaves
-from ..tensor import Tensor, as_tensor, default_dtype, no_grad
+from ..tensor import Tensor, as_tensor, no_grad
 from .seq2seq import AttentionDecoder
 
 AnyCell = Callable[..., tuple[Any, Any]]  # a Cell, or one that is given a memory, too

@@ -20,6 +20,7 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from ..dtypes import default_dtype
 from ..primitives.creation import full_like, zeros
 from ..primitives.elementwise import TensorLike, astype, logical_and, result_type, tanh, where
 from ..primitives.movement import concat, moveaxis, reshape
@@ -28,7 +29,7 @@ from ..random import uniform_like
 from ..recurrence import Cell, initial_state, unroll
 from ..recurrence.ragged import placed, valid_steps, without_padding
 from ..structure import flatten, unflatten
-from ..tensor import Tensor, as_tensor, default_dtype
+from ..tensor import Tensor, as_tensor
 from .attention import Memory
 from .layers import Linear
 from .module import Module

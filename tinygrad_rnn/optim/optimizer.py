@@ -13,8 +13,9 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend
 
+from ..apply import show
 from ..graph import Array
-from ..tensor import Tensor, backend_of, show, wrap
+from ..tensor import Tensor, backend_of, wrap
 from .settings import CHECKS, choice
 
 Settings = Mapping[str, Any]

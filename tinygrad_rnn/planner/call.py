@@ -18,8 +18,9 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from .. import random
+from ..apply import outputs_of
 from ..graph import Node, Primitive
-from ..tensor import Tensor, is_grad_enabled, outputs_of, wrap
+from ..tensor import Tensor, is_grad_enabled, wrap
 from ..transforms import vjp
 from .ir import Kind, Value, base
 from .passes.rows import EACH, ONCE, ROWS, ROWS_ONCE

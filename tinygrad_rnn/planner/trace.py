@@ -361,7 +361,7 @@ def _leaf(found: Trace, value: Value, wanted: Wanted, leaves: dict[Value, Tensor
 
 def replay(graph: Graph, source: Callable[[Value], Tensor]) -> dict[Value, Tensor]:
     """Carry a traced step out again, on the Tensors that ``source`` gives for its sources."""
-    from ..tensor import apply
+    from ..apply import apply
 
     tensors: dict[Value, Any] = {}
     several: dict[Any, Any] = {}

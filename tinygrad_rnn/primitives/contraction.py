@@ -11,8 +11,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ..apply import apply, show
 from ..graph import Primitive
-from ..tensor import Tensor, apply, as_tensor, show
+from ..tensor import Tensor, as_tensor
 from .axes import negative_axes, negative_axis
 from .elementwise import TensorLike, astype, in_place, multiply, result_type
 from .indexing import getitem

@@ -14,15 +14,8 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
-from ..tensor import (
-    Tensor,
-    as_tensor,
-    backend_of,
-    canonical_dtype,
-    default_dtype,
-    native_dtype,
-    wrap,
-)
+from ..dtypes import canonical_dtype, default_dtype, native_dtype
+from ..tensor import Tensor, as_tensor, backend_of, wrap
 from .elementwise import TensorLike, astype, where
 from .movement import expand_dims, reshape, to
 

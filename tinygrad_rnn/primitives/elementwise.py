@@ -14,8 +14,10 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from ..apply import apply
+from ..dtypes import canonical_dtype, native_dtype
 from ..graph import Primitive
-from ..tensor import Tensor, apply, as_tensor, canonical_dtype, native_dtype
+from ..tensor import Tensor, as_tensor
 
 TensorLike: TypeAlias = "Tensor | np.ndarray[Any, Any] | float | Any"
 """What operations take: a Tensor, an array of its backend, or a Python number (weakly typed)."""

@@ -18,8 +18,9 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from ..apply import apply
 from ..graph import IndexedCotangent, Primitive
-from ..tensor import Tensor, apply, as_tensor, backend_of, raw, wrap
+from ..tensor import Tensor, as_tensor, backend_of, raw, wrap
 from .axes import negative_axis
 from .creation import zeros_like
 from .elementwise import TensorLike, maximum, where

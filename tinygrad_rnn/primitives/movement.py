@@ -21,8 +21,9 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from ..apply import apply, apply_several, show
 from ..graph import Primitive, unbroadcast
-from ..tensor import Tensor, apply, apply_several, as_tensor, backend_of, show, wrap
+from ..tensor import Tensor, as_tensor, backend_of, wrap
 from .axes import Axis, negative_axes, negative_axis
 from .elementwise import TensorLike
 

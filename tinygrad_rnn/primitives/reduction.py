@@ -11,8 +11,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ..apply import apply, show
 from ..graph import Primitive
-from ..tensor import Tensor, apply, as_tensor, show
+from ..tensor import Tensor, as_tensor
 from .axes import Axis, count, kept, negative_axes, negative_axis
 from .elementwise import TensorLike, astype, exp, isfinite, log, sqrt, square, where
 from .movement import concat, pad, permute_dims, reshape

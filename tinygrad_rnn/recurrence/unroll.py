@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import random
+from ..dtypes import default_dtype
 from ..planner.call import Bytes
 from ..planner.lookup import PlanError, Unplanned, prepare, run_planned
 from ..planner.plan import Plan
@@ -28,7 +29,7 @@ from ..primitives.elementwise import astype, result_type, where
 from ..primitives.movement import flip, reshape, stack, unstack
 from ..primitives.reduction import any, argmax
 from ..structure import Structure, flatten, map_leaves, unflatten
-from ..tensor import Tensor, as_tensor, default_dtype, no_grad
+from ..tensor import Tensor, as_tensor, no_grad
 from .ragged import batch_of, flags, steps_within, unpad_sequences
 
 Cell = Callable[[Any, Any], tuple[Any, Any]]
