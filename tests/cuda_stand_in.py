@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from tinygrad_rnn.kernels.gpu import run as cuda
+from tinygrad_rnn.kernels.gpu import cublas
 from tinygrad_rnn.kernels.gpu.kernels import PREAMBLE, Source
 from tinygrad_rnn.kernels.ir import Slot
 
@@ -304,12 +304,12 @@ class _Event:
 
 
 class Stream:
-    """As ``cuda.Stream``: products at once, and recordings that do what was asked for later."""
+    """As ``device.Stream``: products at once, and recordings that do what was asked for later."""
 
     def __init__(self, device: Device) -> None:
         self.device = device
         self.cuda = device.clock
-        self.products = cuda.Cublas(Cublas(), (64, 1))
+        self.products = cublas.Cublas(Cublas(), (64, 1))
         self.products.use(1)
 
     def recorded(self, issue: Callable[[Any], None]) -> Graph:
@@ -325,7 +325,7 @@ class Stream:
 
 
 class Device:
-    """As ``cuda.Device``: its memory is the host's."""
+    """As ``device.Device``: its memory is the host's."""
 
     def __init__(self, functions: Callable[[Sequence[Source]], list[Any]] | None = None) -> None:
         self.functions = functions or (lambda sources: [Interpreter(s) for s in sources])

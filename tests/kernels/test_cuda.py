@@ -33,6 +33,7 @@ from both_ways import Case, assert_close, literal, planned
 from op_table import examples
 from tinygrad_rnn import nn
 from tinygrad_rnn.kernels import machine as machines
+from tinygrad_rnn.kernels.gpu import cublas
 from tinygrad_rnn.kernels.gpu import run as cuda
 from tinygrad_rnn.kernels.gpu.kernels import (
     OF_BOOLEANS,
@@ -316,7 +317,7 @@ def test_nothing_to_do_touches_nothing(counts: list[int]) -> None:
 
 
 def test_a_status_of_cublas_is_an_error() -> None:
-    m = cuda.Matrices("float32", 4, 4, 4, 0, 3, False, 4, False, None)  # 3 < 4 columns
+    m = cublas.Matrices("float32", 4, 4, 4, 0, 3, False, 4, False, None)  # 3 < 4 columns
     with pytest.raises(RuntimeError, match="status 7"):
         cuda_stand_in.Device().stream().products(m, 1, 0, 0)
 

@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from op_table import examples
 from tinygrad_rnn.kernels.cpu import gemm
 from tinygrad_rnn.kernels.cpu import run as native
+from tinygrad_rnn.kernels.cpu.threads import run_at_once, shares
 from tinygrad_rnn.kernels.ir import Instruction, Kernel, Loop, Product, Slot, Timetable
 
 Array = np.ndarray[Any, Any]
@@ -567,7 +568,7 @@ def test_product_adds_to_the_result_or_replaces_it(accumulate: bool) -> None:
 @pytest.fixture
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads share even the smallest work."""
-    monkeypatch.setattr(native, "_SHARE", 1e-6)
+    monkeypatch.setattr(native, "SHARE", 1e-6)
 
 
 @pytest.mark.usefixtures("eager")
@@ -590,7 +591,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(counts: list[int], threads:
 def test_shares_are_all_rows_and_differ_by_a_row_at_most(counts: list[int], threads: int) -> None:
     count = np.array(counts)
     threads = min(threads, counts[0])
-    bounds = native._shares(count, threads)
+    bounds = shares(count, threads)
     assert bounds[0] == 0 and bounds[-1] == counts[0] and bounds == sorted(bounds)
     steps = [(count > row).sum() for row in range(counts[0])]
     work = [sum(steps[a:b]) for a, b in pairwise(bounds)]
@@ -623,7 +624,7 @@ def test_error_in_another_thread_is_raised_here() -> None:
         raise ZeroDivisionError("over there")
 
     with pytest.raises(ZeroDivisionError, match="over there"):
-        native._workers.run([lambda: None, fail])
+        run_at_once([lambda: None, fail])
 
 
 # Products.

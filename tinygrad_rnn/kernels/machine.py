@@ -19,6 +19,7 @@ import numpy as np
 
 from .cpu import run as cpu
 from .gpu import run as gpu
+from .gpu.device import library_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ def machine_of(backend: Any) -> Machine | None:
     if name == "numpy" and name not in _machines:
         _machines[name] = Machine(np, cpu, gemm)
     if name == "cupy" and name not in _machines:
-        _machines[name] = Machine(gpu.library_of(backend), gpu, gpu.gemm)
+        _machines[name] = Machine(library_of(backend), gpu, gpu.gemm)
     return _machines.get(name)
 
 

@@ -3,20 +3,17 @@
 Rows are independent, so each thread runs all of a loop on rows of its own, and waits for nobody
 until the end. The bits of a result do not depend on the number of threads.
 
-The subtle point is that there is one pool of threads, here, and no BLAS. The threads of a BLAS
-would spin while these run, and these while those run. So ``product`` is for the products around a
-loop what ``gemm.py`` is for those inside: where there are native loops, all products are its.
+``product`` is for the products around a loop what ``gemm.py`` is for those inside: where there are
+native loops, all products are its, on the one pool of threads (``threads.py``).
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
-import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +23,7 @@ from . import gemm
 from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS
 from .llvm import Code
 from .loops import ARRAY_DATA, slots, write_loop
+from .threads import SHARE, run_at_once, shares
 
 Array = np.ndarray[Any, Any]
 
@@ -129,73 +127,6 @@ def _aligned(size: int) -> Array:
     return memory[skipped : skipped + size]
 
 
-# Threads.
-
-_SHARE = 50_000  # nanoseconds that a thread is worth waking for: it takes about 20,000
-
-
-class _Workers:
-    """Threads that wait for calls."""
-
-    def __init__(self) -> None:
-        self._tasks: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None]]] = (
-            SimpleQueue()
-        )
-        self._count = 0
-        self._starting = threading.Lock()
-
-    def run(self, calls: Sequence[Callable[[], None]]) -> None:
-        """Make all calls at once, the first in this thread; return when all have returned."""
-        with self._starting:
-            while self._count < len(calls) - 1:
-                threading.Thread(target=self._work, daemon=True).start()
-                self._count += 1
-        done: SimpleQueue[BaseException | None] = SimpleQueue()
-        for call in calls[1:]:
-            self._tasks.put((call, done))
-        try:
-            calls[0]()
-        finally:
-            errors = [done.get() for _ in calls[1:]]
-        for error in errors:
-            if error is not None:
-                raise error
-
-    def _work(self) -> None:
-        while True:
-            call, done = self._tasks.get()
-            try:
-                call()
-            except BaseException as error:
-                done.put(error)
-            else:
-                done.put(None)
-            del call  # or its arrays would live until the next one
-
-
-_workers = _Workers()
-
-
-def _renew_workers() -> None:
-    global _workers
-    _workers = _Workers()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_workers)  # a child has none of the threads
-
-
-def _shares(count: Array, threads: int) -> list[int]:
-    """Boundaries between the rows of each thread, such that all have as many steps to run."""
-    rows = int(count[0])
-    if count[-1] == rows:
-        return [rows * i // threads for i in range(threads + 1)]
-    steps = np.searchsorted(-count, -np.arange(rows))  # how many each row takes
-    total = np.cumsum(steps)
-    inner = np.searchsorted(total, total[-1] * np.arange(1, threads) / threads)
-    return [0, *(inner + 1).tolist(), rows]
-
-
 # Loops.
 
 
@@ -254,12 +185,12 @@ class Compiled:
             self._pack(arrays[matrix.buffer], matrix, k, memory.address + 4 * offset)
         count = timetable.count[first:last]
         rows = int(count[0])
-        worth = self._nanoseconds * (rows + int(count[-1])) / 2 * (last - first) / _SHARE
+        worth = self._nanoseconds * (rows + int(count[-1])) / 2 * (last - first) / SHARE
         threads = min(threads, rows, int(worth))
         run = functools.partial(self._run, objects, tables, memory.addresses, first, last)
         if threads > 1:
-            shares = pairwise(_shares(count, threads))
-            _workers.run([functools.partial(run, *share) for share in shares])
+            parts = pairwise(shares(count, threads))
+            run_at_once([functools.partial(run, *share) for share in parts])
         else:
             run(0, rows)
         self._spare.append(memory)
@@ -342,11 +273,11 @@ def product(a: Array, b: Array, out: Array, *, threads: int = 1, accumulate: boo
         return
     if out.strides[1] != 4 and n > 1:
         raise ValueError(f"product: the strides of out are {out.strides}, neither of them 4")
-    threads = min(threads, int(m * n * k / 100 / _SHARE))
+    threads = min(threads, int(m * n * k / 100 / SHARE))
     if threads > 1:
         parts = _parts(m, n, functions.lanes, threads)
         multiply = functools.partial(_product, functions, accumulate)
-        _workers.run(
+        run_at_once(
             [functools.partial(multiply, a[i], b[:, j], out[i, j]) for i, j in parts],
         )
     else:

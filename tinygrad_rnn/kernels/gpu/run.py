@@ -14,10 +14,8 @@ it reads, so it cannot be run twice. ``TINYGRAD_RNN_CUDA_GRAPHS=0`` records noth
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -28,179 +26,15 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..ir import Instruction, Kernel, Loop, Product, Slot, Timetable
-from .kernels import ELEMENTWISE, PREAMBLE, REDUCTIONS, Source, write_kernel
-
-Array = Any
-"""An array of CuPy."""
+from .cublas import Cublas, Matrices
+from .device import Array, Device, Stream, library_of
+from .kernels import ELEMENTWISE, REDUCTIONS, Source, write_kernel
 
 SUPPORTED = ELEMENTWISE | frozenset(REDUCTIONS)
 """The names of instructions that kernels can hold, besides loads, constants and stores."""
 
 DTYPES = frozenset({"float32", "float64", "bool"})
 """What slots may hold."""
-
-
-# Products.
-
-
-class Matrices(NamedTuple):
-    """out = a @ b, or out += a @ b, by addresses: all have their rows one below the other.
-
-    From one row to the next it is so many elements: ``a_stride``, ``b_stride``, ``out_stride``; if
-    ``transposed``, ``b_stride`` is that from one column of b to the next.
-    """
-
-    dtype: str
-    columns: int
-    inner: int
-    a_stride: int
-    b: int
-    b_stride: int
-    transposed: bool
-    out_stride: int
-    accumulate: bool
-    owner: Any  # keeps b alive
-
-
-class Cublas:
-    """Products by a handle of our own, which works in ``workspace`` and nowhere else.
-
-    Raises RuntimeError for whatever the library refuses.
-    """
-
-    def __init__(self, library: Any, workspace: tuple[int, int]) -> None:
-        self._library = library
-        self._workspace = workspace  # address and size
-        self._handle = ctypes.c_void_p()
-        self._call("cublasCreate_v2", ctypes.byref(self._handle))
-        self._gemm: dict[str, tuple[Any, tuple[int, int]]] = {}
-        self._numbers: list[Any] = []  # keeps alive what is known by its address
-        for dtype, name, kind in (
-            ("float32", "cublasSgemm_v2", ctypes.c_float),
-            ("float64", "cublasDgemm_v2", ctypes.c_double),
-        ):
-            zero, one = kind(0), kind(1)
-            self._numbers += [zero, one]
-            addresses = ctypes.addressof(zero), ctypes.addressof(one)
-            self._gemm[dtype] = getattr(library, name), addresses
-
-    def use(self, stream: int) -> None:
-        """Make the products that follow part of a stream."""
-        self._call("cublasSetStream_v2", self._handle, ctypes.c_void_p(stream))
-        # With the stream cuBLAS goes back to memory that it takes from the driver.
-        address, size = self._workspace
-        self._call(
-            "cublasSetWorkspace_v2", self._handle, ctypes.c_void_p(address), ctypes.c_size_t(size)
-        )
-
-    def __call__(self, m: Matrices, rows: int, a: int, out: int) -> None:
-        """The product with a of so many rows."""
-        function, numbers = self._gemm[m.dtype]
-        address, integer = ctypes.c_void_p, ctypes.c_int
-        # cuBLAS goes by columns: to it these are transposed, and out.T = b.T @ a.T.
-        status = function(
-            *(self._handle, integer(m.transposed), integer(0)),
-            *(integer(m.columns), integer(rows), integer(m.inner), address(numbers[1])),
-            *(address(m.b), integer(m.b_stride), address(a), integer(m.a_stride)),
-            *(address(numbers[m.accumulate]), address(out), integer(m.out_stride)),
-        )
-        if status:
-            raise RuntimeError(f"cuBLAS: a product failed with status {status}")
-
-    def _call(self, name: str, *arguments: Any) -> None:
-        status = getattr(self._library, name)(*arguments)
-        if status:
-            raise RuntimeError(f"cuBLAS: {name} failed with status {status}")
-
-
-# The device.
-
-
-def library_of(backend: Any) -> Any:
-    """The library that the arrays of a backend are from."""
-    return sys.modules[backend.array_types[0].__module__]
-
-
-_recording = threading.Lock()
-
-
-class Stream(NamedTuple):
-    """A stream of CuPy's, and the products on it; to record it there is another one."""
-
-    cuda: Any  # the module
-    products: Cublas
-    recorder: Any
-    recorded_products: Cublas
-
-    def recorded(self, issue: Callable[[Cublas], None]) -> Any:
-        """What ``issue(products)`` launches, as a graph; nothing is run."""
-        with _recording, self.recorder:
-            self.recorded_products.use(self.recorder.ptr)
-            self.recorder.begin_capture()
-            try:
-                issue(self.recorded_products)
-            finally:
-                graph = self.recorder.end_capture()
-        return graph
-
-
-class Device:
-    """What loops need of CuPy."""
-
-    _WORKSPACE = 32 * 2**20  # bytes, as NVIDIA recommends for its newer processors
-
-    def __init__(self, cupy: Any) -> None:
-        self._cupy = cupy
-        self.cuda = cupy.cuda
-        self._library = _cublas(cupy.cuda.runtime.runtimeGetVersion() // 1000)
-        self._streams: dict[tuple[int, int], tuple[Any, Stream]] = {}
-        self._lock = threading.Lock()
-        self.records = False  # until it was seen to work
-
-    def functions(self, sources: Sequence[Source]) -> list[Any]:
-        """Kernels as functions of (grid, block, arguments), compiled when first called."""
-        module = self._cupy.RawModule(code=PREAMBLE + "".join(source.text for source in sources))
-        return [module.get_function(source.name) for source in sources]
-
-    def address(self, array: Array) -> int:
-        """Where an array begins."""
-        address: int = array.data.ptr
-        return address
-
-    def array(self, array: np.ndarray[Any, Any]) -> Array:
-        """A copy of an array on the device."""
-        return self._cupy.array(array)
-
-    def host(self, array: Array) -> np.ndarray[Any, Any]:
-        """A copy of an array on the host, once all is done."""
-        host: np.ndarray[Any, Any] = array.get()
-        return host
-
-    def contiguous(self, array: Array) -> Array:
-        """An array with its rows one below the other."""
-        return self._cupy.ascontiguousarray(array)
-
-    def stream(self) -> Stream:
-        """The current stream."""
-        pointer = self.cuda.get_current_stream().ptr
-        key = (self.cuda.runtime.getDevice(), pointer)
-        with self._lock:
-            if key not in self._streams:
-                # One workspace serves both, for what is recorded runs on the stream as well.
-                memory = self.cuda.alloc(self._WORKSPACE)
-                workspace = (memory.ptr, self._WORKSPACE)
-                made = [Cublas(self._library, workspace) for _ in range(2)]
-                recorder = self.cuda.Stream(non_blocking=True)
-                self._streams[key] = memory, Stream(self.cuda, made[0], recorder, made[1])
-            stream = self._streams[key][1]
-        stream.products.use(pointer)
-        return stream
-
-
-def _cublas(version: int) -> Any:
-    """The library, which CuPy has loaded: its backend tries a product first of all."""
-    windows = os.name == "nt"
-    return ctypes.CDLL(f"cublas64_{version}.dll" if windows else f"libcublas.so.{version}")
 
 
 # Graphs.
