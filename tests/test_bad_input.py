@@ -248,7 +248,7 @@ def test_backward_on_what_no_differentiable_input_reaches() -> None:
         tg.grad(x.sum(), [x, leaf(2)])
     with pytest.raises(RuntimeError, match=r"input 0.*does not require grad"):
         tg.grad(x.sum(), x.detach())
-    with pytest.raises(TypeError, match="input 0 is no Tensor but ndarray"):
+    with pytest.raises(TypeError, match=r"input 0 is no Tensor but numpy\.ndarray"):
         tg.grad(x.sum(), x.numpy())
     with pytest.raises(TypeError, match="expected a Tensor"):
         tg.grad(3.0, x)

@@ -15,7 +15,7 @@ _default_dtype = np.dtype(np.float32)
 def set_default_dtype(dtype: Any) -> None:
     """The dtype of Python floats, creation functions and parameters: float32 unless set."""
     global _default_dtype
-    found = np.dtype(dtype)
+    found = np.dtype(dtype).newbyteorder("=")
     if found.kind != "f":
         raise TypeError(f"set_default_dtype: a floating dtype, not {found}")
     _default_dtype = found

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from . import random
-from .tensor import Tensor
+from .tensor import Tensor, on_host
 
 __all__ = ["Checkpoint", "load", "load_checkpoint", "save", "save_checkpoint"]
 
@@ -49,10 +49,7 @@ def save(
             "save: arrays by name, as module.state_dict() gives them, "
             f"not a {type(arrays).__name__}"
         )
-    host = {
-        name: np.asarray(a.numpy() if isinstance(a, Tensor) else a, order="C")
-        for name, a in arrays.items()
-    }
+    host = {name: np.asarray(on_host(f"save: {name}", a), order="C") for name, a in arrays.items()}
     for name, array in host.items():
         if array.dtype.kind not in "biuf":
             raise TypeError(

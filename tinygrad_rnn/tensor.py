@@ -20,6 +20,7 @@ from tinygrad_rnn_backends import Backend
 
 from . import anomaly, graph
 from .dtypes import canonical_dtype, default_dtype, native_dtype
+from .entering import native, real, refuse_masked, type_name
 from .graph import Array, Node
 
 namespace = sys.modules[__package__]
@@ -158,11 +159,12 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False) -> None:
         array = data._array if isinstance(data, Tensor) else data
         if backends.of(array) is None:
+            refuse_masked("Tensor", data)
             raise TypeError(
-                f"Tensor: {type(data).__name__} is not an array of a known backend; "
+                f"Tensor: {type_name(data)} is not an array of a known backend; "
                 "tinygrad_rnn.tensor(data) takes numbers, lists and arrays"
             )
-        self._array = array
+        self._array = native(array)
         self._node = None
         if requires_grad:
             self.requires_grad = True
@@ -221,12 +223,13 @@ class Tensor:
             found = backend_of(self)
             array = found.from_host(np.asarray(value, dtype=self.dtype))
         if found is None or found is not backend_of(self):
-            kind = type(value).__name__ if found is None else f"an array of {found.name!r}"
+            refuse_masked("data", value)
+            kind = type_name(value) if found is None else f"an array of {found.name!r}"
             raise TypeError(
                 f"data: a leaf of backend {self.backend!r} cannot be rebound to {kind}; "
                 f"make one with tinygrad_rnn.asarray(value) or .to({self.backend!r}) first"
             )
-        self._rebind(array, found)
+        self._rebind(native(array), found)
 
     def _rebind(self, array: Array, found: Backend) -> None:
         if tuple(array.shape) != self.shape or array.dtype != self._array.dtype:
@@ -375,7 +378,7 @@ class Tensor:
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
         if value is not None and not isinstance(value, Tensor):
-            raise TypeError(f"grad: a Tensor or None, not {type(value).__name__}")
+            raise TypeError(f"grad: a Tensor or None, not {type_name(value)}")
         if value is not None:
             _check_like("grad", value, self)
         if self._node is None and value is not None:
@@ -407,7 +410,7 @@ class Tensor:
             if changed is None:
                 return g
             if not isinstance(changed, Tensor):
-                raise TypeError(f"hook: return None or a Tensor, not {type(changed).__name__}")
+                raise TypeError(f"hook: return None or a Tensor, not {type_name(changed)}")
             _check_like("hook", changed, given)
             return changed if isinstance(g, Tensor) else changed._array
 
@@ -517,20 +520,30 @@ def as_tensor(x: Any, *, share: bool = False) -> Tensor:
     if isinstance(x, Tensor):
         return x
     if isinstance(x, np.generic):  # first, because a np.float64 is a float, too
-        return wrap(backends.default().from_host(np.asarray(x)), None)
+        return wrap(backends.default().from_host(real(np.asarray(x))), None)
     if isinstance(x, (bool, int, float)):
         return wrap(backends.default().from_host(_host_scalar(x)), None)
     if isinstance(x, np.memmap):
         x = np.asarray(x)
     found = backends.of(x)
     if found is not None:
-        if canonical_dtype(x.dtype).kind not in "biuf":
-            raise TypeError(f"an array of {x.dtype} holds no real numbers")
-        return wrap(x if share else found.asarray(x, copy=True), None)
-    raise TypeError(
-        f"expected a Tensor, an array or a number, not {type(x).__name__}; "
-        "tinygrad_rnn.tensor(data) makes a Tensor from lists"
-    )
+        entered = native(real(x))
+        return wrap(x if entered is x and share else found.asarray(entered, copy=True), None)
+    refuse_masked("expected a Tensor", x)
+    cure = "tinygrad_rnn.tensor(data) makes a Tensor from lists"
+    if hasattr(x, "__dlpack__"):
+        cure = "tinygrad_rnn.from_dlpack(x) makes a Tensor of what another library holds"
+    raise TypeError(f"expected a Tensor, an array or a number, not {type_name(x)}; {cure}")
+
+
+def on_host(operation: str, data: Any) -> np.ndarray[Any, Any]:
+    """A Tensor, an array of any library or a list as a NumPy array in native byte order."""
+    if isinstance(data, Tensor):
+        return data.numpy()
+    refuse_masked(operation, data)
+    found = backends.of(data)
+    host: np.ndarray[Any, Any] = np.asarray(data) if found is None else found.to_host(data)
+    return host if host.dtype.isnative else native(host)
 
 
 def _host_scalar(x: bool | int | float) -> np.ndarray[Any, Any]:
@@ -591,7 +604,7 @@ def pull_back(
     seeds: list[tuple[Node, Tensor]] = []
     for output, cotangent in zip(outputs, given, strict=True):
         if not isinstance(output, Tensor):
-            raise TypeError(f"backward: expected a Tensor, not {type(output).__name__}")
+            raise TypeError(f"backward: expected a Tensor, not {type_name(output)}")
         seed = _seed(output, cotangent)
         if output._node is not None:
             seeds.append((output._node, seed if create_graph else wrap(seed._array, None)))

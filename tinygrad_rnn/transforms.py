@@ -21,6 +21,7 @@ import tinygrad_rnn_backends as backends
 from . import random
 from .apply import outputs_of
 from .batching import vmap
+from .entering import type_name
 from .graph import Node, Primitive, topological_order
 from .primitives.creation import eye, zeros_like
 from .primitives.elementwise import alias
@@ -79,7 +80,7 @@ def grad(
     wanted, structure = flatten(inputs)
     for i, x in enumerate(wanted):
         if not isinstance(x, Tensor):
-            raise TypeError(f"grad: input {i} is no Tensor but {type(x).__name__}")
+            raise TypeError(f"grad: input {i} is no Tensor but {type_name(x)}")
         if not x.requires_grad and not allow_unused:
             raise RuntimeError(f"grad: input {i}, of shape {x.shape}, does not require grad")
     targets = [x._node for x in wanted if x._node is not None]

@@ -29,6 +29,7 @@ ORDER = (
     "graph",
     "anomaly",
     "dtypes",
+    "entering",
     "tensor",
     "apply",
     "primitives",

@@ -20,7 +20,7 @@ from ..primitives.creation import asarray
 from ..primitives.elementwise import TensorLike, astype, clip, where
 from ..primitives.movement import concat, expand_dims, squeeze, stack, unstack
 from ..primitives.reduction import cumulative_sum, logsumexp, max
-from ..tensor import Tensor, as_tensor
+from ..tensor import Tensor, as_tensor, on_host
 from .reduction import Reduction, reduced
 
 __all__ = ["ctc_loss"]
@@ -181,7 +181,7 @@ def _lengths(name: str, given: Any, n: int, most: int, whose: str) -> Host:
 
 def _integers(name: str, given: Any) -> Host:
     try:
-        host = given.numpy() if isinstance(given, Tensor) else np.asarray(given)
+        host = on_host(f"ctc_loss: {name}", given)
     except ValueError as error:  # a list of lists that differ in length
         raise ValueError(
             f"ctc_loss: {name} are rows of different lengths; pad them to (N, S), or give them "

@@ -20,7 +20,7 @@ import tinygrad_rnn_backends as backends
 
 from ..primitives.creation import tensor
 from ..structure import flatten, unflatten
-from ..tensor import Tensor, as_tensor, backend_of
+from ..tensor import Tensor, as_tensor, backend_of, on_host
 
 T = TypeVar("T")
 
@@ -235,9 +235,7 @@ def held(module: Module, prefix: str) -> Iterator[tuple[str, Module | Parameter 
 
 def host_array(value: Any) -> np.ndarray[Any, Any]:
     """A Tensor, or an array of any library, as a NumPy array."""
-    value = value._array if isinstance(value, Tensor) else value
-    found = backends.of(value)
-    return np.asarray(value) if found is None else found.to_host(value)
+    return on_host("load_state_dict", value)
 
 
 def functional_call(

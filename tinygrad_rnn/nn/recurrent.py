@@ -25,7 +25,7 @@ from ..recurrence import Cell, initial_state, pad_sequences, unpad_sequences, un
 from ..recurrence.ragged import batch_of, flags, placed, steps_within
 from ..recurrence.unroll import initial_state_beside
 from ..structure import flatten, map_leaves
-from ..tensor import Tensor, as_tensor
+from ..tensor import Tensor, as_tensor, on_host
 from .cells import Activation, GRUCell, LSTMCell, RNNCell
 from .layers import check_sizes
 from .module import Buffer, Module, Parameter
@@ -120,7 +120,7 @@ class _Layer(Module):
     def _flags_time_first(self, name: str, given: Any) -> Any:
         if given is None:
             return None
-        flags = given if isinstance(given, Tensor) else np.asarray(given)
+        flags = given if isinstance(given, Tensor) else on_host(name, given)
         if flags.ndim != 2:
             raise ValueError(
                 f"{type(self).__name__}: {name} of shape {flags.shape}, expected (batch, time)"

@@ -15,6 +15,7 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..dtypes import canonical_dtype, default_dtype, native_dtype
+from ..entering import native, real, refuse_masked, type_name
 from ..tensor import Tensor, as_tensor, backend_of, wrap
 from .elementwise import TensorLike, astype, where
 from .movement import expand_dims, reshape, to
@@ -59,13 +60,13 @@ def from_dlpack(x: Any, /, *, copy: bool | None = None, backend: str | None = No
     what the backend cannot take over, or cannot share with ``copy=False``.
     """
     if not hasattr(x, "__dlpack__"):
-        raise TypeError(f"from_dlpack: a {type(x).__name__} has no __dlpack__; use tensor(data)")
+        raise TypeError(f"from_dlpack: a {type_name(x)} has no __dlpack__; use tensor(data)")
     chosen = backends.default() if backend is None else backends.get(backend)
     try:
         array = chosen.from_dlpack(x, **({} if copy is None else {"copy": copy}))
     except (BufferError, RuntimeError, ValueError) as error:
         raise BufferError(
-            f"from_dlpack: {chosen.name!r} cannot take over a {type(x).__name__}: {error}; for "
+            f"from_dlpack: {chosen.name!r} cannot take over a {type_name(x)}: {error}; for "
             "memory that it cannot reach, backend= names another"
         ) from error
     return _from_data(array, None, None, "from_dlpack")
@@ -80,29 +81,30 @@ def _from_data(data: Any, dtype: Any, backend: str | None, operation: str = "ten
     if isinstance(data, Tensor):
         return data
     if isinstance(data, np.generic) or backends.of(data) is not None:
-        held = canonical_dtype(data.dtype)
-        if held.kind not in "biuf":
-            raise TypeError(f"{operation}: an array of {held} holds no real numbers")
-        return as_tensor(data, share=True)
-    leaves = list(_leaves(data))
-    if any(isinstance(leaf, Tensor) for leaf in leaves):
-        raise TypeError("tensor: a list of tensors would lose their graph; use stack or concat")
+        try:
+            return as_tensor(data, share=True)
+        except TypeError as error:
+            raise TypeError(f"{operation}: {error}") from None
+    arrays = [leaf for leaf in _leaves(data) if type(leaf) not in (float, int, bool)]
+    for leaf in arrays:
+        refuse_masked("tensor", leaf)
+        if isinstance(leaf, Tensor):
+            raise TypeError("tensor: a list of tensors would lose their graph; use stack or concat")
     try:
         host = np.asarray(data)
     except (ValueError, TypeError) as error:
         raise type(error)(
-            f"tensor: {type(data).__name__} is no rectangular nesting of numbers ({error})"
+            f"tensor: {type_name(data)} is no rectangular nesting of numbers ({error})"
         ) from None
-    if host.dtype.kind not in "biuf":
-        raise TypeError(f"tensor: {type(data).__name__} of {host.dtype} holds no real numbers")
-    own = dtype is not None or any(isinstance(leaf, _OWN_DTYPE) for leaf in leaves)
+    try:
+        host = native(real(host))
+    except TypeError as error:
+        raise TypeError(f"tensor: of {type_name(data)}, {error}") from None
+    own = dtype is not None or any(hasattr(leaf, "__array__") for leaf in arrays)
     if host.dtype == np.float64 and not own:
         host = host.astype(default_dtype())
     chosen = backends.default() if backend is None else backends.get(backend)
     return wrap(chosen.from_host(host), None)
-
-
-_OWN_DTYPE = (np.ndarray, np.generic)
 
 
 def _leaves(data: Any) -> Iterator[Any]:
@@ -283,5 +285,6 @@ def one_hot(x: TensorLike, /, num_classes: int, *, dtype: Any = None) -> Tensor:
     x = as_tensor(x)
     if x.dtype.kind not in "iu":
         raise TypeError(f"one_hot: classes are {x.dtype}, not integers")
+    x = astype(x, "int64")  # in which any number of classes fits
     classes = arange(num_classes, dtype=x.dtype, backend=backend_of(x).name)
     return astype(expand_dims(x, axis=-1) == classes, default_dtype() if dtype is None else dtype)

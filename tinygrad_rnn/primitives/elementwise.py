@@ -16,6 +16,7 @@ import numpy as np
 
 from ..apply import apply
 from ..dtypes import canonical_dtype, native_dtype
+from ..entering import refuse_masked
 from ..graph import Primitive
 from ..tensor import Tensor, as_tensor
 
@@ -430,6 +431,7 @@ def astype(x: TensorLike, dtype: Any, /) -> Tensor:
     """x in another dtype. The cotangent is cast back; through an integer dtype none flows."""
     x = as_tensor(x)
     dtype = canonical_dtype(np.dtype(dtype) if isinstance(dtype, (str, type)) else dtype)
+    dtype = dtype.newbyteorder("=")
     if dtype.kind not in "biuf":
         raise TypeError(f"astype: {dtype} holds no real numbers")
     if dtype == x.dtype:
@@ -465,6 +467,7 @@ def _comparison(primitive: Primitive) -> Any:
             known = type(other) in (bool, int, float) or isinstance(other, np.generic)
             other = other if known else as_tensor(other)
         except TypeError:
+            refuse_masked(primitive.name, other)
             return NotImplemented
         return apply(primitive, self, other)
 

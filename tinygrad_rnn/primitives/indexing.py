@@ -19,6 +19,7 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..apply import apply
+from ..entering import refuse_masked
 from ..graph import IndexedCotangent, Primitive
 from ..tensor import Tensor, as_tensor, backend_of, raw, wrap
 from .axes import negative_axis
@@ -276,6 +277,7 @@ def _index_arrays(x: Tensor, entry: Any) -> tuple[list[Tensor], tuple[int, ...] 
     if isinstance(entry, (list, tuple, range)):
         host = np.asarray(entry)
         entry = wrap(backend_of(x).from_host(host if host.size else host.astype(np.int64)), None)
+    refuse_masked("getitem", entry)
     try:
         index = as_tensor(entry)
     except TypeError:

@@ -15,7 +15,7 @@ from ..primitives.creation import tensor
 from ..primitives.elementwise import where
 from ..primitives.movement import pad, reshape, stack, unstack
 from ..structure import flatten, unflatten
-from ..tensor import Tensor, as_tensor
+from ..tensor import Tensor, as_tensor, on_host
 
 
 def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray[Any, Any]]:
@@ -80,7 +80,12 @@ def unpad_sequences(batch: Any, lengths: Sequence[int] | np.ndarray[Any, Any]) -
 
 def steps_within(operation: str, lengths: Any, steps: int, rows: int) -> np.ndarray[Any, Any]:
     """Booleans (T, B) on the host, True at the steps that each row takes; checked."""
-    ends = lengths.numpy() if isinstance(lengths, Tensor) else np.asarray(lengths)
+    if isinstance(lengths, Tensor) and hasattr(lengths._array, "why_no_value"):
+        raise TypeError(
+            f"{operation}: lengths are integers on the host, and inside vmap or a traced cell they "
+            "have no values; give a mask (T, B) of booleans, arange(T)[:, None] < lengths"
+        )
+    ends = on_host(f"{operation}: lengths", lengths)
     ends = ends if ends.size else ends.astype(np.int64)
     if ends.dtype.kind not in "iu" or ends.shape != (rows,):
         raise ValueError(
