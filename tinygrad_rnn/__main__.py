@@ -1,4 +1,4 @@
-"""``python -m tinygrad_rnn doctor``: which backends can be used on this machine, and why not.
+"""``python -m tinygrad_rnn doctor``: what can be used on this machine, and why not the rest.
 
 The one subtle thing: asking is what loads a backend, so this may import CuPy and start the GPU.
 """
@@ -9,16 +9,25 @@ import argparse
 import platform
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
+from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 
 import tinygrad_rnn_backends as backends
 
 from . import __version__
+from .kernels import settings
+from .kernels.cpu import run as cpu
+from .kernels.machine import chosen_threads
 
 
 def doctor() -> int:
-    """Print one line for each backend; 0 if at least one can be used, else 1."""
+    """Print a line for each backend and each thing that makes loops fast.
+
+    Returns 0 if at least one backend can be used, else 1.
+    """
     print(f"tinygrad_rnn {__version__}, Python {platform.python_version()}, NumPy {np.__version__}")
     print(f"on {platform.platform()}")
     print()
@@ -28,8 +37,47 @@ def doctor() -> int:
     for name, status in found.items():
         print(f"{name:{width}}  {'yes' if status.usable else 'no':6}  {status.detail}")
     print()
+    for name, text in {"kernels": kernels(), "threads": threads(), "BLAS": blas()}.items():
+        print(f"{name:{width}}  {text}")
+    print()
     print(f"The default backend is {backends.default().name}.")
     return 0 if any(status.usable for status in found.values()) else 1
+
+
+def kernels() -> str:
+    """Whether planned loops run as machine code on this processor, and what is missing if not."""
+    try:
+        if settings.switch("TINYGRAD_RNN_JIT") is False:
+            return "off: an environment variable asks for it, TINYGRAD_RNN_JIT"
+    except settings.SettingError as error:
+        return f"unknown: {error}"
+    if (reason := cpu.available()) is None:
+        return f"on: {cpu.instruction_set()}, by llvmlite {version('llvmlite')}"
+    cure = "" if find_spec("llvmlite") else ": pip install 'tinygrad_rnn[jit]'"
+    return f"off, planned loops run on NumPy, slower: {reason}{cure}"
+
+
+def threads() -> str:
+    """How many threads kernels run on, and why so many."""
+    try:
+        number, reason = chosen_threads()
+    except settings.SettingError as error:
+        return f"unknown: {error}"
+    return f"{number} for kernels, {reason}"
+
+
+def blas() -> str:
+    """The library that NumPy multiplies matrices with where there is no kernel."""
+    built: dict[str, Any] = np.show_config(mode="dicts")  # type: ignore[assignment]
+    about = built.get("Build Dependencies", {}).get("blas", {})
+    name = f"{about.get('name', 'unknown')} {about.get('version', '')}".strip()
+    if not find_spec("threadpoolctl"):
+        return f"{name}; on how many threads: pip install threadpoolctl"
+    from threadpoolctl import threadpool_info
+
+    loaded = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    on = ", ".join(f"{pool['num_threads']} of {pool['internal_api']}" for pool in loaded)
+    return f"{name}; threads: {on or 'not known to threadpoolctl'}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,11 +89,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     commands.add_parser(
         "doctor",
-        help="print which backends can be used here, and what is missing for the others",
+        help="print which backends can be used here, whether kernels can, and what is missing",
         description=(
             "Print the versions in use and every known backend, built in or installed as a plugin: "
             "whether it can be used on this machine, on which device, and if not, why and what "
-            "would help. Looking at a backend loads it. Exits with 0 if at least one is usable."
+            "would help. Then whether planned loops run as machine code, for which instructions, "
+            "on how many threads, and which BLAS NumPy has. Looking at a backend loads it. Exits "
+            "with 0 if at least one is usable."
         ),
     )
     parser.parse_args(arguments)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -26,6 +27,7 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 import tinygrad_rnn_backends as backends
 from tinygrad_rnn.__main__ import main
+from tinygrad_rnn.kernels.cpu import run as native
 from tinygrad_rnn.testing import check_backend
 from tinygrad_rnn_backends import ArrayAPIBackend, BackendUnavailable, CupyBackend, NumpyBackend
 
@@ -747,6 +749,53 @@ def test_doctor_gives_the_reason_and_fails_if_nothing_works(
     monkeypatch.setattr(backends, "available", lambda: found)
     assert main(["doctor"]) == code
     assert "cupy     no      broken; mend it\n" in capsys.readouterr().out
+
+
+def diagnosis(capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    assert main(["doctor"]) == 0
+    words = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if line]
+    return {name: text for name, text in words}
+
+
+def test_doctor_says_what_makes_loops_fast(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("llvmlite")
+    for name in ("JIT", "NUM_THREADS"):
+        monkeypatch.delenv(f"TINYGRAD_RNN_{name}", raising=False)
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
+    found = diagnosis(capsys)
+    assert re.match(r"on: \d+ float32 at once \(.+\), for .+, by llvmlite \d", found["kernels"])
+    assert found["threads"].startswith("1 for kernels, of ")
+    assert "OPENBLAS_NUM_THREADS=1" in found["threads"]
+    assert np.show_config(mode="dicts")["Build Dependencies"]["blas"]["name"] in found["BLAS"]
+    monkeypatch.setenv("TINYGRAD_RNN_NUM_THREADS", "2")
+    assert diagnosis(capsys)["threads"].endswith("TINYGRAD_RNN_NUM_THREADS=2")
+
+
+def test_doctor_says_why_loops_are_slow_and_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("TINYGRAD_RNN_JIT", raising=False)
+    for module in ("llvmlite", "llvmlite.binding", "threadpoolctl"):
+        monkeypatch.setitem(sys.modules, module, None)
+    native._machine.cache_clear()
+    found = diagnosis(capsys)
+    assert found["kernels"].startswith("off, planned loops run on NumPy, slower: ")
+    assert found["kernels"].endswith(": pip install 'tinygrad_rnn[jit]'")
+    assert found["BLAS"].endswith("pip install threadpoolctl")
+    monkeypatch.setenv("TINYGRAD_RNN_JIT", "Off")
+    assert "TINYGRAD_RNN_JIT" in diagnosis(capsys)["kernels"]
+
+
+def test_doctor_examines_settings_that_mean_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TINYGRAD_RNN_JIT", "maybe")
+    monkeypatch.setenv("TINYGRAD_RNN_NUM_THREADS", "²")
+    found = diagnosis(capsys)
+    assert "TINYGRAD_RNN_JIT='maybe'" in found["kernels"]
+    assert "TINYGRAD_RNN_NUM_THREADS='²'" in found["threads"]
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from . import settings
 from .cpu import run as cpu
 from .gpu import run as gpu
 from .gpu.device import library_of
@@ -62,16 +63,34 @@ def warned(reason: str) -> str:
 
 @functools.cache
 def threads() -> int:
-    """How many threads share rows: as many as a BLAS would take, of the processors there are."""
+    """How many threads share rows: ``chosen_threads``, decided once."""
+    return chosen_threads()[0]
+
+
+def chosen_threads() -> tuple[int, str]:
+    """How many threads share rows at most, and why so many.
+
+    As many as there are processors, unless the environment asks for fewer. It makes no difference
+    what else runs: a thread of the pool sleeps while it waits, so two of them on two processors
+    took 0.6 of the time of one where nothing else ran, as long beside one busy program, and 0.75 of
+    it beside two (a step of ``examples/char_lm.py``).
+
+    Raises:
+        SettingError: if ``TINYGRAD_RNN_NUM_THREADS`` is not an integer from 1.
+    """
     try:
         processors = len(os.sched_getaffinity(0))
     except AttributeError:  # not on every system
         processors = os.cpu_count() or 1
-    for name in ("TINYGRAD_RNN_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-        asked = os.environ.get(name, "")
-        if asked.isdigit() and int(asked) > 0:
-            return min(int(asked), processors)
-    return processors
+    of = f"of {processors} processor{'s' * (processors > 1)}"
+    ours = "TINYGRAD_RNN_NUM_THREADS"
+    if (asked := settings.count(ours)) is not None:
+        return min(asked, processors), f"{of}: {ours}={asked}"
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):  # read as leniently as a BLAS does
+        text = os.environ.get(name, "").partition(",")[0].strip()
+        if text.isascii() and text.isdecimal() and int(text):
+            return min(int(text), processors), f"{of}: {name}={text}; {ours} would come first"
+    return processors, f"{of}; {ours} asks for fewer"
 
 
 def gemm(count: int, a: Any, b: Any, out: Any) -> None:

@@ -23,6 +23,7 @@ import tinygrad_rnn_backends as backends
 
 from .. import anomaly
 from ..kernels.machine import machine_of
+from ..kernels.settings import SettingError
 from ..structure import Structure, flatten, unflatten
 from ..tensor import Tensor, is_anomaly_detected, is_grad_enabled, wrap
 from .call import Bytes, Call, literally, recorded
@@ -216,6 +217,8 @@ def _made(
         return Plan(second, wanted, rows, ragged)
     except Mixed as error:
         return f"{_MIXED}: {error}"
+    except SettingError:
+        raise
     except Exception as error:  # a mistake of the planner's is no reason to stop
         reason = f"the planner failed on it, please report this: {type(error).__name__}: {error}"
         warnings.warn(f"a loop runs literally, since {reason}", stacklevel=2)

@@ -17,6 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+from ..kernels import settings
 from ..kernels.machine import Machine, NotCompiled, machine_of, threads, warned
 from . import report
 from .emit.program import Program
@@ -143,8 +144,8 @@ class Plan:
 
 def why_not(graph: Graph, machine: Machine) -> str | None:
     """None if the loops of a graph may be machine code, else the reason why not."""
-    if os.environ.get("TINYGRAD_RNN_JIT") == "0":
-        return "TINYGRAD_RNN_JIT=0 asks for the NumPy program"
+    if settings.switch("TINYGRAD_RNN_JIT") is False:
+        return f"TINYGRAD_RNN_JIT={os.environ['TINYGRAD_RNN_JIT']} asks for the NumPy program"
     floating = machine.compiler.DTYPES - {"bool"}
     if not any(value.dtype.name in floating for value in graph.results):
         return f"kernels are for {' and '.join(sorted(floating))}"

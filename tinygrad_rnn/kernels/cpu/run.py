@@ -115,6 +115,15 @@ def available() -> str | None:
     return None
 
 
+def instruction_set() -> str:
+    """What kernels here are compiled to, for people."""
+    machine = _machine()
+    names = {16: "AVX-512", 8: "AVX2"}
+    lanes = machine.processor.lanes
+    kind = names.get(lanes, machine.llvm.get_process_triple().partition("-")[0])
+    return f"{lanes} float32 at once ({kind}), for {machine.llvm.get_host_cpu_name()}"
+
+
 def _address(array: Array) -> int:
     """Where the data of an array is; ``array.ctypes.data``, but four times as quick."""
     return ctypes.c_void_p.from_address(id(array) + ARRAY_DATA).value or 0

@@ -15,7 +15,6 @@ it reads, so it cannot be run twice. ``TINYGRAD_RNN_CUDA_GRAPHS=0`` records noth
 from __future__ import annotations
 
 import functools
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from .. import settings
 from ..ir import Instruction, Kernel, Loop, Product, Slot, Timetable
 from .cublas import Cublas, Matrices
 from .device import Array, Device, Stream, library_of
@@ -148,7 +148,7 @@ class Compiled:
         prepared = self.prepared(arrays, timetable, steps)
         if prepared is not None:
             stream = self._device.stream()
-            if self._device.records and os.environ.get("TINYGRAD_RNN_CUDA_GRAPHS") != "0":
+            if self._device.records and settings.switch("TINYGRAD_RNN_CUDA_GRAPHS") is not False:
                 self._recordings.run(stream, prepared)
             else:
                 prepared.issue(stream.products)
