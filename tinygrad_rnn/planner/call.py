@@ -22,10 +22,11 @@ from ..apply import outputs_of
 from ..graph import Node, Primitive
 from ..tensor import Tensor, is_grad_enabled, wrap
 from ..transforms import vjp
+from .cache import cache
 from .ir import Kind, Value, base
-from .passes.rows import EACH, ONCE, ROWS, ROWS_ONCE
-from .plan import Plan, cache
+from .plan import Plan
 from .runtime.steps import Steps
+from .stages import EACH, ONCE, ROWS, ROWS_ONCE
 from .trace import Step, replay
 
 

@@ -12,6 +12,7 @@ changed above a value that it replaced and nothing else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -21,6 +22,8 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..graph import TABLE, Primitive
+from ..primitives.indexing import ARRAY
+from .facts import facts_of
 
 Number: TypeAlias = "bool | int | float"
 Shape: TypeAlias = "tuple[int, ...]"
@@ -335,9 +338,7 @@ def sources(graph: Graph, kind: Kind) -> list[Value]:
 
 def is_view(value: Value) -> bool:
     """Whether a value owns no memory: it looks at its operand's."""
-    if value.name == "getitem":
-        return len(value.inputs) == 1
-    return value.source is None and value.name in ("reshape", "permute_dims", "broadcast_to")
+    return len(value.inputs) == 1 and facts_of(value.name).moves
 
 
 def base(value: Value) -> Value:
@@ -345,6 +346,14 @@ def base(value: Value) -> Value:
     while is_view(value):
         value = value.operands[0]
     return value
+
+
+def writes_into(value: Value) -> bool:
+    """Whether an operation can write its result into memory that is given to it."""
+    if value.name in ("sigmoid", "relu", "softplus"):  # of integers they are computed otherwise
+        return value.operands[0].dtype.kind == "f"
+    facts = facts_of(value.name)
+    return value.name == "matmul" or facts.ufunc is not None or facts.into is not None
 
 
 def users(values: Iterable[Value]) -> dict[Value, list[Value]]:
@@ -355,3 +364,28 @@ def users(values: Iterable[Value]) -> dict[Value, list[Value]]:
         for x in value.operands:
             found.setdefault(x, []).append(value)
     return found
+
+
+def keeps_all(key: tuple[Any, ...], shape: Shape) -> bool:
+    """Whether a key keeps all elements in order: it adds axes, or drops some of length 1."""
+    lengths = iter(shape)
+    for entry in key:
+        n = 1 if entry is None else next(lengths)
+        if isinstance(entry, slice):
+            if n > 1 and entry.indices(n) != (0, n, 1):
+                return False
+        elif n != 1 or entry is ARRAY:
+            return False
+    return True
+
+
+def reshaped(table: Table, x: Value, shape: Shape) -> Value:
+    """The same elements in another shape."""
+    if x.name == "reshape":
+        x = x.operands[0]
+    return x if x.shape == shape else table.value(TABLE["reshape"], x, shape=shape)
+
+
+def elements(shape: Shape) -> int:
+    """How many elements a shape has."""
+    return math.prod(shape)

@@ -26,10 +26,11 @@ from ..kernels.machine import machine_of
 from ..kernels.settings import SettingError
 from ..structure import Structure, flatten, unflatten
 from ..tensor import Tensor, is_anomaly_detected, is_grad_enabled, wrap
+from .cache import cache
 from .call import Bytes, Call, literally, recorded
 from .ir import Table, spelled
 from .passes.rows import Mixed
-from .plan import Plan, cache
+from .plan import Plan
 from .purity import Snapshot, codes
 from .report import bytes_of_loop
 from .runtime.steps import Steps

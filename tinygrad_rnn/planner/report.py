@@ -17,9 +17,9 @@ from typing import Any
 
 from ..kernels.ir import Kernel
 from .ir import Graph, Kind, Value, base, is_view, ordered, sources
-from .passes.distribute import Distribution, Pass, Stage, Term, contraction, read_by
-from .passes.rows import EACH, ONCE, ROWS, ROWS_ONCE
+from .passes.sums import contraction, read_by
 from .runtime.pool import rounded
+from .stages import EACH, ONCE, ROWS, ROWS_ONCE, Distribution, Pass, Stage, Term
 
 WIDTH = 100
 _LEFT = 36  # columns before the user's line

@@ -23,13 +23,8 @@ from ..graph import Node, Primitive
 from ..random import Draw
 from ..structure import Structure, flatten, unflatten
 from ..tensor import Tensor, as_tensor, backend_of, is_grad_enabled, pull_back, wrap
+from .facts import detached, full
 from .ir import NUMBERS, Graph, Number, Shape, Source, Table, Value, hashable
-
-detached = Primitive("detach", "elementwise", lambda xp, x: x)
-copied = Primitive("copied", "elementwise", lambda xp, x: x, lambda xp, g: g)
-full = Primitive(
-    "full", "movement", lambda xp, *, number, shape, dtype: np.full(shape, number, dtype=dtype)
-)
 
 
 class Untraceable(Exception):

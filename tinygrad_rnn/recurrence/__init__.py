@@ -1,8 +1,9 @@
 """Time is a loop: ``unroll`` applies a cell over it."""
 
+from ..planner.cache import plan_cache
 from ..planner.call import Bytes
 from ..planner.lookup import PlanError
-from ..planner.plan import Plan, plan_cache
+from ..planner.plan import Plan
 from .ragged import pad_sequences, unpad_sequences
 from .truncated import Window, detach, truncated_bptt
 from .unroll import Cell, initial_state, plan, unroll

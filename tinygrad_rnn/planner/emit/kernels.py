@@ -14,10 +14,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ...kernels.ir import Instruction, Kernel, Loop, Place, Product, Slot
-from ..ir import Number, Value, base, is_view
-from ..passes.distribute import Carry, Stage
-from ..passes.rows import EACH, ONCE, ROWS, ROWS_ONCE
-from ..passes.simplify import elements, sliced_axis
+from ..ir import Number, Value, base, elements, is_view
+from ..passes.slices import sliced_axis
+from ..stages import EACH, ONCE, ROWS, ROWS_ONCE, Carry, Stage
 
 
 class NotNative(Exception):

@@ -15,9 +15,9 @@ from typing import Any
 
 from ...graph import TABLE
 from ..ir import Graph, Number, Table, Value, base, is_view, users
-from .distribute import Distribution, Pass, Stage, read_by
-from .rows import ROWS
-from .simplify import sliced, sliced_axis
+from ..stages import ROWS, Distribution, Pass, Stage
+from .slices import sliced, sliced_axis
+from .sums import read_by
 
 
 def is_product(value: Value | Number) -> bool:

@@ -13,25 +13,10 @@ was found to have rows was judged too early, so then the proof starts again.
 
 from __future__ import annotations
 
-from enum import Enum
-
 from ...primitives.indexing import ARRAY
+from ..facts import copied, facts_of, full
 from ..ir import WHOLE, Graph, Value
-from ..trace import copied, full
-
-
-class Extent(Enum):
-    """What a value has one of: for the whole call, for each step, for each row, or both."""
-
-    ONCE = "once"  # the same for all steps and rows
-    ROWS_ONCE = "rows once"  # one for each row, the same at all steps
-    EACH = "each step"  # one for each step, for no row in particular
-    ROWS = "rows"  # one for each row of each step
-    MERGED = "merged"  # several for each row, one below the other: on the way to such a sum
-    SUMMED = "summed"  # of each step, summed over its rows: on the way to a sum over time
-
-
-ONCE, ROWS_ONCE, EACH, ROWS, MERGED, SUMMED = Extent
+from ..stages import EACH, MERGED, ONCE, ROWS, ROWS_ONCE, SUMMED, Extent
 
 
 class Mixed(Exception):
@@ -307,13 +292,12 @@ class _Proof:
     def _of_summed(self, value: Value) -> Extent:
         """Of sums over rows: what the sum of their sums over time is the same operation of."""
         first, *others = value.inputs
-        movements = ("negative", "reshape", "permute_dims", "astype", "sum")
-        linear = value.name in movements and value.dtype.kind == "f"
         if value.name in ("add", "subtract"):
             linear = all(isinstance(x, Value) and self.found[x] is SUMMED for x in value.inputs)
-        elif value.name in ("multiply", "divide") and isinstance(first, Value):
+        else:
             once = all(not isinstance(x, Value) or self.found[x] is ONCE for x in others)
-            linear = self.found[first] is SUMMED and once
+            summed = isinstance(first, Value) and self.found[first] is SUMMED
+            linear = facts_of(value.name).linear and summed and once and value.dtype.kind == "f"
         if linear:
             return SUMMED
         raise Mixed(value, "uses a sum over rows")

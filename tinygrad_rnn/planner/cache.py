@@ -1,0 +1,90 @@
+"""The cache of plans, by the structure of the steps that they were made for."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from .plan import Plan
+from .runtime.pool import Pool
+
+
+class Cache:
+    """Plans by the structure of their steps; the least recently used one goes first."""
+
+    def __init__(self, bound: int = 128) -> None:
+        self._bound = bound
+        self.hits = self.misses = 0
+        self.pool = Pool()
+        self._plans: OrderedDict[Any, Plan | str] = OrderedDict()
+        self.with_it: list[Callable[[], None]] = []  # what else is forgotten when all plans are
+        self._lock = threading.Lock()
+
+    @property
+    def bound(self) -> int:
+        """How many there may be."""
+        return self._bound
+
+    @bound.setter
+    def bound(self, bound: int) -> None:
+        with self._lock:
+            self._bound = bound
+            self._shrink()
+
+    def _shrink(self) -> None:
+        while len(self._plans) > self._bound:
+            self._plans.popitem(last=False)
+
+    def get(self, key: Any) -> Plan | str | None:
+        """The plan, or the reason why there is none, if it is known."""
+        with self._lock:
+            found = self._plans.get(key)
+            if found is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._plans.move_to_end(key)
+            return found
+
+    def put(self, key: Any, plan: Plan | str) -> None:
+        """Keep a plan, or a reason."""
+        with self._lock:
+            self._plans[key] = plan
+            self._shrink()
+
+    def clear(self) -> None:
+        """Forget all plans and give their memory back."""
+        with self._lock:
+            self._plans.clear()
+            self.hits = self.misses = 0
+        self.pool.clear()
+        for forget in self.with_it:
+            forget()
+
+    def __len__(self) -> int:
+        return len(self._plans)
+
+    def __str__(self) -> str:
+        lines = [
+            f"{len(self)} of at most {self.bound} plans; {self.hits} hits, {self.misses} misses; "
+            f"{self.pool.bytes / 2**20:.1f} MiB of buffers; plan_cache().clear() forgets them"
+        ]
+        with self._lock:
+            plans = list(self._plans.values())
+        for found in plans:
+            lines.append(f"  {found if isinstance(found, Plan) else 'literal: ' + found}")
+        return "\n".join(lines)
+
+
+cache = Cache()
+
+
+def plan_cache() -> Cache:
+    """The plans that are kept, by the structure of their steps.
+
+    ``len()`` of it is how many there are, ``bound`` how many there may be, ``hits`` and ``misses``
+    count look-ups, and ``clear()`` forgets all plans and gives their memory back.
+    """
+    return cache

@@ -1,0 +1,56 @@
+"""What programs call beside NumPy: operations that it has no function with ``out`` for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy
+
+from ... import batching
+from ...tensor import no_grad, wrap
+
+
+def _sigmoid_into(np: Any, x: Any, out: Any) -> None:
+    np.negative(x, out=out)
+    np.exp(out, out=out)
+    np.add(out, 1, out=out)
+    np.reciprocal(out, out=out)
+
+
+def _where_into(np: Any, condition: Any, x: Any, y: Any, out: Any) -> None:
+    np.copyto(out, y)
+    np.copyto(out, x, where=condition)
+
+
+def _relu_into(np: Any, x: Any, out: Any) -> None:
+    np.maximum(x, 0, out=out)
+
+
+def _softplus_into(np: Any, x: Any, out: Any) -> None:
+    np.logaddexp(x, 0, out=out)
+
+
+def _copy_into(np: Any, x: Any, out: Any) -> None:
+    np.copyto(out, x, casting="unsafe")
+
+
+INTO: dict[str, Callable[..., None]] = {
+    "sigmoid": _sigmoid_into,
+    "where": _where_into,
+    "relu": _relu_into,
+    "softplus": _softplus_into,
+    "astype": _copy_into,
+    "copied": _copy_into,
+}
+"""``function(np, *operands, out)`` by the name of the primitive."""
+
+
+def over_time(primitive: Any, varies: list[bool], *arrays: Any, **parameters: Any) -> Any:
+    """A primitive on arrays of which some have an axis of time in front: for all steps at once."""
+    steps = next(len(a) for a, flag in zip(arrays, varies, strict=True) if flag)
+    arrays = tuple([numpy.asarray(x) if isinstance(x, numpy.generic) else x for x in arrays])
+    values = [x if type(x) in (bool, int, float) else wrap(x, None) for x in arrays]
+    with no_grad():
+        out = batching.in_one_go(primitive, steps, varies, values, parameters)
+    return tuple([part._array for part in out]) if primitive.several else out._array

@@ -1,0 +1,78 @@
+"""A graph as stages of two passes: what distribution makes of it, and programs are written from.
+
+A stage is computed for all steps at once, or step by step if something in it is loop-carried. How
+often there is a value, once, for each row, for each step or for both, is its extent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import NamedTuple
+
+from .ir import Graph, Value
+
+
+class Extent(Enum):
+    """What a value has one of: for the whole call, for each step, for each row, or both."""
+
+    ONCE = "once"  # the same for all steps and rows
+    ROWS_ONCE = "rows once"  # one for each row, the same at all steps
+    EACH = "each step"  # one for each step, for no row in particular
+    ROWS = "rows"  # one for each row of each step
+    MERGED = "merged"  # several for each row, one below the other: on the way to such a sum
+    SUMMED = "summed"  # of each step, summed over its rows: on the way to a sum over time
+
+
+ONCE, ROWS_ONCE, EACH, ROWS, MERGED, SUMMED = Extent
+
+
+class Carry(NamedTuple):
+    """What goes round: what a step is given, and what it makes of it."""
+
+    before: Value
+    after: Value
+
+
+@dataclass
+class Stage:
+    """Values computed together: step by step if there are carries, else for all steps at once."""
+
+    values: list[Value]
+    carries: list[Carry] = field(default_factory=list)
+    sums: list[Value] = field(default_factory=list)  # added up over time, in a loop
+
+    @property
+    def loop(self) -> bool:
+        """Whether it goes step by step."""
+        return bool(self.carries or self.sums)
+
+
+@dataclass
+class Pass:
+    """The forward or the backward pass: its stages in order, and what it needs from before."""
+
+    stages: list[Stage]
+    carries: list[Carry]  # all of them, also those that are no recurrence
+    needs: list[Value]  # sources and values of the other pass that it reads
+    values: set[Value]  # all that it computes
+
+
+class Term(NamedTuple):
+    """A sum over time: of ``value``, subtracted if ``negative``; then reshaped and transposed."""
+
+    value: Value
+    negative: bool
+    after: tuple[Value, ...]  # movements to be carried out on the sum, the last one first
+
+
+@dataclass
+class Distribution:
+    """A graph, distributed."""
+
+    graph: Graph
+    extents: dict[Value, Extent]
+    forward: Pass
+    backward: Pass | None
+    residuals: list[Value]  # values of the forward pass held for the backward one
+    totals: list[list[Term] | None]  # what the cotangent of each captured array is the sum of
