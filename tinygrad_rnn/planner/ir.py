@@ -372,7 +372,8 @@ def keeps_all(key: tuple[Any, ...], shape: Shape) -> bool:
     for entry in key:
         n = 1 if entry is None else next(lengths)
         if isinstance(entry, slice):
-            if n > 1 and entry.indices(n) != (0, n, 1):
+            start, stop, step = entry.indices(n)
+            if len(range(start, stop, step)) != n or (n > 1 and step != 1):
                 return False
         elif n != 1 or entry is ARRAY:
             return False
