@@ -9,14 +9,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
 import tinygrad_rnn_backends as backends
-from tinygrad_rnn_backends import Backend
+from tinygrad_rnn_backends import Backend, Scope
 
 from . import anomaly, graph
 from .dtypes import canonical_dtype, default_dtype, native_dtype
@@ -40,23 +40,17 @@ class Mode(NamedTuple):
 MODE: ContextVar[Mode] = ContextVar("tinygrad_rnn_mode", default=Mode())
 
 
-@contextmanager
-def _switched(**changes: Any) -> Iterator[None]:
-    token = MODE.set(MODE.get()._replace(**changes))
-    try:
-        yield
-    finally:
-        MODE.reset(token)
+def no_grad() -> Scope[Mode]:
+    """Operations in this block leave no graph behind. Also a decorator: ``@no_grad()``.
+
+    Of a generator function, what it does itself; of an ``async`` one likewise.
+    """
+    return Scope(MODE, lambda mode: mode._replace(recording=False))
 
 
-def no_grad() -> Any:
-    """Operations in this block leave no graph behind. Also a decorator: ``@no_grad()``."""
-    return _switched(recording=False)
-
-
-def enable_grad() -> Any:
-    """Record again, inside ``no_grad``."""
-    return _switched(recording=True)
+def enable_grad() -> Scope[Mode]:
+    """Record again, inside ``no_grad``. Also a decorator."""
+    return Scope(MODE, lambda mode: mode._replace(recording=True))
 
 
 def is_grad_enabled() -> bool:
@@ -69,7 +63,7 @@ def is_anomaly_detected() -> bool:
     return MODE.get().anomaly
 
 
-def detect_anomaly() -> Any:
+def detect_anomaly() -> Scope[Mode]:
     """Name the first operation, and the line of yours, that makes a NaN or an inf.
 
     Wrap the forward and the backward pass; either raises ``FloatingPointError``. A saved array that
@@ -78,7 +72,7 @@ def detect_anomaly() -> Any:
     An infinity that is meant, as in ``where(mask, x, -inf)``, is reported like any other. Slow:
     every value is copied to the host and looked at.
     """
-    return _switched(anomaly=True)
+    return Scope(MODE, lambda mode: mode._replace(anomaly=True))
 
 
 class Tensor:

@@ -12,8 +12,7 @@ which users should go (``tinygrad_rnn.get_backend("numpy")``).
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from importlib.metadata import entry_points
 
@@ -21,6 +20,7 @@ from .array_api_backend import ArrayAPIBackend
 from .cupy_backend import CupyBackend
 from .numpy_backend import NumpyBackend
 from .protocol import Array, ArrayNamespace, Backend, BackendUnavailable, Key, Status
+from .scope import Scope
 
 __all__ = [
     "ENTRY_POINTS",
@@ -32,6 +32,7 @@ __all__ = [
     "CupyBackend",
     "Key",
     "NumpyBackend",
+    "Scope",
     "Status",
     "available",
     "default",
@@ -50,7 +51,7 @@ _loaded: dict[str, Backend] = {}
 _of_type: dict[type, Backend] = {}
 _lock = threading.RLock()
 _default_name = "numpy"
-_chosen: ContextVar[str | None] = ContextVar("tinygrad_rnn_backend", default=None)
+_chosen: ContextVar[Backend | None] = ContextVar("tinygrad_rnn_backend", default=None)
 
 
 def register(name: str, factory: Callable[[], Backend]) -> None:
@@ -151,7 +152,7 @@ def of(array: Array) -> Backend | None:
 
 def default() -> Backend:
     """The backend that creation functions use here: ``use_backend``'s, or the process's."""
-    return get(_chosen.get() or _default_name)
+    return _chosen.get() or get(_default_name)
 
 
 def set_default(name: str) -> None:
@@ -161,18 +162,13 @@ def set_default(name: str) -> None:
     _default_name = name
 
 
-@contextmanager
-def use_backend(name: str) -> Iterator[Backend]:
-    """Creation functions in this block make arrays of backend ``name``.
+def use_backend(name: str) -> Scope[Backend]:
+    """Creation functions in this block make arrays of backend ``name``. Also a decorator.
 
-    Only in this thread and asyncio task, and in tasks started from it. Raises as ``get`` does.
+    Only in this thread and asyncio task, and in tasks started from it. Raises as ``get`` does, when
+    the block is entered.
     """
-    backend = get(name)
-    token = _chosen.set(name)
-    try:
-        yield backend
-    finally:
-        _chosen.reset(token)
+    return Scope(_chosen, lambda _: get(name))
 
 
 get("numpy")
