@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from . import special
+from . import special, summation
 from .protocol import Array, ArrayNamespace, Key, Status
 
 
@@ -40,6 +40,12 @@ class ArrayAPIBackend(ArrayNamespace):
             return np.from_dlpack(array, device="cpu")
         except (AttributeError, BufferError, RuntimeError, TypeError):
             return np.asarray(array)  # a library without DLPack, or a dtype that it cannot carry
+
+    def sum(self, x: Array, **options: Any) -> Array:
+        return summation.floating(self.namespace, x, **options)
+
+    def cumulative_sum(self, x: Array, /, **options: Any) -> Array:
+        return summation.cumulative(self.namespace, x, **options)
 
     def sigmoid(self, x: Array) -> Array:
         return special.sigmoid(self.namespace, x)

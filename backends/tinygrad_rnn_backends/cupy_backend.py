@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from . import special
+from . import special, summation
 from .protocol import Array, ArrayNamespace, BackendUnavailable, Key, Status
 
+_TERMS_OF_A_BLOCK = 1024
 _INSTALL = "pip install 'tinygrad_rnn[cuda13]' (or [cuda12], to match the driver)"
 
 
@@ -105,6 +106,13 @@ class CupyBackend(ArrayNamespace):
     def _functions(self) -> Any:
         return importlib.import_module("cupyx.scipy.special")  # each is one kernel
 
+    def sum(self, x: Array, **options: Any) -> Array:
+        # A block of threads shares a sum, so that each of them adds up a part of its terms only.
+        return summation.floating(self.namespace, x, block=_TERMS_OF_A_BLOCK, **options)
+
+    def cumulative_sum(self, x: Array, /, **options: Any) -> Array:
+        return summation.cumulative(self.namespace, x, **options)
+
     def sigmoid(self, x: Array) -> Array:
         special.require_floating(self.namespace, x, "sigmoid")
         return self._functions.expit(x) if self._on_device else special.sigmoid(self.namespace, x)
@@ -117,6 +125,10 @@ class CupyBackend(ArrayNamespace):
         xp, key = self._xp, _widened(key)
         if not x.size:
             x[key]  # raises if the key addresses anything; the kernel would write there
+        elif x.dtype.char in "ef" and x[key].size > summation.FEW * x.size:  # many for each
+            total = xp.zeros(x.shape, dtype=xp.float64)
+            xp.add.at(total, key, values.astype(xp.float64))
+            x += total.astype(x.dtype)
         elif x.dtype.kind == "f":
             xp.add.at(x, key, values)
         else:  # atomics know few integer types; uint64 stands for all, as sums wrap around alike

@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from . import special
+from . import special, summation
 from .protocol import Array, ArrayNamespace, Key, Status
 
 _KEPT_BELOW = 32 * 2**20 - 2**17  # bytes; glibc's threshold goes no higher than 32 MiB
 _EXP_LIMIT = {"e": 10.0, "f": 80.0, "d": 700.0}  # by dtype: sigmoid is 1 here, exp overflows beyond
+_GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / the golden ratio, which spreads multiples (Knuth 6.4)
 _BLOCK = 1 << 15  # elements that stay in the cache together with their positions
 
 
@@ -54,7 +55,21 @@ class NumpyBackend(ArrayNamespace):
         return np.dot(x, y) if x.ndim == 2 == y.ndim else np.matmul(x, y)
 
     def sum(self, x: Array, *, axis: Any = None, dtype: Any = None, keepdims: Any = False) -> Array:
-        return np.add.reduce(x, axis=axis, dtype=dtype, keepdims=keepdims)  # np.sum, less a wrapper
+        kind = x.dtype.char
+        if kind == "e" and dtype is None:
+            return self.sum(x.astype(np.float32), axis=axis, keepdims=keepdims).astype(x.dtype)
+        terms = x.size
+        if axis is not None:
+            axes = (axis,) if type(axis) is int else axis
+            terms = math.prod([x.shape[a] for a in axes])
+        if terms <= summation.FEW or dtype is not None or kind not in "fd":
+            return np.add.reduce(x, axis=axis, dtype=dtype, keepdims=keepdims)
+        if x.flags.c_contiguous and (axis is None or axis in (-1, (-1,))):
+            return np.add.reduce(x, axis=axis, keepdims=keepdims)  # which is pairwise already
+        return summation.in_blocks(np, np.add.reduce, x, axis, keepdims, _is_innermost)
+
+    def cumulative_sum(self, x: Array, /, **options: Any) -> Array:
+        return summation.cumulative(np, x, **options)
 
     def sigmoid(self, x: Array) -> Array:
         limit = _EXP_LIMIT.get(x.dtype.char)
@@ -75,6 +90,9 @@ class NumpyBackend(ArrayNamespace):
         place: Any = tuple(key)
         if not any(isinstance(entry, np.ndarray) for entry in place):
             x[place] += values
+        elif x.dtype.char == "e" or (x.dtype.char == "f" and _collide(x.shape, place)):
+            total = self.index_add(np.zeros(x.shape), place, np.asarray(values, np.float64))
+            np.add(x, total, out=x, casting="same_kind")
         elif len(place) == 1 and x.ndim > 1 and x.flags.c_contiguous:
             _add_rows(x, place[0], values)
         else:
@@ -87,6 +105,32 @@ class NumpyBackend(ArrayNamespace):
         writer = np.full(size, -1, dtype=np.int64)
         np.maximum.at(writer, addressed, np.arange(addressed.size))
         return writer.reshape(shape)
+
+
+def _is_innermost(x: Array, axis: int) -> bool:
+    """Whether NumPy sums along an axis pairwise: the one along which memory is closest."""
+    strides = [abs(step) for step, n in zip(x.strides, x.shape, strict=True) if n > 1]
+    return bool(abs(x.strides[axis]) == min(strides, default=0))
+
+
+def _collide(shape: tuple[int, ...], key: tuple[Any, ...]) -> bool:
+    """Whether so many indices may be the same that what they add up to is better summed wide."""
+    arrays = [entry for entry in key if isinstance(entry, np.ndarray)]
+    n = math.prod(np.broadcast_shapes(*(index.shape for index in arrays)))
+    if n <= summation.FEW:
+        return False
+    places: Any = np.zeros((), dtype=np.uint64)
+    axis = 0
+    for entry in key:
+        if isinstance(entry, np.ndarray):
+            length = max(1, shape[axis])
+            places = places * np.uint64(length) + (entry.astype(np.int64) % length).view(np.uint64)
+        if entry is Ellipsis:
+            axis += len(shape) - sum(e is not None and e is not Ellipsis for e in key)
+        else:
+            axis += entry is not None
+    buckets = (places * np.uint64(_GOLDEN)) >> np.uint64(48)  # 2**16 of them
+    return bool(np.bincount(buckets.ravel().astype(np.int64)).max() > summation.FEW)
 
 
 def _add_rows(x: Array, rows: Array, values: Array) -> None:
