@@ -19,6 +19,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from .atomic import attributes, commit
 from .primitives.creation import tensor
 from .tensor import Tensor
 
@@ -268,7 +269,7 @@ class Batches:
             self.position += 1
             yield [self.items[i] for i in rows.tolist()]
         if self.epoch == epoch:
-            self.epoch, self.position = epoch + 1, 0
+            commit([attributes(self, epoch=epoch + 1, position=0)])
 
     def _order(self) -> list[Array]:
         """Which items are in each batch of this epoch."""
@@ -308,8 +309,7 @@ class Batches:
         for name, end in (("seed", 2**32), ("epoch", math.inf), ("position", len(self) + 1)):
             if type(saved[name]) is not int or not 0 <= saved[name] < end:
                 raise ValueError(f"load_state_dict into Batches: {name} cannot be {saved[name]!r}")
-        self.seed, self.epoch = saved["seed"], saved["epoch"]
-        self.position = saved["position"]
+        commit([attributes(self, **{name: saved[name] for name in ("seed", "epoch", "position")})])
 
 
 def _indexable(items: Any) -> Any:

@@ -156,6 +156,7 @@ class Checkpoint(NamedTuple):
                 f"{sorted(parts)}"
             )
         before = {name: part.state_dict() for name, part in _stateful("restore", parts).items()}
+        random_before = random.get_state()
         restored: list[str] = []
         try:
             for name, part in parts.items():
@@ -165,6 +166,7 @@ class Checkpoint(NamedTuple):
         except BaseException as error:  # a part may raise anything, and Ctrl-C may come
             for name in [*parts][: len(restored) + 1]:
                 parts[name].load_state_dict(before[name])
+            random.set_state(random_before)
             if not isinstance(error, Exception):
                 raise
             failed = [*parts, "random numbers"][len(restored)]

@@ -19,6 +19,7 @@ import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend, Scope
 
 from . import anomaly, graph
+from .atomic import Change
 from .dtypes import canonical_dtype, default_dtype, native_dtype
 from .entering import native, real, refuse_masked, type_name
 from .graph import Array, Node
@@ -470,6 +471,23 @@ class Tensor:
         copied: Tensor = function(*arguments)
         memo[id(self)] = copied
         return copied
+
+
+_set_array = vars(Tensor)["_array"].__set__
+_set_version, _set_grad = (vars(Node)[name].__set__ for name in ("version", "grad"))
+
+
+def rebinding(x: Tensor, array: Array) -> list[Change]:
+    """What rebinds a leaf to an array of its shape, dtype and backend, which is not checked."""
+    changes = [Change(_set_array, x, array)]
+    if x._node is not None:
+        changes.append(Change(_set_version, x._node, x._node.version + 1))
+    return changes
+
+
+def regrading(x: Tensor, grad: Tensor | None) -> Change:
+    """What gives a leaf that requires grad another gradient, which is not checked."""
+    return Change(_set_grad, x._node, grad)
 
 
 def _rebuild(kind: type[Tensor], host: Array, backend: str, requires_grad: bool) -> Tensor:

@@ -26,6 +26,7 @@ FOLDERS = {CORE: ROOT / CORE, BACKENDS: ROOT / "backends" / BACKENDS}
 ORDER = (
     "kernels",
     "structure",
+    "atomic",
     "graph",
     "anomaly",
     "dtypes",

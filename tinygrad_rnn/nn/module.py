@@ -18,9 +18,10 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from ..atomic import commit
 from ..primitives.creation import tensor
 from ..structure import flatten, unflatten
-from ..tensor import Tensor, as_tensor, backend_of, on_host
+from ..tensor import Tensor, as_tensor, backend_of, on_host, rebinding, regrading
 
 T = TypeVar("T")
 
@@ -159,9 +160,10 @@ class Module:
         tensors = [x for _, x in self._named("", Tensor)]
         moved = [target.from_host(backend_of(x).to_host(x._array)) for x in tensors]
         grads = [None if x.grad is None else x.grad.detach().to(backend) for x in tensors]
-        for x, array, grad in zip(tensors, moved, grads, strict=True):
-            x._array = array
-            x.grad = grad
+        pairs = [*zip(tensors, moved, strict=True)]
+        changes = [change for x, array in pairs for change in rebinding(x, array)]
+        with_grad = [*zip(tensors, grads, strict=True)]
+        commit(changes + [regrading(x, g) for x, g in with_grad if x.requires_grad])
         return self
 
     # Saving and loading.
@@ -171,10 +173,11 @@ class Module:
         return {name: x.detach() for name, x in self._named("", Tensor)}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> Keys:
-        """Take over values from Tensors or arrays; dtype and backend of the module stay.
+        """Take over values from Tensors or arrays, all of them or, if Ctrl-C comes, none.
 
-        Raises ValueError listing every missing, unexpected and unfitting key, before anything is
-        changed. With ``strict=False`` what is given must fit, and the other keys are returned.
+        Dtype and backend of the module stay. Raises ValueError listing every missing, unexpected
+        and unfitting key, before anything is changed. With ``strict=False`` what is given must fit,
+        and the other keys are returned.
         """
         if not isinstance(state, Mapping):
             raise TypeError(
@@ -197,8 +200,7 @@ class Module:
         if problems:
             raise ValueError(f"load_state_dict into {type(self).__name__}: {'; '.join(problems)}")
         fresh = {k: backend_of(own[k]).from_host(a.astype(own[k].dtype)) for k, a in given.items()}
-        for k, array in fresh.items():
-            own[k]._rebind(array, backend_of(own[k]))
+        commit(change for k, array in fresh.items() for change in rebinding(own[k], array))
         return keys
 
     @recursive_repr()

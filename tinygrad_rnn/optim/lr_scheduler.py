@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, SupportsFloat
 
+from ..atomic import Change, attributes, commit
 from .optimizer import Optimizer
 from .settings import choice, integer, not_negative, number
 
@@ -80,9 +81,12 @@ class _Schedule:
             raise ValueError(f"{own}: {sorted(expected)} are expected, not {shown}")
         groups = self.optimizer.param_groups
         initial, lrs = (_rates(f"{own}: {k}", saved[k], groups) for k in ("initial_lrs", "lrs"))
-        vars(self).update({name: self._loaded(own, name, saved[name]) for name in self.kept})
-        for group, first, lr in zip(groups, initial, lrs, strict=True):
-            group["initial_lr"], group["lr"] = first, lr
+        kept = {name: self._loaded(own, name, saved[name]) for name in self.kept}
+        changes = [
+            Change(dict.update, group, {"initial_lr": first, "lr": lr})
+            for group, first, lr in zip(groups, initial, lrs, strict=True)
+        ]
+        commit([*changes, attributes(self, **kept)])
 
     def _loaded(self, own: str, name: str, value: Any) -> Any:
         """One of the attributes that are kept, checked."""
@@ -95,7 +99,7 @@ class LRScheduler(_Schedule):
     def __init__(self, optimizer: Optimizer) -> None:
         super().__init__(optimizer)
         initial = self._initial_lrs()
-        self._change(initial, [self.rate(lr, 0) for lr in initial])
+        self._change(initial, [self.rate(lr, 0) for lr in initial], 0)
 
     def rate(self, initial: float, step: int) -> float:
         """The rate after ``step`` steps of a group whose rate was ``initial`` to begin with."""
@@ -105,13 +109,15 @@ class LRScheduler(_Schedule):
         """Set the rates for the next step of the optimiser."""
         initial, following = self._initial_lrs(), self.last_epoch + 1
         before = [self.rate(lr, self.last_epoch) for lr in initial]
-        self._change(before, [self.rate(lr, following) for lr in initial])
-        self.last_epoch = following
+        self._change(before, [self.rate(lr, following) for lr in initial], following)
 
-    def _change(self, before: list[float], after: list[float]) -> None:
+    def _change(self, before: list[float], after: list[float], step: int) -> None:
         """From the rates of one step to those of the next, keeping the factor of anybody else."""
+        changes = [attributes(self, last_epoch=step)]
         for group, old, new in zip(self.optimizer.param_groups, before, after, strict=True):
-            group["lr"] = new if group["lr"] == old or not old else group["lr"] * (new / old)
+            lr = new if group["lr"] == old or not old else group["lr"] * (new / old)
+            changes.append(Change(dict.update, group, {"lr": lr}))
+        commit(changes)
 
 
 class StepLR(LRScheduler):
@@ -291,17 +297,16 @@ class ReduceLROnPlateau(_Schedule):
                 f"ReduceLROnPlateau: min_lr is for {len(self.min_lr)} groups, and there are "
                 f"{len(groups)}; set it to one number, or to a list for all"
             )
-        self.last_epoch += 1
+        best, bad, cooling = self.best, self.num_bad_epochs + 1, self.cooldown_counter
         if self._improves(measured):
-            self.best, self.num_bad_epochs = measured, 0
-        else:
-            self.num_bad_epochs += 1
-        if self.cooldown_counter:
-            self.cooldown_counter -= 1
-            self.num_bad_epochs = 0
-        if self.num_bad_epochs > self.patience:
-            self._reduce()
-            self.num_bad_epochs, self.cooldown_counter = 0, self.cooldown
+            best, bad = measured, 0
+        if cooling:
+            cooling, bad = cooling - 1, 0
+        changes = []
+        if bad > self.patience:
+            changes, bad, cooling = self._reductions(), 0, self.cooldown
+        following = {"best": best, "num_bad_epochs": bad, "cooldown_counter": cooling}
+        commit([*changes, attributes(self, last_epoch=self.last_epoch + 1, **following)])
 
     def _improves(self, measured: float) -> bool:
         sign = 1.0 if self.mode == "min" else -1.0
@@ -310,13 +315,15 @@ class ReduceLROnPlateau(_Schedule):
         bound = best * (1.0 - margin) if self.threshold_mode == "rel" else best - margin
         return sign * measured < sign * bound
 
-    def _reduce(self) -> None:
+    def _reductions(self) -> list[Change]:
         groups = self.optimizer.param_groups
         least = self.min_lr if isinstance(self.min_lr, list) else [self.min_lr] * len(groups)
+        changes = []
         for group, floor in zip(groups, least, strict=True):
             reduced = max(group["lr"] * self.factor, floor)
             if group["lr"] - reduced > self.eps:
-                group["lr"] = reduced
+                changes.append(Change(dict.update, group, {"lr": reduced}))
+        return changes
 
     def _loaded(self, own: str, name: str, value: Any) -> Any:
         if name == "best":

@@ -1,11 +1,15 @@
 """What all optimisers have in common; what differs is one equation each, in ``algorithms.py``.
 
-The subtle point is where the state lives: beside the parameter, following it to another backend.
+The subtle point is where the state lives: beside the parameter, following it to another backend. It
+is computed in the parameter's dtype, but float32 for a float16 parameter: the square of a gradient
+of 1e-4, and Adam's eps, are 0 in float16.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -14,8 +18,10 @@ import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend
 
 from ..apply import show
+from ..atomic import Change, attributes, commit
+from ..dtypes import native_dtype
 from ..graph import Array
-from ..tensor import Tensor, backend_of, wrap
+from ..tensor import Tensor, backend_of, rebinding, wrap
 from .settings import CHECKS, choice
 
 Settings = Mapping[str, Any]
@@ -41,8 +47,9 @@ class Optimizer:
 
     Args:
         params: leaf Tensors, or ``(name, Tensor)`` as ``named_parameters()`` gives them, so that
-            errors can say the name; or a list of groups, dicts with ``"params"`` and settings that
-            differ from the others.
+            errors can say the name and a saved state finds its parameter by it, whatever the order;
+            or a list of groups, dicts with ``"params"`` and settings that differ from the others.
+            In an order that is the same every time, so not a set.
         defaults: the settings, for groups that do not say otherwise. They stand in
             ``param_groups`` and may be changed there between steps.
         nonfinite: what ``step`` does if a gradient holds NaN or infinity: ``"raise"`` an error,
@@ -54,8 +61,8 @@ class Optimizer:
     ``weight_decay`` adds ``weight_decay * p`` to the gradient, except in ``AdamW``.
 
     A subclass says what its state consists of and, in ``_update``, what a step is. ``counts`` are
-    ints; ``moments`` are arrays with the parameter's shape, dtype and backend, each with the
-    setting that it is kept for, or None if it always is.
+    ints; ``moments`` are arrays with the parameter's shape and backend, and its dtype, but float32
+    for float16, each with the setting that it is kept for, or None if it always is.
     """
 
     counts: ClassVar[tuple[str, ...]] = ()
@@ -91,6 +98,11 @@ class Optimizer:
         settings = self._checked({**self.defaults, **group})
         params = _iterable(own, group["params"])
         named: list[tuple[str | None, Any]] = [x if _is_named(x) else (None, x) for x in params]
+        if not named and isinstance(group["params"], Iterator) and self.param_groups:
+            raise ValueError(
+                f"{own}: a group's parameters are a generator with nothing in it; it can be read "
+                "only once, so call model.parameters() again or keep a list of it"
+            )
         seen = {id(p) for g in self.param_groups for p in g["params"]}
         for _, p in named:
             if not isinstance(p, Tensor) or not p.is_leaf:
@@ -98,8 +110,20 @@ class Optimizer:
             if id(p) in seen:
                 raise ValueError(f"{own}: a parameter of {p.shape} is given twice")
             seen.add(id(p))
-        self._names += [name for name, _ in named]
-        self.param_groups.append({**settings, "params": [p for _, p in named]})
+        names = [name for name, _ in named]
+        twice = [n for n, count in Counter([*self._names, *names]).items() if n and count > 1]
+        if twice:
+            raise ValueError(
+                f"{own}: two parameters are called {twice[0]!r}, and a saved state could not tell "
+                "them apart; named_parameters('encoder') puts a name in front"
+            )
+        added = {**settings, "params": [p for _, p in named]}
+        commit(
+            [
+                Change(list.extend, self._names, names),
+                Change(list.append, self.param_groups, added),
+            ]
+        )
 
     def _checked(self, given: Settings) -> dict[str, Any]:
         """The settings as plain numbers; TypeError or ValueError for one that makes no sense."""
@@ -131,9 +155,11 @@ class Optimizer:
     def step(self) -> bool:
         """Update every parameter that has a gradient, or none; returns whether it did.
 
-        False means that a gradient was not finite and ``nonfinite`` is ``"skip"``. Before anything
-        is changed, raises FloatingPointError for such a gradient if it is ``"raise"``, ValueError
-        for one that does not fit its parameter, and TypeError or ValueError for a setting.
+        Nor does Ctrl-C leave some of them updated: it comes before all of that, or after it. False
+        means that a gradient was not finite, or so large that the step overflows, and ``nonfinite``
+        is ``"skip"``. Before anything is changed, raises FloatingPointError for such a gradient if
+        it is ``"raise"``, ValueError for one that does not fit its parameter, and TypeError or
+        ValueError for a setting. (Overflow is noticed on NumPy.)
         """
         trained = [(m, m.p.grad) for m in self._members() if m.p.grad is not None]
         for member, grad in trained:
@@ -149,15 +175,20 @@ class Optimizer:
                 "Find the operation by tinygrad_rnn.detect_anomaly(), or pass over such steps by "
                 "nonfinite='skip'"
             )
-        updates = [(member, *self._updated(member, grad)) for member, grad in trained]
-        for (position, p, _), array, state in updates:
-            p._rebind(array, backend_of(p))
-            self.state[position] = state
+        try:
+            updates = [(member, *self._updated(member, grad)) for member, grad in trained]
+        except FloatingPointError:
+            if self.nonfinite == "skip":
+                return False
+            raise
+        changes = [c for (_, p, _), array, _ in updates for c in rebinding(p, array)]
+        states = {member.position: state for member, _, state in updates}
+        commit([*changes, Change(dict.update, self.state, states)])
         return True
 
     def _check_fit(self, member: Member, grad: Tensor) -> None:
         position, p, _ = member
-        if not _alike(grad._array, p):
+        if not _alike(grad._array, p, p.dtype):
             raise ValueError(
                 f"{type(self).__name__}: {self._called(position)} is {show(p)} on {p.backend!r}, "
                 f"but its gradient is {show(grad)} on {grad.backend!r}; compute it again"
@@ -168,18 +199,26 @@ class Optimizer:
         position, p, settings = member
         xp = backend_of(p)
         state = {
-            name: _like_parameter(value, p) if name in self.moments else value
+            name: _as_moment(value, p) if name in self.moments else value
             for name, value in self.state.get(position, {}).items()
         }
+        array, gradient = (_widened(xp, x._array, p) for x in (p, grad))
         if not self._needed(settings) <= state.keys():
-            state = {**self._initial(xp, p._array, settings), **state}
-        array, gradient = p._array, grad._array
+            state = {**self._initial(xp, array, settings), **state}
         if settings.get("weight_decay"):
             array, gradient = self._decay(array, gradient, settings)
-        array, state = self._update(xp, array, gradient, state, settings)
-        # asarray: what NumPy computes from 0-d arrays are scalars
-        array = xp.asarray(array)
-        if not _alike(array, p):
+        try:
+            with np.errstate(over="warn" if self.nonfinite == "allow" else "raise"):
+                array, state = self._update(xp, array, gradient, state, settings)
+                # asarray: what NumPy computes from 0-d arrays are scalars
+                array = _narrowed(xp, xp.asarray(array), p)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{type(self).__name__}: the step of {self._called(position)}, {show(p)}, "
+                f"overflows ({error}); nothing was changed. Clip the gradients by "
+                "clip_grad_norm_, or pass over such steps by nonfinite='skip'"
+            ) from error
+        if not _alike(array, p, p.dtype):
             raise ValueError(
                 f"{type(self).__name__}: {self._called(position)} is {show(p)}, but with the "
                 f"settings {settings} becomes {show(array)}"
@@ -210,35 +249,78 @@ class Optimizer:
         raise NotImplementedError
 
     def state_dict(self) -> dict[str, Any]:
-        """Settings of the groups, and the state by parameter position, arrays as Tensors.
+        """Settings of the groups, the state by parameter position, arrays as Tensors, and names.
 
         All else are plain numbers, so the Tensors may go to a safetensors file and the rest to
         JSON. What comes back from there, positions as strings, can be loaded.
         """
-        return {
+        saved = {
             "groups": [self._checked(group) for group in self.param_groups],
             "state": {
                 position: {k: wrap(v, None) if k in self.moments else v for k, v in state.items()}
                 for position, state in self.state.items()
             },
         }
+        return saved | ({"names": self._names_by_group()} if any(self._names) else {})
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
-        """Continue where ``state_dict`` was called; parameters must be in the same order.
+        """Continue where ``state_dict`` was called, all of it or nothing, if Ctrl-C comes.
 
-        The state takes the dtype and the backend of the parameters. Raises ValueError for other
-        groups, settings, names or shapes, and TypeError for other kinds of things, before anything
-        is changed.
+        If all parameters have names, there and here, each takes over the state of its name and each
+        group the settings of that with the same parameters, whatever the order. Otherwise
+        parameters must be in the same order. The state takes the backend of the parameters and
+        their dtype, but float32 for float16.
+
+        Raises ValueError for other groups, settings, names or shapes, and TypeError for other kinds
+        of things, before anything is changed.
         """
         own = f"load_state_dict into {type(self).__name__}"
-        if not isinstance(saved, Mapping) or set(saved) != {"groups", "state"}:
+        keys = {"groups", "state"}
+        if not isinstance(saved, Mapping) or not keys <= set(saved) <= {*keys, "names"}:
             shown = [*saved] if isinstance(saved, Mapping) else f"a {type(saved).__name__}"
             raise ValueError(f"{own}: 'groups' and 'state' are expected, not {shown}")
-        groups = self._loaded_groups(own, saved["groups"])
-        state = self._loaded_state(own, saved["state"], groups)
-        for group, settings in zip(self.param_groups, groups, strict=True):
-            group.update(settings)
-        self.state = state
+        groups, state = self._in_own_order(own, saved)
+        groups = self._loaded_groups(own, groups)
+        state = self._loaded_state(own, state, groups)
+        settings = zip(self.param_groups, groups, strict=True)
+        changes = [Change(dict.update, group, values) for group, values in settings]
+        commit([*changes, attributes(self, state=state)])
+
+    def _names_by_group(self) -> list[list[str | None]]:
+        names = iter(self._names)
+        return [[next(names) for _ in group["params"]] for group in self.param_groups]
+
+    def _in_own_order(self, own: str, saved: Mapping[str, Any]) -> tuple[Any, Any]:
+        """The groups and the state of ``saved``, in the order that the names here are in."""
+        groups, state = saved["groups"], saved["state"]
+        if "names" not in saved:
+            return groups, state
+        here, there = self._names_by_group(), saved["names"]
+        if not _names_in_groups(there) or not isinstance(groups, (list, tuple)):
+            raise ValueError(f"{own}: names are lists of names, one for each group, not {there!r}")
+        mine, theirs = self._names, [name for group in there for name in group]
+        if None in mine or None in theirs:
+            apart = [pair for pair in zip(theirs, mine, strict=False) if None not in pair]
+            for before, now in apart:
+                if before != now:
+                    raise ValueError(
+                        f"{own}: {before!r} has become {now!r}; if all parameters have a name, as "
+                        "by named_parameters(), their order does not matter"
+                    )
+            return groups, state
+        places = {frozenset(group): i for i, group in enumerate(there)}
+        if [*places] != [*map(frozenset, there)] or len(theirs) != len(set(theirs)):
+            raise ValueError(f"{own}: a name comes twice in {there}")
+        if {*map(frozenset, here)} != set(places) or len(groups) != len(here):
+            raise ValueError(
+                f"{own}: other parameters were saved, or in other groups: {there}, and here are "
+                f"{here}; missing are {[n for n in mine if n not in theirs]}, and unknown "
+                f"{[n for n in theirs if n not in mine]}"
+            )
+        if isinstance(state, Mapping):
+            position = {str(theirs.index(name)): i for i, name in enumerate(mine)}
+            state = {position.get(str(key), key): values for key, values in state.items()}
+        return [groups[places[frozenset(group)]] for group in here], state
 
     def _loaded_groups(self, own: str, saved: Any) -> list[dict[str, Any]]:
         expected = [set(self.defaults)] * len(self.param_groups)
@@ -282,13 +364,25 @@ class Optimizer:
 
 
 def _iterable(own: str, params: Any) -> Iterable[Any]:
-    """Parameters to go through; one Tensor of a group stands for a list of it."""
-    if not isinstance(params, Iterable):
+    """Parameters to go through, in an order; one Tensor of a group stands for a list of it."""
+    if isinstance(params, AbstractSet) and not isinstance(params, (KeysView, ItemsView)):
+        raise TypeError(
+            f"{own}: a {type(params).__name__} has no order, by which a saved state finds its "
+            "parameters; give a list, or model.named_parameters()"
+        )
+    if isinstance(params, Mapping) or not isinstance(params, Iterable):
         raise TypeError(
             f"{own}: give a list of parameters, as model.parameters() does, "
-            f"not a {type(params).__name__}"
+            f"not a {type(params).__name__}" + (": .items() of it" * isinstance(params, Mapping))
         )
     return [params] if isinstance(params, Tensor) else params
+
+
+def _names_in_groups(names: Any) -> bool:
+    return isinstance(names, (list, tuple)) and all(
+        isinstance(group, (list, tuple)) and all(n is None or isinstance(n, str) for n in group)
+        for group in names
+    )
 
 
 def _is_named(x: Any) -> bool:
@@ -313,22 +407,40 @@ def _not_finite(grads: Sequence[Tensor]) -> list[int]:
     return sorted(found)
 
 
-def _alike(array: Array, p: Tensor) -> bool:
-    """Whether an array has the shape, the dtype and the backend of a parameter."""
-    own = p._array
+def _alike(array: Array, p: Tensor, dtype: Any) -> bool:
+    """Whether an array has the shape and the backend of a parameter, and a dtype."""
+    xp = backend_of(p)
     return (
-        backends.of(array) is backends.of(own)
-        and tuple(array.shape) == tuple(own.shape)
-        and array.dtype == own.dtype
+        backends.of(array) is xp
+        and tuple(array.shape) == p.shape
+        and array.dtype == native_dtype(xp, dtype)
     )
 
 
-def _like_parameter(array: Array, p: Tensor) -> Array:
-    """A moment in the dtype and on the backend of its parameter, which may have moved."""
-    if _alike(array, p):
+def _wide(p: Tensor) -> np.dtype[Any]:
+    """The dtype in which the step of a parameter is computed, which is that of its moments."""
+    return np.dtype(np.float32) if p.dtype == np.float16 else p.dtype
+
+
+def _widened(xp: Backend, array: Array, p: Tensor) -> Array:
+    wide = _wide(p)
+    return array if wide == p.dtype else xp.astype(array, native_dtype(xp, wide))
+
+
+def _narrowed(xp: Backend, array: Array, p: Tensor) -> Array:
+    """What ``_widened`` made of it, undone; a dtype that is neither stays, for ``_alike``."""
+    wide = _wide(p)
+    if wide == p.dtype or array.dtype != native_dtype(xp, wide):
+        return array
+    return xp.astype(array, native_dtype(xp, p.dtype))
+
+
+def _as_moment(array: Array, p: Tensor) -> Array:
+    """A moment in its dtype and on the backend of its parameter, which may have moved."""
+    if _alike(array, p, _wide(p)):
         return array
     host = backends.of(array).to_host(array)  # type: ignore[union-attr]
-    return backend_of(p).from_host(host.astype(p.dtype))
+    return backend_of(p).from_host(host.astype(_wide(p)))
 
 
 def _loaded(value: Any, p: Tensor, name: str) -> Array:
@@ -337,8 +449,8 @@ def _loaded(value: Any, p: Tensor, name: str) -> Array:
     if host.shape != p.shape:
         raise ValueError(f"{name} has shape {host.shape}, expected {p.shape}")
     if host.dtype.kind not in "biuf":
-        raise ValueError(f"{name} holds {host.dtype}, expected {p.dtype}")
-    return backend_of(p).from_host(host.astype(p.dtype))
+        raise ValueError(f"{name} holds {host.dtype}, expected {_wide(p)}")
+    return backend_of(p).from_host(host.astype(_wide(p)))
 
 
 def _loaded_count(value: Any, name: str) -> int:
