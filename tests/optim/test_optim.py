@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -455,6 +456,103 @@ def test_clipping_nothing_is_a_norm_of_zero() -> None:
     assert optim.clip_grad_norm_(iter(parameters()), 1.0) == 0
 
 
+@pytest.mark.parametrize("clip", [optim.clip_grad_norm_, optim.clip_grad_value_])
+def test_clipping_without_parameters_names_the_exhausted_generator(clip: Any) -> None:
+    layer = nn.Linear(2, 3)
+    for read_before in (layer.parameters(), (p for p in layer.parameters())):
+        optim.SGD(read_before, lr=0.1)
+        with pytest.raises(ValueError, match=r"no parameters; a generator.* only once"):
+            clip(read_before, 1.0)
+    for empty in ([], (), {}, nn.Dropout().parameters()):
+        with pytest.raises(ValueError, match="no parameters"):
+            clip(empty, 1.0)
+    with pytest.raises(TypeError, match=r"model.parameters\(\).* not a Linear"):
+        clip(layer, 1.0)
+
+
+def test_what_comes_twice_counts_once_when_clipped() -> None:
+    p, q = (tg.zeros(2, requires_grad=True) for _ in range(2))
+    p.grad, q.grad = tg.tensor([3.0, 0.0]), tg.tensor([0.0, 4.0])
+    assert optim.clip_grad_norm_([p, q, p, q], 2.5) == 5
+    assert p.grad.tolist() == [1.5, 0.0] and q.grad.tolist() == [0.0, 2.0]
+
+
+# Numbers of few bits.
+
+
+@pytest.mark.parametrize("gradient", [0.0, 1e-4, 6e4])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_float16_is_trained_as_float32_and_rounded(make: Any, gradient: float) -> None:
+    half = tg.tensor(np.array([1.0, -2.0], "float16"), requires_grad=True)
+    single = tg.tensor(np.array([1.0, -2.0], "float32"), requires_grad=True)
+    own, twin = make([half]), make([single])
+    for _ in range(3):
+        for p in (half, single):
+            p.grad = tg.tensor(np.array([gradient, -gradient], "float16").astype(p.dtype))
+        own.step()
+        twin.step()
+        single.data = half.numpy().astype("float32")  # what is rounded between steps
+        moments = [x for x in own.state[0].values() if isinstance(x, np.ndarray)]
+        assert {x.dtype.name for x in moments} <= {"float32"}
+        assert values(own.state) == values(twin.state)
+        assert half.dtype == np.float16 and np.isfinite(half.numpy()).all()
+    other = make([tg.zeros(2, dtype="float16", requires_grad=True)])
+    other.load_state_dict(own.state_dict())
+    assert values(other.state) == values(own.state)
+    before = half.numpy()
+    half.grad = tg.zeros(2, dtype="float16")
+    make([half]).step()  # from no state, a gradient of 0
+    kept = 1 - 0.1 * 1e-2 if make is MAKERS["AdamW"] else 1.0
+    assert_array_equal(half.numpy(), (before.astype("float32") * np.float32(kept)).astype("f2"))
+
+
+def values(state: Any) -> Any:
+    return {i: {k: np.asarray(v).tolist() for k, v in s.items()} for i, s in state.items()}
+
+
+def test_the_norm_of_float16_gradients_neither_overflows_nor_vanishes() -> None:
+    p = tg.zeros(4, dtype="float16", requires_grad=True)
+    for size, most in ((6e4, 1.0), (1e-7, 1e-7), (1.0, 1e-6)):
+        given = np.full(4, size, "float16")
+        p.grad = tg.tensor(given)
+        norm = optim.clip_grad_norm_([p], most)
+        assert norm == pytest.approx(2 * float(given[0]), rel=1e-12)
+        expected = (given.astype("float64") * (most / norm)).astype("float16")
+        assert_array_equal(p.grad.numpy(), expected)
+    optim.clip_grad_value_([p], 1e6)  # which float16 does not reach
+    assert_array_equal(p.grad.numpy(), expected)
+
+
+def test_a_norm_beyond_float32_is_scaled_by_a_factor_below_its_smallest() -> None:
+    w = tg.zeros(3, requires_grad=True)
+    w.grad = tg.full(3, 2e38)
+    optim.clip_grad_norm_(w, 1e-6)
+    assert_allclose(w.grad.numpy(), np.full(3, 1e-6 / math.sqrt(3)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [optim.Adam, optim.RMSprop, optim.Adagrad, optim.Adadelta])
+def test_a_gradient_whose_square_overflows_is_none_to_step_by(make: Any) -> None:
+    p, q = (tg.ones(2, requires_grad=True) for _ in range(2))
+    optimizer = make([("first", p), ("large", q)])
+    p.grad, q.grad = tg.ones(2), tg.tensor([1e20, 1.0])
+    with pytest.raises(FloatingPointError, match=r"'large'.*overflows.*clip_grad_norm_"):
+        optimizer.step()
+    optimizer.nonfinite = "skip"
+    assert optimizer.step() is False
+    assert p.tolist() == q.tolist() == [1.0, 1.0] and not optimizer.state
+    optimizer.nonfinite = "allow"
+    with pytest.warns(RuntimeWarning, match="overflow"):
+        assert optimizer.step() is True
+
+
+def test_a_step_out_of_float16_raises() -> None:
+    p = tg.tensor(np.array([6e4], "float16"), requires_grad=True)
+    p.grad = tg.tensor(np.array([-6e4], "float16"))
+    with pytest.raises(FloatingPointError, match=r"float16 \(1,\), overflows"):
+        optim.SGD([p], lr=1.0).step()
+    assert p.item() == 6e4 // 32 * 32
+
+
 def test_float32_gradients_do_not_overflow_when_squared() -> None:
     w = tg.zeros(2, requires_grad=True)
     w.grad = tg.tensor([3e30, 4e30])
@@ -519,6 +617,70 @@ def test_a_maximal_norm_is_positive(bad: float) -> None:
         optim.clip_grad_norm_(parameters(), bad)
 
 
+# Names.
+
+
+def two_layers(swapped: bool) -> nn.Module:
+    model = nn.Module()
+    for name in ("second", "first") if swapped else ("first", "second"):
+        setattr(model, name, nn.Linear(2, 2))
+    return model
+
+
+def gradients_by_name(model: nn.Module, step: int) -> None:
+    for name, p in model.named_parameters():
+        p.grad = tg.full(p.shape, step * (1.0 + len(name)))
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_a_state_finds_its_parameters_by_their_names(make: Any, grouped: bool) -> None:
+    def optimizer_of(model: nn.Module, lr: dict[str, float]) -> optim.Optimizer:
+        if not grouped:
+            return make(model.named_parameters())
+        return make(
+            [
+                {"params": part.named_parameters(name), "lr": lr[name]}
+                for name, part in model.named_children()
+            ]
+        )
+
+    straight, other = two_layers(False), two_layers(True)
+    one = optimizer_of(straight, {"first": 0.1, "second": 0.2})
+    for step in (1, 2):
+        gradients_by_name(straight, step)
+        one.step()
+    two = optimizer_of(other, {"first": 0.3, "second": 0.4})
+    two.load_state_dict(json.loads(json.dumps(one.state_dict(), default=Tensor.tolist)))
+    other.load_state_dict(straight.state_dict())
+    for model, optimizer in ((straight, one), (other, two)):
+        gradients_by_name(model, 3)
+        optimizer.step()
+    for name, p in straight.named_parameters():
+        assert_array_equal(p.numpy(), dict(other.named_parameters())[name].numpy())
+
+
+def test_names_that_do_not_fit_change_nothing() -> None:
+    saved = optim.Adam(two_layers(False).named_parameters()).state_dict()
+    renamed = nn.Module()
+    renamed.first, renamed.third = nn.Linear(2, 2), nn.Linear(2, 2)
+    one_named = [("third.weight", tg.zeros((2, 2), requires_grad=True)), tg.zeros(2)]
+    one_named[1].requires_grad = True
+    other = optim.Adam(renamed.named_parameters(), lr=0.5)
+    with pytest.raises(ValueError, match=r"missing are \['third.weight', 'third.bias'\].*'second"):
+        other.load_state_dict(saved)
+    split = optim.Adam([{"params": [pair]} for pair in two_layers(False).named_parameters()])
+    with pytest.raises(ValueError, match="in other groups"):
+        split.load_state_dict(saved)
+    with pytest.raises(ValueError, match=r"'first.weight' has become 'third.weight'"):
+        optim.Adam(one_named).load_state_dict(saved)
+    for bad in (["first.weight"], [[1]], 3, [["first.weight"] * 4]):
+        with pytest.raises(ValueError, match="name"):
+            split.load_state_dict({**saved, "names": bad})
+    assert other.param_groups[0]["lr"] == 0.5
+    optim.Adam(two_layers(True).parameters()).load_state_dict(saved)  # by position, as ever
+
+
 # Bad input.
 
 
@@ -543,6 +705,20 @@ def shared_within_a_group() -> optim.Optimizer:
         (lambda p: optim.SGD(p[0]), TypeError, "a list of parameters"),
         (lambda p: optim.SGD(nn.Linear(1, 1)), TypeError, r"model.parameters\(\).* not a Linear"),
         (lambda p: optim.SGD([{"params": nn.Linear(1, 1)}]), TypeError, "not a Linear"),
+        (lambda p: optim.SGD(set(p)), TypeError, r"a set has no order.*named_parameters\(\)"),
+        (lambda p: optim.SGD(frozenset(p)), TypeError, "a frozenset has no order"),
+        (lambda p: optim.SGD([{"params": set(p)}]), TypeError, "a set has no order"),
+        (lambda p: optim.SGD({"a": p[0]}), TypeError, r"not a dict: .items\(\) of it"),
+        (
+            lambda p: optim.SGD([{"params": p}, {"params": iter([])}]),
+            ValueError,
+            "a generator with nothing in it; .* only once",
+        ),
+        (
+            lambda p: optim.SGD([("a", p[0]), ("a", p[1])]),
+            ValueError,
+            r"called 'a'.*named_parameters\('encoder'\)",
+        ),
         (lambda p: optim.SGD([np.ones(2)]), TypeError, "leaf Tensors"),
         (lambda p: optim.SGD([p[0] * 2]), TypeError, "leaf Tensors"),
         (lambda p: optim.SGD([{"params": p, "rate": 1}]), ValueError, r"\['rate'\]; there are"),
@@ -586,6 +762,14 @@ def shared_within_a_group() -> optim.Optimizer:
 def test_what_cannot_be_trained_is_refused(make: Any, error: type, message: str) -> None:
     with pytest.raises(error, match=message):
         make(parameters())
+
+
+def test_parameters_come_in_anything_that_has_an_order() -> None:
+    named = dict(nn.Linear(2, 3).named_parameters())
+    for given in (named.values(), named.items(), deque(named.values()), tuple(named.values())):
+        assert optim.SGD(given).param_groups[0]["params"] == [*named.values()]
+    keys = dict.fromkeys(named.values()).keys()
+    assert optim.SGD([{"params": []}, {"params": keys}]).param_groups[1]["params"] == [*keys]
 
 
 def test_a_refused_group_changes_nothing() -> None:
