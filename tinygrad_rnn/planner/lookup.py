@@ -29,6 +29,7 @@ from ..tensor import Tensor, is_anomaly_detected, is_grad_enabled, wrap
 from .cache import cache
 from .call import Bytes, Call, literally, recorded
 from .ir import Table, spelled
+from .loop import Loop
 from .passes.rows import Mixed
 from .plan import Plan
 from .purity import Snapshot, codes
@@ -54,7 +55,7 @@ class Prepared(NamedTuple):
     ragged: bool
 
 
-def prepare(loop: Any, in_segments: bool = False) -> Prepared:
+def prepare(loop: Loop, in_segments: bool = False) -> Prepared:
     """Trace the step of a loop and find the plan for it, or make one; raises Unplanned.
 
     A plan that is run in segments has the cotangent of every state: where a segment starts.
@@ -75,12 +76,12 @@ def prepare(loop: Any, in_segments: bool = False) -> Prepared:
             raise Unplanned(f"arrays are neither NumPy's nor all CuPy's, but of {names}")
     start = loop.state_structure, loop.states
     plain = loop.plain_step, (loop.x_structure, loop.xs)
-    if loop.lengths is not None and loop.reset is None and not all(loop.full):
+    if loop.lengths is not None and loop.reset is None and not loop.all_full:
         found = _found(*plain, start, loop, True, in_segments)
         # Rows that are read from their ends are at different steps: none is common to them.
         if found is not None and not (loop.reverse and found.plan.reads_steps):
             return found
-    whole = loop.reset is None and (loop.valid is None or all(loop.full))
+    whole = loop.reset is None and loop.all_full
     step, xs = plain if whole else loop.masked_step()
     found = _found(step, xs, start, loop, False, in_segments)
     assert found is not None
@@ -91,7 +92,7 @@ def _found(
     step: Any,
     xs: tuple[Structure, list[Tensor]],
     states: tuple[Structure, list[Tensor]],
-    loop: Any,
+    loop: Loop,
     ragged: bool,
     in_segments: bool,
 ) -> Prepared | None:
@@ -245,7 +246,7 @@ def _compare(first: Step, second: Step) -> None:
         raise Unplanned(f"{again} ({changed}); a planned cell is pure")
 
 
-def run_planned(loop: Any, checkpoint: Any) -> tuple[Any, Any]:
+def run_planned(loop: Loop, checkpoint: Any) -> tuple[Any, Any]:
     """The results of a loop by its plan; raises Unplanned where there is none."""
     prepared = prepare(loop, checkpoint is not None)
     plan, step = prepared.plan, prepared.step
@@ -287,7 +288,7 @@ def segment_length(plan: Plan, steps: Steps, checkpoint: int | Bytes | None) -> 
 _layouts: dict[Any, Steps] = {}
 
 
-def _layout(loop: Any, prepared: Prepared) -> tuple[Steps, Any]:
+def _layout(loop: Loop, prepared: Prepared) -> tuple[Steps, Any]:
     """Where the rows of each step are, and the order of the rows if they end at different steps."""
     rows = loop.batch if prepared.plan.has_rows else None
     library = prepared.plan.machine.np

@@ -3,10 +3,11 @@
 from ..planner.cache import plan_cache
 from ..planner.call import Bytes
 from ..planner.lookup import PlanError
+from ..planner.loop import Cell
 from ..planner.plan import Plan
 from .ragged import pad_sequences, unpad_sequences
 from .truncated import Window, detach, truncated_bptt
-from .unroll import Cell, initial_state, plan, unroll
+from .unroll import initial_state, plan, unroll
 
 __all__ = [
     "Bytes",

@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..graph import Node
+from ..planner.loop import Cell
 from ..primitives.creation import asarray
 from ..primitives.elementwise import alias, where
 from ..primitives.movement import concat, reshape
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor
 from .ragged import flags, steps_within
-from .unroll import Cell, initial_state_beside, unroll
+from .unroll import initial_state_beside, unroll
 
 
 class Window(NamedTuple):

@@ -1,0 +1,67 @@
+"""The literal loop: the definition of what ``unroll`` computes.
+
+There is no backpropagation through time in this file, which is the point of it. The loop runs,
+every primitive of every step becomes a node of the graph, and ``backward`` walks through them as
+through any others: BPTT is what reverse mode does on an unrolled graph. Whatever runs this loop
+faster is measured against it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .. import random
+from ..planner.loop import Loop
+from ..primitives.creation import asarray
+from ..primitives.movement import stack, unstack
+from ..structure import Structure, flatten, map_leaves, unflatten
+from ..tensor import Tensor, as_tensor, no_grad
+
+
+def run(loop: Loop) -> tuple[Any, Any]:
+    """The loop, step by step: the definition of what any other way has to compute."""
+    if loop.steps == 0:
+        return _nothing(loop)
+    xs, spare = loop.without_padding()
+    columns = [unstack(x) for x in xs]
+    valid, reset = (
+        [None] * loop.steps if given is None else unstack(given)
+        for given in (loop.valid, loop.reset)
+    )
+    outputs: list[list[Tensor]] = []
+    structure: Structure | None = None  # of the outputs
+    state = loop.initial
+    order = range(loop.steps)[::-1] if loop.reverse else range(loop.steps)
+    with random.loop() as at_step:
+        for t in order:
+            at_step(t)
+            x = unflatten(loop.x_structure, [column[t] for column in columns])
+            taking = None if loop.all_rows_at(t) else valid[t]
+            output, state = loop.step(x, state, taking, reset[t], spare)
+            leaves, own = flatten(output, structure)
+            structure = own if structure is None else structure
+            if own != structure:
+                raise TypeError(
+                    f"unroll: the cell returned outputs structured {structure}, then {own}; "
+                    "they must agree from step to step"
+                )
+            outputs.append(leaves)
+    if loop.reverse:
+        outputs.reverse()
+    assert structure is not None
+    joined = [stack(list(steps)) for steps in zip(*outputs, strict=True)]
+    return unflatten(structure, joined), state
+
+
+def _nothing(loop: Loop) -> tuple[Any, Any]:
+    """For T = 0: a step on zeros tells what the outputs would look like."""
+    x = [_zeros(x, x.shape[1:]) for x in loop.xs]
+    with no_grad():
+        output, _ = loop.checked_step(unflatten(loop.x_structure, x), loop.initial)
+    return map_leaves(lambda y: _zeros(as_tensor(y), (0, *y.shape)), output), loop.initial
+
+
+def _zeros(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    return asarray(np.zeros(shape, dtype=x.dtype), backend=x.backend)
