@@ -8,6 +8,7 @@ kept for the test, each with all its pronunciations; a beam search finds what th
     python examples/seq2seq_g2p.py                            15 minutes: 8.2 % PER, 33 % WER
     python examples/seq2seq_g2p.py --minutes 60 --epochs 40   an hour
     python examples/seq2seq_g2p.py --quick                    seconds: does it run?
+    mpiexec -n 4 python -m mpi4py examples/seq2seq_g2p.py     four processes share each batch
 
 The learning rate falls to 0 in --minutes, or in --epochs if they take less. PER is the rate of
 wrong phones, WER of words said in none of the ways in the dictionary. Where other programs run,
@@ -20,14 +21,16 @@ import argparse
 import math
 import sys
 import time
+from collections import ChainMap
 from itertools import chain, repeat
 from string import ascii_lowercase
+from typing import Any
 
 from pronunciation import Pronunciations, error_rates, letter_by_letter, training_and_test
 from support import Figure, arguments, command_line, positive, positive_float, progress
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn, optim
+from tinygrad_rnn import distributed, nn, optim
 from tinygrad_rnn.data import Batches, Vocabulary, pad_arrays
 
 PUBLISHED = """\
@@ -64,7 +67,8 @@ class Pronouncer(nn.Module):
     @tg.no_grad()
     def pronounce(self, words: list[str], beam: int) -> dict[str, list[str]]:
         """The likeliest phones of each word that a beam search finds."""
-        found, words = {}, sorted(words, key=len)
+        found: dict[str, list[str]] = {}
+        words = distributed.own_rows(sorted(words, key=len))
         for some in (words[i : i + 256] for i in range(0, len(words), 256)):
             memory, state = self.read(some)
             state = self.decoder.initial_state(memory, state)
@@ -72,7 +76,7 @@ class Pronouncer(nn.Module):
             best = nn.beam_search(self.decoder.step, state, memory=memory, beam_size=beam, **ends)
             for word, (likeliest,) in zip(some, best, strict=True):
                 found[word] = self.phones.decode(likeliest.tokens)
-        return found
+        return dict(ChainMap(*distributed.gather(found)))
 
 
 def train(model: Pronouncer, training: Pronunciations, args: argparse.Namespace) -> None:
@@ -81,29 +85,41 @@ def train(model: Pronouncer, training: Pronunciations, args: argparse.Namespace)
     data = [(word, encode([*p, "<stop>"])) for word, spoken in training.items() for p in spoken]
     batches = Batches(data, args.batch, seed=args.seed, length=lambda p: len(p[0]) + len(p[1]) / 99)
     optimizer = optim.Adam(model.parameters())
+    distributed.broadcast(model, optimizer)
     steps, started = args.epochs * len(batches), time.monotonic()
     with progress(0, steps) as show:
-        for step, batch in enumerate(chain.from_iterable(repeat(batches))):
-            minutes = (time.monotonic() - started) / 60
+        endless = chain.from_iterable(repeat(batches))
+        for step, batch in enumerate(distributed.shard(endless)):
+            minutes = distributed.from_main((time.monotonic() - started) / 60)
             if (done := max(step / steps, minutes / args.minutes)) >= 1:
                 break
-            words, targets = zip(*batch, strict=True)
-            targets, _ = pad_arrays(targets, PAD)
-            logits, _ = model(words, targets)
-            loss = tg.cross_entropy(tg.moveaxis(logits, -1, 1), targets, ignore_index=PAD)
             optimizer.zero_grad()
-            loss.backward()
+            loss, count = learn(model, batch) if batch else (0.0, 0)
+            count = distributed.average_gradients(model.parameters(), count)
             optim.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.param_groups[0]["lr"] = args.lr * (1 + math.cos(math.pi * done)) / 2
             optimizer.step()
-            show(step + 1, loss=loss.item())
+            show(step + 1, loss=distributed.total(loss) / count)
     print(f"{step / len(batches):.1f} epochs of {len(data):,} pairs in {minutes:.1f} minutes")
+
+
+def learn(model: Pronouncer, batch: list[tuple[str, Any]]) -> tuple[float, int]:
+    """Leave the gradients of a sum over the phones of a batch; returns it and their number."""
+    words, phones = zip(*batch, strict=True)
+    targets, lengths = pad_arrays(phones, PAD)
+    logits, _ = model(words, targets)
+    options = {"ignore_index": PAD, "reduction": "sum"}
+    loss = tg.cross_entropy(tg.moveaxis(logits, -1, 1), targets, **options)
+    loss.backward()
+    return loss.item(), int(lengths.sum())
 
 
 def draw(model: Pronouncer, args: argparse.Namespace) -> None:
     """A picture of where the decoder looked when it said each phone of a word."""
     said = [*model.pronounce([args.word], args.beam)[args.word], "<stop>"]
     _, weights = model([args.word], tg.tensor(model.phones.encode(said))[:, None])
+    if not distributed.is_main():
+        return
     figure = Figure(figsize=(0.45 * len(args.word) + 1, 0.36 * len(said) + 1), layout="constrained")
     axes = figure.add_subplot(title="attention", xlabel="letters", ylabel="phones")
     axes.imshow(weights[:, 0].numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")

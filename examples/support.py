@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import tinygrad_rnn as tg
+from tinygrad_rnn import distributed
 
 
 class Show(Protocol):
@@ -72,6 +74,12 @@ def interruptions() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, before)
 
 
+def one_process_speaks() -> None:
+    """Where mpiexec started several processes of an example, only the first one prints."""
+    if not distributed.is_main():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
 def positive_float(text: str) -> float:
     """The type of an option that is a finite number above 0."""
     try:
@@ -109,6 +117,7 @@ def command_line(description: str, plot: bool = True) -> argparse.ArgumentParser
 def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
     """The command line read; with --quick, ``quick`` are the defaults. Sets backend and seed."""
     args = parser.parse_args()
+    one_process_speaks()
     if args.quick:
         if "plot" in args:
             quick["plot"] = Path("runs", f"quick_{args.plot.name}")

@@ -102,6 +102,29 @@ class CupyBackend(ArrayNamespace):
         if self._on_device:
             self._xp.cuda.Device().synchronize()
 
+    def process_group(
+        self, size: int, rank: int, neighbours: int, host: str | None, port: int | None
+    ) -> Any:
+        """NCCL among ``size`` processes that MPI started; its ``all_reduce`` adds up arrays.
+
+        This one, the ``rank``-th, has ``neighbours`` before it on its machine, which use a GPU
+        each, and computes on the next from here on.
+        """
+        count = self._xp.cuda.runtime.getDeviceCount()
+        if neighbours >= count:
+            raise BackendUnavailable(
+                f"NCCL takes a GPU for each process, and process {rank} is the {neighbours + 1}th "
+                f"of a machine with {count}; start fewer there"
+            )
+        self._xp.cuda.Device(neighbours).use()
+        distributed: Any = importlib.import_module("cupyx.distributed")
+        try:
+            return distributed.init_process_group(size, rank, host=host, port=port, use_mpi=True)
+        except RuntimeError as error:  # CuPy was built without NCCL, or cannot load it
+            raise BackendUnavailable(
+                f"NCCL cannot be used: {_line(error)}; pip install nvidia-nccl-cu13 (or -cu12)"
+            ) from error
+
     @cached_property
     def _functions(self) -> Any:
         return importlib.import_module("cupyx.scipy.special")  # each is one kernel

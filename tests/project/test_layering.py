@@ -45,6 +45,7 @@ ORDER = (
     "optim",
     "data",
     "serialization",
+    "distributed",
     "interop",
     "testing",
     "__init__",
