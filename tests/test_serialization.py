@@ -11,6 +11,9 @@ import stat
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,8 @@ import safetensors.numpy
 from numpy.testing import assert_array_equal
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn
-from tinygrad_rnn.serialization import load, save
+from tinygrad_rnn import nn, optim
+from tinygrad_rnn.serialization import load, load_checkpoint, save, save_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -378,9 +381,14 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     (tmp_path / "broken").symlink_to(tmp_path / "nothing")
     (tmp_path / "circle").symlink_to(tmp_path / "circle")
     os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "nothing", tmp_path, *tmp_path.iterdir(), Path("/dev/zero")):
-        with pytest.raises(FileNotFoundError, match="there is no file"):
+    for name in ("nothing", "broken", "circle", "nothing/file"):
+        with pytest.raises(FileNotFoundError, match="load: there is no file"):
+            load(tmp_path / name)
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(ValueError, match=r"load: .* is a pipe or a device, not a file"):
             load(path)
+    with pytest.raises(IsADirectoryError, match=r"load: .* is a folder, not a file"):
+        load(tmp_path)
     with pytest.raises(FileNotFoundError):
         save(tmp_path / "no folder" / "file", {})
 
@@ -400,3 +408,117 @@ def test_a_file_for_one_users_eyes_stays_so(tmp_path: Path) -> None:
     path.chmod(0o600)
     save(path, {"x": np.zeros(2)})
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Without the rights of root, who may read anything."""
+    if os.geteuid():
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
+def test_a_file_that_may_not_be_read_is_there(tmp_path: Path) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    for path in (tmp_path / "file", hidden / "file"):
+        save(path, {"x": np.ones(2)})
+        path.chmod(0 if path.parent is tmp_path else 0o644)
+    hidden.chmod(0)
+    for path in (tmp_path / "file", hidden / "file"):
+        with as_nobody(), pytest.raises(PermissionError, match=r"load: .*file' may not be read"):
+            load(path)
+    hidden.chmod(0o700)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="modes of files are POSIX's")
+@pytest.mark.parametrize("before", [None, 0o600, 0o640, 0o664])
+def test_what_is_being_written_has_the_mode_of_the_file_from_the_start(
+    before: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "file", list[int]()
+    umask = os.umask(0o027)
+    try:
+        if before is not None:
+            save(path, {"x": np.ones(2)})
+            path.chmod(before)
+        fsync = os.fsync
+        monkeypatch.setattr(
+            os, "fsync", lambda f: (seen.append(stat.S_IMODE(os.fstat(f).st_mode)), fsync(f))
+        )
+        save(path, {"x": np.zeros(2)})
+    finally:
+        os.umask(umask)
+    expected = 0o640 if before is None else before
+    assert seen[0] == expected == stat.S_IMODE(path.stat().st_mode)
+    assert len(seen) == 2  # the second is the folder, after the renaming
+
+
+def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path: Path) -> None:
+    for name in ("n" * 255, "ü" * 127):
+        save(tmp_path / name, {"x": np.ones(2)})
+        save(tmp_path / name, {"x": np.zeros(2)})
+        assert load(tmp_path / name)[0]["x"].tolist() == [0, 0]
+
+
+HELD = """
+import os, sys
+from tinygrad_rnn import serialization
+replace = os.replace
+def hold(*paths):
+    print("ready", flush=True)
+    sys.stdin.readline()
+    replace(*paths)
+os.replace = hold
+serialization.save(sys.argv[1], {"x": __import__("numpy").ones(3)})
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_the_next_save_removes_what_nobody_writes_any_more(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "backends")))}
+
+    def writer(name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", HELD, str(tmp_path / name)]
+        pipe = subprocess.PIPE
+        started = subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe)
+        assert started.stdout is not None and started.stdout.readline() == b"ready\n"
+        return started
+
+    with writer("killed") as killed, writer("alive") as alive:
+        assert len(os.listdir(tmp_path)) == 2
+        killed.kill()
+        killed.wait()
+        foreign = tmp_path / ".tinygrad_rnn-folder"
+        foreign.mkdir()
+        os.mkfifo(tmp_path / ".tinygrad_rnn-pipe")
+        save(tmp_path / "file", {"x": np.ones(2)})
+        left = {*os.listdir(tmp_path)} - {"file", foreign.name, ".tinygrad_rnn-pipe"}
+        assert len(left) == 1  # of the one that lives, which goes on undisturbed
+        alive.communicate(b"go\n", timeout=60)
+    assert alive.returncode == 0
+    assert load(tmp_path / "alive")[0]["x"].tolist() == [1, 1, 1]
+    assert {*os.listdir(tmp_path)} == {"file", "alive", foreign.name, ".tinygrad_rnn-pipe"}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="locks of POSIX")
+def test_many_may_write_into_one_folder(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(save, tmp_path / str(i % 3), {"x": np.ones(9)}) for i in range(200)]
+    assert [each.result() for each in done] == [None] * 200
+    assert {*os.listdir(tmp_path)} == {"0", "1", "2"}
+
+
+def test_a_part_alone_is_restored_by_what_the_error_says(tmp_path: Path) -> None:
+    model = nn.Linear(1, 1)
+    save_checkpoint(tmp_path / "file", model=model, optimizer=optim.SGD(model.parameters()))
+    checkpoint = load_checkpoint(tmp_path / "file")
+    with pytest.raises(ValueError, match=r"model.load_state_dict\(checkpoint.parts\['model'\]\)"):
+        checkpoint.restore(model=model)
+    model.load_state_dict(checkpoint.parts["model"])

@@ -4,19 +4,22 @@
 and ``load_checkpoint`` for all that a training run needs to go on as if it had never stopped.
 
 A file is written beside its destination, flushed to the disk and renamed, so a process killed at
-any moment leaves the old file or the new one. (One killed while it writes also leaves a hidden
-``.name.0123abcd``, which is of no use.) The subtle point is that nothing is ever unpickled: a file
-holds arrays and text, and one that is damaged, foreign or hostile is an error and nothing more.
+any moment leaves the old file or the new one. One killed while it writes also leaves a hidden
+``.tinygrad_rnn-*``, which the next save into that folder removes: whoever writes holds a lock on
+it, which ends with the process. The subtle point is that nothing is ever unpickled: a file holds
+arrays and text, and one that is damaged, foreign or hostile is an error and nothing more.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
-import shutil
+import stat
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +29,11 @@ from safetensors.numpy import save as serialize
 
 from . import random
 from .tensor import Tensor, on_host
+
+try:
+    import fcntl
+except ImportError:  # not POSIX: there, what a killed process left stays
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = ["Checkpoint", "load", "load_checkpoint", "save", "save_checkpoint"]
 
@@ -65,29 +73,100 @@ def save(
         content = serialize(host, metadata=texts | {CHECKSUM: _checksum(host, texts)})
     except (SafetensorError, UnicodeEncodeError) as error:
         raise TypeError(f"save: this cannot be written: {error}") from error
-    target = Path(path).resolve()  # what a link points to is replaced, not the link
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    _replace(Path(path).resolve(), content)  # what a link points to is replaced, not the link
+
+
+_TEMPORARY = ".tinygrad_rnn-"
+"""How the name of a file begins that is being written; short, since names end at 255 bytes."""
+
+
+def _replace(target: Path, content: bytes) -> None:
+    """Write a file beside ``target`` and rename it, so that there is never less than a whole."""
+    mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+    with _temporary(target.parent, mode) as (temporary, file):
+        try:
+            with open(file, "wb", closefd=False) as stream:
+                stream.write(content)
+            os.fsync(file)
+            if fcntl is None:  # where an open file cannot be renamed
+                os.close(file)
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    if fcntl is not None:
+        _remove_orphans(target.parent)
+        _synchronize(target.parent)
+
+
+@contextmanager
+def _temporary(folder: Path, mode: int | None) -> Iterator[tuple[Path, int]]:
+    """A new file, locked as long as it is open; what ``mode`` forbids is never allowed."""
+    while True:
+        path = folder / f"{_TEMPORARY}{secrets.token_hex(8)}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+        file = os.open(path, flags, 0o666 if mode is None else 0o600)
+        try:
+            if fcntl is None:
+                yield path, file
+                return
+            if mode is not None:
+                os.fchmod(file, mode)  # what was for one user's eyes stays so
+            with suppress(OSError):  # of a file system without locks, where nothing is removed
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if _is_still(path, file):  # and was not taken for an orphan before it was locked
+                yield path, file
+                return
+        finally:
+            with suppress(OSError):  # closed already
+                os.close(file)
+
+
+def _is_still(path: Path, file: int) -> bool:
+    """Whether a path leads to an open file."""
     try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)  # what was for one user's eyes stays so
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        return os.path.samestat(os.lstat(path), os.fstat(file))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_orphans(folder: Path) -> None:
+    """Remove what processes that were killed left: files being written that nobody has locked."""
+    with suppress(OSError), os.scandir(folder) as entries:  # a folder one may not look into
+        orphans = [e.path for e in entries if e.name.startswith(_TEMPORARY) and e.is_file()]
+        for path in orphans:
+            with suppress(OSError):  # locked, of another user, or gone
+                file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    os.unlink(path)
+                finally:
+                    os.close(file)
+
+
+def _synchronize(folder: Path) -> None:
+    """Bring a renaming to the disk, where the system can."""
+    try:
+        opened = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # a folder one may write to and not look into
+        return
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not of a folder, not here
+            raise
+    finally:
+        os.close(opened)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]]:
     """The arrays of a file, as NumPy arrays by name, and its metadata.
 
-    Raises FileNotFoundError, or ValueError for a file that is no undamaged safetensors file or
-    holds numbers that NumPy has no dtype for. No more memory is taken than the file is long.
+    Raises FileNotFoundError, IsADirectoryError, PermissionError; ValueError for a file that is no
+    undamaged safetensors file or holds numbers that NumPy has no dtype for. No more memory is taken
+    than the file is long.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"load: there is no file {os.fspath(path)!r}")
+    _check_readable(path)
     try:
         with safe_open(path, framework="numpy") as file:
             _check_names(path)
@@ -105,6 +184,27 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]
         raise ValueError(
             f"load: {os.fspath(path)!r} holds numbers NumPy has no dtype for: {error}"
         ) from error
+
+
+def _check_readable(path: str | os.PathLike[str]) -> None:
+    name = os.fspath(path)
+    try:
+        kind = os.stat(path).st_mode
+        if stat.S_ISREG(kind):
+            open(path, "rb").close()
+    except PermissionError:
+        raise PermissionError(
+            f"load: {name!r} may not be read by this user; its mode, or that of a folder on the "
+            "way, forbids it"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise FileNotFoundError(f"load: there is no file {name!r}") from None
+    if stat.S_ISDIR(kind):
+        raise IsADirectoryError(f"load: {name!r} is a folder, not a file")
+    if not stat.S_ISREG(kind):
+        raise ValueError(f"load: {name!r} is a pipe or a device, not a file")
 
 
 def _checksum(arrays: Mapping[str, Array], metadata: Mapping[str, str]) -> str:
@@ -151,9 +251,11 @@ class Checkpoint(NamedTuple):
         as it was before.
         """
         if parts.keys() != self.parts.keys():
+            one = next((name for name in parts if name in self.parts), "model")
             raise ValueError(
                 f"restore: {self.path!r} holds the parts {sorted(self.parts)}, and not "
-                f"{sorted(parts)}"
+                f"{sorted(parts)}. Give all of them; or take over one by "
+                f"{one}.load_state_dict(checkpoint.parts[{one!r}])"
             )
         before = {name: part.state_dict() for name, part in _stateful("restore", parts).items()}
         random_before = random.get_state()
@@ -184,6 +286,11 @@ def save_checkpoint(path: str | os.PathLike[str], *, extra: Any = None, **parts:
         checkpoint.restore(model=model, optimizer=optimizer, batches=batches)
         best = checkpoint.extra["best"]
 
+    A run that is continued goes on bit for bit as if it had never stopped, provided that its cells
+    are trusted (the library's own, and those marked ``@tg.pure``) or that it is run with
+    ``mode="literal"`` or "planned". Another cell runs literally again until it is known anew, so
+    the first steps, and what comes of them, are equal to rounding.
+
     The state of the random numbers of ``tinygrad_rnn`` is written, too. Weights keep their names
     behind that of their part, ``model.cell.bias``, for any program that reads safetensors.
 
@@ -212,7 +319,8 @@ def save_checkpoint(path: str | os.PathLike[str], *, extra: Any = None, **parts:
 def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """Read what ``save_checkpoint`` wrote; ``restore`` of what it returns puts it back.
 
-    Raises FileNotFoundError, or ValueError for a file that is damaged or something else.
+    Raises ValueError for a file that is damaged or something else, and what ``load`` does for one
+    that is not there or may not be read.
     """
     name = os.fspath(path)
     arrays, metadata = load(path)
