@@ -143,6 +143,15 @@ def boolean(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return rng.integers(0, 2, size=shape) == 1
 
 
+def logarithm(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Of something below 1."""
+    return -positive(rng, shape)
+
+
+def probability(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.uniform(0.1, 0.9, size=shape)
+
+
 def integer(low: int, high: int) -> Domain:
     return lambda rng, shape: rng.integers(low, high, size=shape)
 
@@ -531,12 +540,21 @@ def compared(
 
 
 @st.composite
-def weighted(draw: Any) -> Sample:
+def weighted(draw: Any, domain: Domain = real) -> Sample:
     """An input, a target and factors, which broadcast to their shape."""
     wide, narrow = draw(broadcasting(2, lengths_above_0))
     shape = np.broadcast_shapes(wide, narrow)
-    inputs = (Input(shape, real), Input(shape, positive), Input(narrow, positive))
+    inputs = (Input(shape, domain), Input(shape, positive), Input(narrow, positive))
     return Sample(inputs, {"reduction": draw(REDUCTIONS_OF_LOSSES)})
+
+
+@st.composite
+def spread(draw: Any) -> Sample:
+    """Means, targets and variances, which the last axis may share."""
+    shape = draw(shapes(1, each=lengths_above_0))
+    shared = draw(st.sampled_from((shape, (*shape[:-1], 1), ())))
+    inputs = (Input(shape, real), Input(shape, real), Input(shared, positive))
+    return Sample(inputs, {"reduction": draw(REDUCTIONS_OF_LOSSES), "full": draw(st.booleans())})
 
 
 @st.composite
@@ -573,7 +591,7 @@ def aligned(draw: Any, **options: Any) -> Sample:
     if draw(st.booleans()):
         keywords["targets"] = np.array([row + [-7] * (4 - len(row)) for row in targets])
     keywords |= {name: draw(strategy) for name, strategy in options.items()}
-    return Sample((Input((steps, rows, classes), real),), keywords)
+    return Sample((Input((steps, rows, classes), logarithm),), keywords)
 
 
 @st.composite
@@ -679,6 +697,12 @@ def _smooth_l1(x: Array, target: Array, beta: float) -> Array:
 def _binary_cross_entropy(x: Array, target: Array, weight: Any = 1, pos_weight: Any = 1) -> Array:
     p = _sigmoid(x)
     return -weight * (pos_weight * target * np.log(p) + (1 - target) * np.log(1 - p))
+
+
+def _gaussian_nll(mean: Array, y: Array, var: Array, full: bool) -> Array:
+    exponent = (y - mean) ** 2 / (2 * var)
+    density = np.exp(-exponent) / np.sqrt((2 * math.pi if full else 1.0) * var)
+    return -np.log(density)
 
 
 def _kl_div(log_q: Array, target: Array, log_target: bool = False) -> Array:
@@ -932,6 +956,9 @@ COMPOSITIONS = (
         lambda x, y, w, reduction: tg.binary_cross_entropy_with_logits(
             x, y, reduction=reduction, pos_weight=w),
         argnums=(0, 1, 2), variant="pos_weight"),
+    Row("binary_cross_entropy", weighted(probability), _reduced(
+        lambda x, y, w: -w * (y * np.log(x) + (1 - y) * np.log(1 - x))), argnums=(0, 1, 2)),
+    Row("gaussian_nll_loss", spread(), _reduced(_gaussian_nll), argnums=(0, 1, 2)),
     Row("kl_div", compared(second=positive), _reduced(_kl_div), argnums=BOTH),
     Row("kl_div", compared(low=1, log_target=st.just(True), reduction=st.just("batchmean")),
         _reduced(_kl_div), argnums=BOTH, variant="log_target"),
@@ -965,6 +992,7 @@ DIFFERENTIABLE = tuple(row for row in ROWS if row.argnums)
 CREATION = "arange asarray empty empty_like eye full linspace ones tensor zeros"
 ELSEWHERE = dict.fromkeys(CREATION.split(), "test_creation") | {
     "dropout": "test_dropout: it draws random numbers",
+    "gumbel_softmax": "tests/functional/test_compositions.py: it draws random numbers",
     "from_dlpack": "tests/test_interop.py: it takes what other libraries hold",
     "result_type": "test_result_type: it takes dtypes",
     "to": "test_to_moves_and_its_cotangent_comes_back: it takes a backend",

@@ -41,6 +41,7 @@ from .apply import apply
 from .batching import vmap
 from .dtypes import default_dtype, set_default_dtype
 from .functional import (
+    binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cosine_embedding_loss,
     cosine_similarity,
@@ -48,8 +49,10 @@ from .functional import (
     ctc_loss,
     dropout,
     elu,
+    gaussian_nll_loss,
     gelu,
     glu,
+    gumbel_softmax,
     hardsigmoid,
     huber_loss,
     kl_div,
@@ -203,6 +206,7 @@ __all__ = [
     "available_backends",
     "Backend",
     "BackendUnavailable",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "bool",
     "broadcast_arrays",
@@ -245,6 +249,7 @@ __all__ = [
     "full",
     "full_like",
     "functional",
+    "gaussian_nll_loss",
     "gelu",
     "get_backend",
     "getitem",
@@ -252,6 +257,7 @@ __all__ = [
     "grad",
     "greater",
     "greater_equal",
+    "gumbel_softmax",
     "hardsigmoid",
     "hessian",
     "huber_loss",

@@ -558,6 +558,14 @@ def on_host(operation: str, data: Any) -> np.ndarray[Any, Any]:
     return host if host.dtype.isnative else native(host)
 
 
+def seen(x: Tensor) -> np.ndarray[Any, Any] | None:
+    """The values of x for a check, where to look at them costs no wait for a device; else None.
+
+    Traced and batched Tensors have none, so a check of values is a help, and nothing to build on.
+    """
+    return x._array if type(x._array) is np.ndarray else None
+
+
 def _host_scalar(x: bool | int | float) -> np.ndarray[Any, Any]:
     return np.asarray(x, dtype=default_dtype() if isinstance(x, float) else None)
 

@@ -28,7 +28,8 @@ Array = np.ndarray[Any, Any]
 
 
 def normal(*shape: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).normal(size=shape)
+    """Around -5: logarithms of something below 1, and good logits, too."""
+    return np.random.default_rng(seed).normal(-5, size=shape)
 
 
 def three_derivatives(f: Callable[[Tensor], Tensor], x: Array) -> list[Array]:
@@ -230,7 +231,7 @@ def test_the_gradient_of_logits_sums_to_0_in_each_frame(backend: Any) -> None:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_far_logits(dtype: str, backend: Any) -> None:
-    x = (1e4 * np.sign(normal(6, 2, 4))).astype(dtype)
+    x = (1e4 * np.sign(normal(6, 2, 4) + 5)).astype(dtype)
     x += np.arange(4, dtype=dtype)
     found = three_derivatives(
         lambda x: tg.ctc_loss(tg.log_softmax(x), [1, 2, 3, 3], [6, 5], [2, 2], reduction="none"), x
@@ -328,3 +329,19 @@ def test_an_error_names_what_does_not_fit(
         call()
     for word in ("ctc_loss", *words):
         assert word in str(caught.value)
+
+
+def test_logits_are_no_log_probabilities() -> None:
+    x, arguments = normal(4, 2, 3), ([[1, 2], [2, 1]], [4, 3], [2, 2])
+    for logits in (x + 5, x.astype("float32") + 5, x.astype("float16") + 5):
+        with pytest.raises(ValueError, match=r"log_probs reach .* log_softmax"):
+            tg.ctc_loss(tg.tensor(logits), *arguments)
+    with pytest.raises(ValueError, match="log_softmax"):
+        tg.ctc_loss(tg.tensor(x[:, 0] + 5), [1, 2], [4], [2])
+    padded = x.copy()
+    padded[3, 1] = (math.nan, 7.0, math.inf)  # row 1 has three frames
+    assert math.isfinite(tg.ctc_loss(tg.tensor(padded), *arguments).item())
+    rounded = tg.log_softmax(tg.tensor(x)) + 1e-6
+    assert math.isfinite(tg.ctc_loss(rounded, *arguments).item())
+    each = tg.vmap(lambda z: tg.ctc_loss(z, *arguments))(tg.tensor(x + 5)[None])
+    assert each.shape == (1,)  # which is not looked at

@@ -368,3 +368,180 @@ def test_an_error_names_the_loss_the_shapes_and_the_cure(case: Any) -> None:
         call()
     for word in words:
         assert word in str(caught.value)
+
+
+# What cannot happen, and costs nothing where it does not count.
+
+
+def tensor(values: Any) -> Tensor:
+    return tg.tensor(values, dtype="float64")
+
+
+bce = tg.binary_cross_entropy_with_logits
+
+INFINITE: dict[str, tuple[Any, list[float], float]] = {
+    "soft": (
+        lambda x: tg.cross_entropy(x, tensor([0.25, 0.75, 0.0])),
+        [0, 1, -math.inf],
+        0.5632617,
+    ),
+    "weight": (
+        lambda x: tg.cross_entropy(x, 2, weight=tensor([1.0, 1.0, 0.0]), reduction="none"),
+        [0, 1, -math.inf],
+        0.0,
+    ),
+    "smoothed weight": (
+        lambda x: tg.cross_entropy(x, 1, weight=tensor([1.0, 1.0, 0.0]), label_smoothing=0.3),
+        [0, 1, -math.inf],
+        0.8 * 0.3132617 + 0.1 * 1.3132617,
+    ),
+    "nll": (
+        lambda x: tg.nll_loss(x, 0, weight=tensor([0.0, 1.0]), reduction="sum"),
+        [-math.inf, 0.0],
+        0.0,
+    ),
+    "kl_div": (lambda x: tg.kl_div(x, tensor([0.0, 1.0]), "sum"), [-math.inf, -0.5], 0.5),
+    "logits -inf": (lambda x: bce(x, tensor([0.0])), [-math.inf], 0.0),
+    "logits inf": (lambda x: bce(x, tensor([1.0])), [math.inf], 0.0),
+    "logits weight": (
+        lambda x: bce(x, tensor([1.0, 0.0]), weight=tensor([0.0, 2.0])),
+        [-math.inf, -math.inf],
+        0.0,
+    ),
+    "logits pos_weight": (
+        lambda x: bce(x, tensor([1.0]), pos_weight=tensor([0.0])),
+        [-math.inf],
+        0.0,
+    ),
+    "logsumexp": (
+        lambda x: tg.where(True, tg.logsumexp(x), 0.0),
+        [-math.inf, -math.inf],
+        -math.inf,
+    ),
+    "logsumexp unused": (
+        lambda x: tg.where(tg.tensor([False, True]), tg.logsumexp(x, axis=1), 3.0).sum(),
+        [[-math.inf, -math.inf], [0.0, -math.inf]],
+        3.0,
+    ),
+    "log_softmax": (
+        lambda x: tg.log_softmax(x)[0, 1],
+        [[-math.inf, 0.0], [-math.inf, -math.inf]],
+        0.0,
+    ),
+    "probabilities": (lambda x: tg.binary_cross_entropy(x, tensor([0.0, 1.0])), [0.0, 1.0], 0.0),
+}
+
+
+@pytest.mark.parametrize(("loss", "at", "wanted"), INFINITE.values(), ids=list(INFINITE))
+def test_what_never_happens_costs_nothing(loss: Any, at: Any, wanted: float) -> None:
+    x = tensor(at)
+    value, gradient = tg.value_and_grad(loss)(x)
+    np.testing.assert_allclose(value.numpy(), wanted, rtol=1e-6)
+    second = tg.hessian(loss)(x)
+    third = tg.jacobian(tg.hessian(loss))(x)
+    for derivative in (gradient, second, third):
+        assert np.isfinite(derivative.numpy()).all()
+
+
+def test_derivatives_beside_what_never_happens_are_those_without_it() -> None:
+    target = tensor([0.25, 0.75])
+    alone = tg.hessian(lambda x: tg.cross_entropy(x, target))(tensor([0.0, 1.0]))
+    padded = tg.concat([target, tensor([0.0])])
+    beside = tg.hessian(lambda x: tg.cross_entropy(x, padded))(tensor([0.0, 1.0, -math.inf]))
+    np.testing.assert_allclose(beside.numpy()[:2, :2], alone.numpy(), rtol=1e-12)
+    np.testing.assert_array_equal(beside.numpy()[2], 0)
+
+
+def test_what_happens_though_it_cannot_costs_infinitely_much() -> None:
+    at = tensor([0.0, 1.0, -math.inf])
+    assert tg.cross_entropy(at, tensor([0.5, 0.25, 0.25])).item() == math.inf
+    assert tg.cross_entropy(at, 2).item() == math.inf
+    assert tg.cross_entropy(at, 0, label_smoothing=0.1).item() == math.inf
+    assert bce(tensor([-math.inf]), tensor([0.5])).item() == math.inf
+
+
+# Numbers that float16 has no room for between its own.
+
+
+def test_float16_has_room_for_what_lies_between() -> None:
+    def half(values: Any) -> Any:
+        return tg.tensor(np.array(values, dtype="float16"), requires_grad=True)
+
+    x = half([[300, -300, 200, -200]])
+    y = tg.layer_norm(x)
+    np.testing.assert_allclose(y.numpy(), [[1.1767, -1.1767, 0.7845, -0.7845]], rtol=1e-3)
+    g = tg.grad(y[0, 0], x, create_graph=True)
+    assert g.dtype == np.float16 and np.isfinite(tg.grad(g.sum(), x).numpy()).all()
+    assert tg.cosine_similarity(half([[300, 300]]), half([[300, 300]])).item() == 1
+    np.testing.assert_allclose(tg.softmax(half(np.zeros(70_000))).numpy(), 1 / 70_000, rtol=0.01)
+    np.testing.assert_allclose(
+        tg.log_softmax(half(np.zeros(70_000))).numpy(), -math.log(70_000), rtol=1e-3
+    )
+    assert tg.mse_loss(half(np.full(20_000, 9)), half(np.zeros(20_000))).item() == 81
+    logits, targets = half(np.zeros((20_000, 30))), np.zeros(20_000, int)
+    np.testing.assert_allclose(tg.cross_entropy(logits, targets).item(), math.log(30), rtol=1e-3)
+    with np.errstate(over="ignore"):
+        assert tg.var(half([300, -300])).item() == math.inf  # 90,000 is none of its numbers
+    assert tg.std(half([300, -300])).item() == 300
+    assert tg.vecdot(half([300, 300]), half([300, -300])).item() == 0
+    assert tg.mean(half(np.full(70_000, 2))).item() == 2
+    ones = tg.zeros(70_000, "float16", requires_grad=True)
+    np.testing.assert_allclose(tg.grad(tg.max(ones), ones).numpy(), 1 / 70_000, rtol=0.01)
+
+
+def test_softplus_at_its_ends() -> None:
+    x = tensor([-math.inf, -1000.0, -40.0, 0.0, 40.0, 1000.0, math.inf])
+    value = tg.softplus(x).numpy()
+    wanted = [0, 0, math.exp(-40), math.log(2), 40 + math.exp(-40), 1000, math.inf]
+    np.testing.assert_allclose(value, wanted, rtol=1e-15)
+    x.requires_grad = True
+    derivative = tg.softplus(x)
+    for middle in (0.5, 0.25, 0.0):
+        derivative = tg.grad(tg.sum(derivative), x, create_graph=True)
+        assert np.isfinite(derivative.numpy()).all()
+        np.testing.assert_allclose(derivative.numpy()[3], middle, atol=1e-15)
+    assert math.isnan(tg.softplus(tensor(math.nan)).item())
+
+
+# Of probabilities and of variances.
+
+
+def test_binary_cross_entropy_is_that_of_logits_and_bounded(backend: Any) -> None:
+    x = tensor([-3.0, 0.5, 2.0])
+    target = tensor([0.2, 1.0, 0.0])
+    for reduction in ("mean", "sum", "none"):
+        found = tg.binary_cross_entropy(tg.sigmoid(x), target, reduction=reduction)
+        wanted = bce(x, target, reduction=reduction)
+        assert_allclose(found.numpy(), wanted.numpy(), rtol=1e-12)
+    sure = tg.tensor([0.0, 1.0], requires_grad=True)
+    losses = tg.binary_cross_entropy(sure, tg.tensor([1.0, 0.0]), reduction="none")
+    assert losses.tolist() == [100, 100]  # as PyTorch has it
+    assert tg.grad(losses.sum(), sure).tolist() == [0, 0]
+
+
+def test_gaussian_nll_takes_variances_as_pytorch_does() -> None:
+    mean, target = tensor([[1.0, 2.0], [3.0, 5.0]]), tensor([[1.5, 2.0], [2.0, 4.0]])
+    each = tg.gaussian_nll_loss(mean, target, tensor([[2.0, 2.0], [3.0, 3.0]]), reduction="none")
+    for var in ([[2.0], [3.0]], [2.0, 3.0]):
+        shared = tg.gaussian_nll_loss(mean, target, tensor(var), reduction="none")
+        assert_array_equal(shared.numpy(), each.numpy())
+    full = tg.gaussian_nll_loss(mean, target, 2.0, full=True, reduction="sum").item()
+    density = [math.exp(-d * d / 4) / math.sqrt(4 * math.pi) for d in (0.5, 0, 1, 1)]
+    assert_allclose(full, -sum(map(math.log, density)), rtol=1e-12)
+    small = tg.tensor([1e-9], requires_grad=True)
+    loss = tg.gaussian_nll_loss(tg.tensor([1.0]), tg.tensor([0.0]), small, eps=0.5)
+    assert_allclose(loss.item(), 0.5 * (math.log(0.5) + 2), rtol=1e-6)
+    assert_allclose(tg.grad(loss, small).item(), 0.5 * (1 / 0.5 - 1 / 0.25), rtol=1e-6)
+
+
+def test_errors_of_probabilities_and_variances() -> None:
+    for bad in ([1.5], [-0.1], [math.inf]):
+        with pytest.raises(ValueError, match=r"between 0 and 1.*_with_logits"):
+            tg.binary_cross_entropy(tg.tensor(bad), tg.tensor([1.0]))
+    x = tg.zeros((2, 3))
+    with pytest.raises(ValueError, match=r"negative in places; .*softplus"):
+        tg.gaussian_nll_loss(x, x, tg.full((2, 3), -1.0))
+    with pytest.raises(ValueError, match=r"var of shape \(3,\) .* \(2, 1\)"):
+        tg.gaussian_nll_loss(x, x, tg.ones(3))
+    with pytest.raises(ValueError, match="a positive eps"):
+        tg.gaussian_nll_loss(x, x, 1.0, eps=0.0)

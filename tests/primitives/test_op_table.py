@@ -104,6 +104,34 @@ def test_float32_stays_float32(row: Row, backend: Any, data: Any) -> None:
                 assert g is None or (g.shape, g.dtype, g.backend) == (x.shape, x.dtype, x.backend)
 
 
+WIDE = (
+    "sum mean prod max min var std logsumexp cumulative_sum vecdot softmax log_softmax layer_norm"
+)
+WIDE += " cosine_similarity cosine_embedding_loss cross_entropy nll_loss mse_loss l1_loss kl_div"
+WIDE += " smooth_l1_loss huber_loss binary_cross_entropy_with_logits gaussian_nll_loss ctc_loss"
+WIDE += " binary_cross_entropy"
+
+
+@pytest.mark.parametrize("row", [r for r in ROWS if r.name in WIDE.split()], ids=str)
+@given(data=st.data())
+@examples(6)
+def test_float16_is_computed_in_float32(row: Row, data: Any) -> None:
+    sample = data.draw(row.samples)
+    halves = cast(sample.arrays(data.draw(SEEDS)), "float16")
+    found, wanted = [], []
+    for arrays, results in ((halves, found), (cast(halves, "float32"), wanted)):
+        xs = [tg.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
+        ys = leaves(row(*xs, **sample.keywords))
+        inputs = [xs[i] for i in row.argnums if i < len(xs)]
+        results += [y.numpy() for y in ys]
+        gradients = tg.grad(ys, inputs, [tg.ones_like(y) for y in ys], allow_unused=True)
+        results += [g.numpy() for g in gradients if g is not None]
+    for y, reference in zip(found, wanted, strict=True):
+        assert y.dtype == np.float16
+        with np.errstate(over="ignore"):
+            np.testing.assert_allclose(y, reference.astype("float16"), rtol=2e-3, atol=1e-6)
+
+
 CLASSIFYING = ("cross_entropy", "cosine_embedding_loss")  # which take a third input, labels
 TWO_INPUTS = [r for r in DIFFERENTIABLE if r.argnums == (0, 1) and r.name not in CLASSIFYING]
 

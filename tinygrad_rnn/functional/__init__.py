@@ -8,6 +8,7 @@ from .activations import (
     elu,
     gelu,
     glu,
+    gumbel_softmax,
     hardsigmoid,
     leaky_relu,
     log_softmax,
@@ -22,10 +23,12 @@ from .activations import (
 from .attention import scaled_dot_product_attention
 from .ctc import ctc_loss
 from .losses import (
+    binary_cross_entropy,
     binary_cross_entropy_with_logits,
     cosine_embedding_loss,
     cosine_similarity,
     cross_entropy,
+    gaussian_nll_loss,
     huber_loss,
     kl_div,
     l1_loss,
@@ -37,6 +40,7 @@ from .normalisation import layer_norm
 from .regularisation import dropout
 
 __all__ = [
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cosine_embedding_loss",
     "cosine_similarity",
@@ -44,8 +48,10 @@ __all__ = [
     "ctc_loss",
     "dropout",
     "elu",
+    "gaussian_nll_loss",
     "gelu",
     "glu",
+    "gumbel_softmax",
     "hardsigmoid",
     "huber_loss",
     "kl_div",

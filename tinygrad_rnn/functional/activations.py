@@ -10,8 +10,10 @@ import math
 from typing import Literal
 
 from ..primitives.axes import negative_axis
+from ..primitives.creation import one_hot
 from ..primitives.elementwise import (
     TensorLike,
+    astype,
     clip,
     erf,
     exp,
@@ -24,14 +26,16 @@ from ..primitives.elementwise import (
     tanh,
     where,
 )
-from ..primitives.movement import split
-from ..primitives.reduction import max, sum
+from ..primitives.movement import moveaxis, split
+from ..primitives.reduction import argmax, in_float32, max, sum
+from ..random import uniform
 from ..tensor import Tensor, as_tensor
 
 __all__ = [
     "elu",
     "gelu",
     "glu",
+    "gumbel_softmax",
     "hardsigmoid",
     "leaky_relu",
     "log_softmax",
@@ -45,6 +49,7 @@ __all__ = [
 ]
 
 
+@in_float32
 def softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along ``axis``; 0 where a whole row is -inf, not nan."""
     powers = exp(_shifted("softmax", as_tensor(x), axis))
@@ -52,12 +57,39 @@ def softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
     return powers / where(total == 0, 1.0, total)
 
 
+@in_float32
 def log_softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
-    """x - logsumexp(x) along ``axis``."""
+    """x - logsumexp(x) along ``axis``; -inf where a whole row is, not nan."""
     shifted = _shifted("log_softmax", as_tensor(x), axis)
     if not shifted.size:
         return shifted
-    return shifted - log(sum(exp(shifted), axis=axis, keepdims=True))
+    total = sum(exp(shifted), axis=axis, keepdims=True)
+    return shifted - log(where(total == 0, 1.0, total))
+
+
+@in_float32
+def gumbel_softmax(
+    logits: TensorLike, tau: float = 1.0, hard: bool = False, axis: int = -1
+) -> Tensor:
+    """softmax((logits + g) / tau) for draws g of a Gumbel distribution: classes, differentiably.
+
+    Jang et al. 2017, Maddison et al. 2017. The largest element is class k with the probability
+    softmax(logits)[k]; the lower the temperature ``tau``, the nearer it is to 1 and the others to
+    0. ``hard`` makes them 1 and 0, with the gradient of the soft ones. The draws belong to elements
+    and follow the rules of ``random.uniform``: in ``vmap`` each example has its own.
+    """
+    if not tau > 0:
+        raise ValueError(f"gumbel_softmax: a temperature tau above 0, not {tau}")
+    logits = as_tensor(logits)
+    along = negative_axis(axis, logits.ndim, "gumbel_softmax")
+    dtype = logits.dtype if logits.dtype.kind == "f" else None
+    draws = uniform(logits.shape, dtype=dtype, backend=logits.backend)
+    noise = -log(-log(clip(draws, min=2.0**-25)))  # of draws in steps of 2**-24, from 0 on
+    soft = softmax((logits + noise) / tau, axis=along)
+    if not hard:
+        return soft
+    classes = moveaxis(one_hot(argmax(soft, axis=along), soft.shape[along]), -1, along)
+    return astype(classes, soft.dtype) + (soft - soft.detach())
 
 
 def _shifted(operation: str, x: Tensor, axis: int) -> Tensor:

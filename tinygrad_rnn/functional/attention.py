@@ -16,7 +16,7 @@ from ..primitives.contraction import matmul
 from ..primitives.creation import arange
 from ..primitives.elementwise import TensorLike, exp, logical_and, logical_not, where
 from ..primitives.movement import broadcast_shape, expand_dims, matrix_transpose, reshape
-from ..primitives.reduction import any, max, sum
+from ..primitives.reduction import any, in_float32, max, sum
 from ..tensor import Tensor, as_tensor
 from .activations import softmax
 from .regularisation import dropout
@@ -86,6 +86,7 @@ def attend(
     return matmul(dropout(weights, dropout_p), value), weights
 
 
+@in_float32
 def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
     """softmax over the last axis of what the mask allows, 0 elsewhere, and 0 for a row of nothing.
 

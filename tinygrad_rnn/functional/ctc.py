@@ -17,17 +17,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..primitives.creation import asarray
-from ..primitives.elementwise import TensorLike, astype, clip, where
+from ..primitives.elementwise import TensorLike, clip, where
 from ..primitives.movement import concat, expand_dims, squeeze, stack, unstack
-from ..primitives.reduction import cumulative_sum, logsumexp, max
-from ..tensor import Tensor, as_tensor, on_host
+from ..primitives.reduction import cumulative_sum, in_float32, logsumexp, max
+from ..tensor import Tensor, as_tensor, on_host, seen
 from .reduction import Reduction, reduced
 
 __all__ = ["ctc_loss"]
 
 Host = np.ndarray[Any, Any]
 
+_ROUNDING = 1e-3  # how far above 0 the logarithm of a probability may come
 
+
+@in_float32
 def ctc_loss(
     log_probs: TensorLike,
     targets: Any,
@@ -55,7 +58,8 @@ def ctc_loss(
             Otherwise the loss is inf there; its gradient is 0 in either case.
 
     Raises:
-        ValueError: for shapes or lengths that do not fit, or a blank that is no symbol or a target.
+        ValueError: for shapes or lengths that do not fit, or a blank that is no symbol or a target;
+            on NumPy also for log_probs above 0, as logits are.
         IndexError: for a target that is no symbol.
         TypeError: for targets, lengths or a blank that are not integers, or log_probs that are.
     """
@@ -72,15 +76,13 @@ def ctc_loss(
         )
         return squeeze(loss, axis=0) if reduction == "none" else loss
     rows = _checked(log_probs, targets, input_lengths, target_lengths, blank)
-    dtype = log_probs.dtype
-    log_probs = astype(log_probs, "float32") if dtype.itemsize < 4 else log_probs
     never = -math.sqrt(np.finfo(log_probs.dtype).max)  # for -inf; many of it can be added up
     likelihoods = _log_likelihoods(log_probs, rows, blank, never)
     losses = where(likelihoods < never / 2, 0.0 if zero_infinity else math.inf, -likelihoods)
     if reduction == "mean":
         divisors = np.maximum(rows.sizes, 1).astype(losses.dtype)
         losses = losses / asarray(divisors, backend=losses.backend)
-    return astype(reduced("ctc_loss", losses, reduction), dtype)
+    return reduced("ctc_loss", losses, reduction)
 
 
 class _Rows(NamedTuple):
@@ -165,7 +167,21 @@ def _checked(
         raise IndexError(f"ctc_loss: a target is none of the symbols, 0 to {classes - 1}")
     if (used == blank).any():
         raise ValueError(f"ctc_loss: a target is the blank, {blank}; leave blanks out of targets")
+    _check_logarithms(log_probs, frames)
     return _Rows(labels, frames, sizes)
+
+
+def _check_logarithms(log_probs: Tensor, frames: Host) -> None:
+    host = seen(log_probs)
+    if host is None or host.max(initial=-math.inf) <= _ROUNDING:
+        return
+    read = np.arange(len(host))[:, None] < frames  # beyond, there may be anything
+    largest = host[read].max(initial=-math.inf)
+    if largest > _ROUNDING:
+        raise ValueError(
+            f"ctc_loss: log_probs reach {largest:.4g}, and no probability is above 1; of logits "
+            "take log_softmax(logits, axis=-1) first"
+        )
 
 
 def _lengths(name: str, given: Any, n: int, most: int, whose: str) -> Host:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
+
 from ..primitives.axes import negative_axis
 from ..primitives.creation import asarray
 from ..primitives.elementwise import (
@@ -19,7 +21,9 @@ from ..primitives.elementwise import (
     astype,
     clip,
     exp,
+    isinf,
     log,
+    logical_and,
     positive,
     relu,
     softplus,
@@ -29,16 +33,18 @@ from ..primitives.elementwise import (
 )
 from ..primitives.indexing import take, take_along_axis
 from ..primitives.movement import broadcast_shape, broadcast_to, expand_dims, moveaxis, squeeze
-from ..primitives.reduction import sum
-from ..tensor import Tensor, as_tensor
+from ..primitives.reduction import in_float32, sum
+from ..tensor import Tensor, as_tensor, seen
 from .activations import log_softmax
 from .reduction import Reduction, reduced
 
 __all__ = [
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
+    "gaussian_nll_loss",
     "huber_loss",
     "kl_div",
     "l1_loss",
@@ -51,18 +57,21 @@ __all__ = [
 # Of numbers: input and target have the same shape.
 
 
+@in_float32
 def mse_loss(input: TensorLike, target: TensorLike, reduction: Reduction = "mean") -> Tensor:
     """(input - target)^2, of tensors of the same shape."""
     input, target = _pair("mse_loss", input, target)
     return reduced("mse_loss", square(input - target), reduction)
 
 
+@in_float32
 def l1_loss(input: TensorLike, target: TensorLike, reduction: Reduction = "mean") -> Tensor:
     """abs(input - target), of tensors of the same shape; the derivative is 0 where they agree."""
     input, target = _pair("l1_loss", input, target)
     return reduced("l1_loss", abs(input - target), reduction)
 
 
+@in_float32
 def huber_loss(
     input: TensorLike, target: TensorLike, reduction: Reduction = "mean", delta: float = 1.0
 ) -> Tensor:
@@ -76,6 +85,7 @@ def huber_loss(
     return reduced("huber_loss", _huber(input - target, delta), reduction)
 
 
+@in_float32
 def smooth_l1_loss(
     input: TensorLike, target: TensorLike, reduction: Reduction = "mean", beta: float = 1.0
 ) -> Tensor:
@@ -89,6 +99,49 @@ def smooth_l1_loss(
     difference = input - target
     losses = _huber(difference, beta) / beta if beta else abs(difference)
     return reduced("smooth_l1_loss", losses, reduction)
+
+
+@in_float32
+def gaussian_nll_loss(
+    input: TensorLike,
+    target: TensorLike,
+    var: TensorLike,
+    full: bool = False,
+    eps: float = 1e-6,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """(log(var) + (input - target)^2 / var) / 2, for a normal distribution (Nix & Weigend 1994).
+
+    Args:
+        input: the means, of any shape.
+        target: of the same shape.
+        var: the variances, positive (on NumPy, one below 0 raises ValueError): of the same shape,
+            or (..., 1) or without the last axis, for one that the last axis shares; or a number.
+        full: add the constant log(2 * pi) / 2.
+        eps: what a smaller variance counts as. Its derivative is that at ``eps``, so that it grows.
+        reduction: "mean", "sum" or "none".
+    """
+    operation = "gaussian_nll_loss"
+    input, target = _pair(operation, input, target)
+    var = _beside(var, input)
+    if not eps > 0:
+        raise ValueError(f"{operation}: a positive eps, not {eps}")
+    if var.ndim and var.shape == input.shape[:-1]:
+        var = expand_dims(var, axis=-1)
+    if var.shape not in ((), input.shape, (*input.shape[:-1], 1)):
+        raise ValueError(
+            f"{operation}: var of shape {var.shape} for an input of {input.shape}; it needs that "
+            f"shape, or {(*input.shape[:-1], 1)} for one variance along the last axis"
+        )
+    host = seen(var)
+    if host is not None and (host < 0).any():
+        raise ValueError(
+            f"{operation}: var is negative in places; make it positive by softplus or exp"
+        )
+    raised = clip(var.detach(), min=eps) - var.detach()
+    var = var + raised
+    losses = 0.5 * (log(var) + square(input - target) / var)
+    return reduced(operation, losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction)
 
 
 def _huber(difference: Tensor, delta: float) -> Tensor:
@@ -113,6 +166,46 @@ def _pair(operation: str, input: TensorLike, target: TensorLike) -> tuple[Tensor
 # Of probabilities.
 
 
+@in_float32
+def binary_cross_entropy(
+    input: TensorLike,
+    target: TensorLike,
+    weight: TensorLike | None = None,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    """-target * log(input) - (1 - target) * log(1 - input), in nats, of probabilities.
+
+    Of logits, ``binary_cross_entropy_with_logits`` is exact where a sigmoid has rounded to 0 or 1.
+
+    Args:
+        input: probabilities between 0 and 1, of any shape; on NumPy, others raise ValueError.
+        target: probabilities, of the same shape.
+        weight: a factor for each element; broadcasts to the input. "mean" still divides by the
+            number of elements.
+        reduction: "mean", "sum" or "none".
+
+    As in PyTorch, no logarithm counts as less than -100. What is less has the derivative 0.
+    """
+    operation = "binary_cross_entropy"
+    input, target = _pair(operation, input, target)
+    host = seen(input)
+    if host is not None and not ((host >= 0) & (host <= 1) | np.isnan(host)).all():
+        raise ValueError(
+            f"{operation}: the input is not between 0 and 1; of logits it is "
+            "binary_cross_entropy_with_logits(input, target)"
+        )
+    losses = -target * _log_of(input) - (1 - target) * _log_of(1 - input)
+    if weight is not None:
+        losses = losses * _fitting(operation, "weight", weight, input)
+    return reduced(operation, losses, reduction)
+
+
+def _log_of(probability: Tensor) -> Tensor:
+    tiny = probability < math.exp(-100)
+    return where(tiny, -100.0, log(where(tiny, 1.0, probability)))
+
+
+@in_float32
 def binary_cross_entropy_with_logits(
     input: TensorLike,
     target: TensorLike,
@@ -133,17 +226,31 @@ def binary_cross_entropy_with_logits(
     """
     operation = "binary_cross_entropy_with_logits"
     input, target = _pair(operation, input, target)
-    hit, miss = target * softplus(-input), (1 - target) * softplus(input)
+    hit = _weighed(target, softplus(-input))
+    miss = _weighed(1 - target, softplus(input))
     if pos_weight is not None:
-        hit = hit * _fitting(operation, "pos_weight", pos_weight, input)
+        hit = _weighed(_fitting(operation, "pos_weight", pos_weight, input), hit)
     losses = hit + miss
     if weight is not None:
-        losses = losses * _fitting(operation, "weight", weight, input)
+        losses = _weighed(_fitting(operation, "weight", weight, input), losses)
     return reduced(operation, losses, reduction)
 
 
+def _weighed(weight: Tensor, loss: Tensor) -> Tensor:
+    """Their product, but 0 where the weight is: what never happens may cost infinitely much."""
+    never = logical_and(weight == 0, isinf(loss))
+    return weight * where(never, 0.0, loss)
+
+
+def _beside(x: TensorLike, input: Tensor) -> Tensor:
+    """x as a Tensor; a number with the digits that the input has."""
+    if type(x) in (bool, int, float):
+        return asarray(float(x), dtype=input.dtype, backend=input.backend)
+    return as_tensor(x)
+
+
 def _fitting(operation: str, name: str, factor: TensorLike, input: Tensor) -> Tensor:
-    factor = as_tensor(factor)
+    factor = _beside(factor, input)
     if broadcast_shape(operation, factor.shape, input.shape) != input.shape:
         raise ValueError(
             f"{operation}: {name} of shape {factor.shape} does not broadcast to the input's, "
@@ -152,6 +259,7 @@ def _fitting(operation: str, name: str, factor: TensorLike, input: Tensor) -> Te
     return factor
 
 
+@in_float32
 def kl_div(
     input: TensorLike,
     target: TensorLike,
@@ -170,7 +278,7 @@ def kl_div(
     """
     input, target = _pair("kl_div", input, target)
     never = target == (-math.inf if log_target else 0)
-    certain = where(never, 0.0 if log_target else 1.0, target)
+    certain, input = where(never, 0.0 if log_target else 1.0, target), where(never, 0.0, input)
     p, log_p = (exp(certain), certain) if log_target else (certain, log(certain))
     losses = where(never, 0.0, p * (log_p - input))
     if reduction != "batchmean":
@@ -183,6 +291,7 @@ def kl_div(
 # Of directions.
 
 
+@in_float32
 def cosine_similarity(x1: TensorLike, x2: TensorLike, axis: int = 1, eps: float = 1e-8) -> Tensor:
     """The cosine of the angle between x1 and x2 along ``axis``: x1 . x2 / (norm(x1) * norm(x2)).
 
@@ -200,6 +309,7 @@ def _unit(x: Tensor, axis: int, eps: float) -> Tensor:
     return x / sqrt(clip(sum(square(x), axis=axis, keepdims=True), min=eps * eps))
 
 
+@in_float32
 def cosine_embedding_loss(
     input1: TensorLike,
     input2: TensorLike,
@@ -230,6 +340,7 @@ def cosine_embedding_loss(
 # Of classes, which lie along axis 1.
 
 
+@in_float32
 def nll_loss(
     input: TensorLike,
     target: TensorLike | Sequence[Any],
@@ -250,6 +361,7 @@ def nll_loss(
     return _nll("nll_loss", input, _target(target, input), weight, ignore_index, reduction)
 
 
+@in_float32
 def cross_entropy(
     input: TensorLike,
     target: TensorLike | Sequence[Any],
@@ -330,13 +442,13 @@ def _nll(
         if weight is not None:
             factors = _class_weights(operation, weight, classes)
             factor = where(valid, take(factors, chosen), 0.0)
-            log_p = log_p * factors
+            log_p = _weighed(factors, log_p)
     except IndexError as error:
         raise IndexError(
             f"{operation}: a target is neither one of the {classes} classes, 0 to {classes - 1}, "
             f"nor ignore_index={ignore_index}"
         ) from error
-    losses = -factor * likelihood
+    losses = -_weighed(factor, likelihood)
     if label_smoothing:
         spread = where(valid, -sum(log_p, axis=-1), 0.0)
         losses = (1 - label_smoothing) * losses + label_smoothing / classes * spread
@@ -361,7 +473,7 @@ def _soft_cross_entropy(
     wanted = (1 - label_smoothing) * wanted + label_smoothing / wanted.shape[-1]
     if weight is not None:
         wanted = wanted * _class_weights("cross_entropy", weight, wanted.shape[-1])
-    return reduced("cross_entropy", -sum(log_p * wanted, axis=-1), reduction)
+    return reduced("cross_entropy", -sum(_weighed(wanted, log_p), axis=-1), reduction)
 
 
 def _target(target: TensorLike | Sequence[Any], input: TensorLike) -> Tensor:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from ..primitives.elementwise import TensorLike, sqrt, square
-from ..primitives.reduction import mean
+from ..primitives.reduction import in_float32, mean
 from ..tensor import Tensor, as_tensor
 
 __all__ = ["layer_norm"]
 
 
+@in_float32
 def layer_norm(
     x: TensorLike,
     /,

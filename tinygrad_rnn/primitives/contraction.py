@@ -25,7 +25,7 @@ from .movement import (
     permute_dims,
     reshape,
 )
-from .reduction import sum
+from .reduction import in_float32, sum
 
 
 def _rows(xp: Any, x: Any) -> Any:
@@ -125,6 +125,7 @@ def outer(x1: TensorLike, x2: TensorLike, /) -> Tensor:
     return multiply(reshape(x1, (-1, 1)), reshape(x2, (1, -1)))
 
 
+@in_float32
 def vecdot(x1: TensorLike, x2: TensorLike, /, axis: int = -1) -> Tensor:
     """The inner products along ``axis``, the others broadcasting."""
     x1, x2 = as_tensor(x1), as_tensor(x2)
