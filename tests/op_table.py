@@ -992,7 +992,7 @@ DIFFERENTIABLE = tuple(row for row in ROWS if row.argnums)
 CREATION = "arange asarray empty empty_like eye full linspace ones tensor zeros"
 ELSEWHERE = dict.fromkeys(CREATION.split(), "test_creation") | {
     "dropout": "test_dropout: it draws random numbers",
-    "gumbel_softmax": "tests/functional/test_compositions.py: it draws random numbers",
+    "gumbel_softmax": "tests/test_random.py: it draws random numbers",
     "from_dlpack": "tests/test_interop.py: it takes what other libraries hold",
     "result_type": "test_result_type: it takes dtypes",
     "to": "test_to_moves_and_its_cotangent_comes_back: it takes a backend",

@@ -28,10 +28,15 @@ from .primitives.movement import broadcast_to, moveaxis, reshape
 from .structure import flatten, unflatten
 from .tensor import Tensor, as_tensor, backend_of, wrap
 
-_depth: ContextVar[int] = ContextVar("tinygrad_rnn_vmap_depth", default=0)
+_running: ContextVar[tuple[Batch, ...]] = ContextVar("tinygrad_rnn_vmap", default=())
 
 
-class _Batch:
+def running_batches() -> tuple[Batch, ...]:
+    """The batches of the vmaps that run here, the outermost first."""
+    return _running.get()
+
+
+class Batch:
     """One run of a vmap: how many examples, how deep it is nested, and whether it still runs."""
 
     def __init__(self, size: int, level: int) -> None:
@@ -49,7 +54,7 @@ class BatchedArray:
         "of tinygrad_rnn (where instead of if), or compute this outside"
     )
 
-    def __init__(self, batch: _Batch, value: Tensor, batched: bool) -> None:
+    def __init__(self, batch: Batch, value: Tensor, batched: bool) -> None:
         self.batch = batch
         self.value = value
         self.batched = batched
@@ -165,16 +170,17 @@ def vmap(f: Callable[..., Any], in_axes: Any = 0, out_axes: Any = 0) -> Callable
                 f"vmap: the arguments have {sorted(sizes) or 'no'} examples along "
                 f"in_axes={in_axes!r}; shapes {', '.join(str(x.shape) for x in tensors)}"
             )
-        batch = _Batch(sizes.pop(), _depth.get() + 1)
+        around = _running.get()
+        batch = Batch(sizes.pop(), len(around) + 1)
         inside = [
             wrap(BatchedArray(batch, x if a is None else moveaxis(x, a, 0), a is not None), None)
             for x, a in zip(tensors, axes, strict=True)
         ]
-        token = _depth.set(batch.level)
+        token = _running.set((*around, batch))
         try:
             result = f(*unflatten(structure, inside))
         finally:
-            _depth.reset(token)
+            _running.reset(token)
             batch.running = False
         out, out_structure = flatten(result)
         out_places = _spread(out_axes, result)
@@ -201,7 +207,7 @@ def _spread(axes: Any, tree: Any) -> list[int | None]:
     raise ValueError(f"vmap: the axes {axes!r} do not fit the structure {flatten(tree)[1]}")
 
 
-def _outside(batch: _Batch, x: Any, axis: int | None) -> Tensor:
+def _outside(batch: Batch, x: Any, axis: int | None) -> Tensor:
     """An output of the mapped function as a Tensor of the level around."""
     x = as_tensor(x)
     array = x._array

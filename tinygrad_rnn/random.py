@@ -5,6 +5,10 @@ a counter into four 32-bit words. The key is (seed, call); the counter is (draw 
 row, column block). So the mask that dropout draws for a row at a time step is the same whether the
 loop runs forwards or is replayed by a checkpoint, whatever rows surround it, on every backend.
 
+``uniform`` is the only source; other distributions are functions of its numbers, so they have all
+of its properties. In ``vmap`` examples are rows, each with draws of its own. To share draws among
+them, make them outside, and let the function capture them or take them with ``in_axes=None``.
+
 Initial weights come from ``host_generator``: drawn on the host, so that one seed gives the same
 model on every backend.
 """
@@ -16,16 +20,21 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
 import tinygrad_rnn_backends as backends
 
-from .batching import BatchedArray
+from .batching import Batch, BatchedArray, running_batches
 from .dtypes import canonical_dtype, default_dtype, native_dtype
+from .primitives.axes import negative_axis
+from .primitives.elementwise import TensorLike, astype, cos, exp, isfinite, log, sqrt, where
+from .primitives.movement import broadcast_shape, moveaxis
+from .primitives.reduction import cumulative_sum, max, sum
 from .structure import flatten
-from .tensor import Tensor, wrap
+from .tensor import Tensor, as_tensor, seen, wrap
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -73,6 +82,7 @@ class Position(NamedTuple):
     seed: int
     calls: int
     site: tuple[tuple[int, int] | None, int, int] | None
+    batches: tuple[Batch, ...]  # that numbers are drawn for
 
 
 class _Calls:
@@ -87,6 +97,10 @@ _lock = threading.Lock()
 _stream = _Stream(int(np.random.SeedSequence().generate_state(1)[0]))
 _site: ContextVar[_Site | None] = ContextVar("tinygrad_rnn_random_site", default=None)
 _own: ContextVar[_Calls | None] = ContextVar("tinygrad_rnn_random_calls", default=None)
+_replayed: ContextVar[tuple[tuple[Batch, ...], int]] = ContextVar(
+    "tinygrad_rnn_random_batches", default=((), 0)
+)
+"""Batches that a replay draws for in place of so many that run around it."""
 
 
 def manual_seed(seed: int) -> None:
@@ -214,7 +228,7 @@ def _position() -> tuple[_Stream | _Calls, Position]:
     with _lock:
         counter = _stream if own is None else own
         place = None if site is None else (site.key, site.step, site.draws)
-        return counter, Position(counter.seed, counter.calls, place)
+        return counter, Position(counter.seed, counter.calls, place, _batches())
 
 
 @contextmanager
@@ -239,11 +253,20 @@ def replay(at: Position) -> Iterator[None]:
     """Draws in this block are those that were made in a block of ``recorded``."""
     site = _site.set(None if at.site is None else _Site(*at.site))
     own = _own.set(_Calls(at))
+    # The backward pass may run in a vmap of its own, as jacobian's does, or after one has ended.
+    batches = _replayed.set((at.batches, len(running_batches())))
     try:
         yield
     finally:
         _site.reset(site)
         _own.reset(own)
+        _replayed.reset(batches)
+
+
+def _batches() -> tuple[Batch, ...]:
+    """The batches for whose examples numbers are drawn, the outermost first."""
+    recorded, around = _replayed.get()
+    return (*recorded, *running_batches()[around:])
 
 
 def uniform(
@@ -254,10 +277,33 @@ def uniform(
     dtype: Any = None,
     backend: str | None = None,
 ) -> Tensor:
-    """Uniform numbers in [low, high): row i of axis 0 is the same however many rows there are."""
+    """Uniform numbers in [low, high): row i of axis 0 is the same however many rows there are.
+
+    In ``vmap`` ``shape`` is that of one example, and each has numbers of its own. To share them,
+    draw outside of the mapped function.
+
+    Raises ValueError unless low <= high and the dtype has a number there, and TypeError for a dtype
+    that is not floating.
+    """
     shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    batches = _batches()
+    numbers = _draw((*(b.size for b in batches), *shape), low, high, dtype, backend)
+    for batch in batches:
+        numbers = wrap(BatchedArray(batch, numbers, True), None)
+    return numbers
+
+
+def _draw(
+    shape: tuple[int, ...], low: float, high: float, dtype: Any, backend: str | None
+) -> Tensor:
     chosen = backends.default() if backend is None else backends.get(backend)
-    native = native_dtype(chosen, default_dtype() if dtype is None else canonical_dtype(dtype))
+    native = native_dtype(chosen, default_dtype() if dtype is None else dtype)
+    if canonical_dtype(native).kind != "f":
+        raise TypeError(
+            f"uniform: numbers of a floating dtype, not {canonical_dtype(native)}; for integers "
+            "below n, astype(floor(uniform(shape, 0, n)), 'int64')"
+        )
+    _ends(float(low), float(high), canonical_dtype(native))
     site = _site.get()
     draw = Draw(shape, canonical_dtype(native), low, high, 0, False)
     if site is None:
@@ -280,15 +326,121 @@ def drawn(xp: Any, draw: Draw, key: tuple[int, int], step: Any, row: Any = None)
     step = _ANY_STEP if draw.same else step
     unit = _uniform(xp, shape, key, draw.number, step, row)
     native = native_dtype(xp, draw.dtype)
-    return xp.asarray(unit * (draw.high - draw.low) + draw.low, dtype=native)
+    numbers = xp.asarray(unit * (draw.high - draw.low) + draw.low, dtype=native)
+    if (draw.low, draw.high) == (0, 1) and draw.dtype.itemsize > 2:
+        return numbers  # which were not rounded
+    return xp.clip(numbers, *_ends(float(draw.low), float(draw.high), draw.dtype))
+
+
+@cache
+def _ends(low: float, high: float, dtype: np.dtype[Any]) -> tuple[float, float]:
+    """The first and the last number of a dtype in [low, high), or twice ``low`` if that is all."""
+    if not low <= high or math.isinf(high - low):
+        raise ValueError(f"uniform: finite bounds, low <= high, are needed, not {low} and {high}")
+    with np.errstate(over="ignore"):
+        first, last = dtype.type(low), dtype.type(high)
+    if float(first) < low:  # in float64, where NumPy would round the number first
+        first = np.nextafter(first, dtype.type(math.inf))
+    if low < high and float(last) >= high:
+        last = np.nextafter(last, dtype.type(-math.inf))
+    if low < high and first > last:
+        raise ValueError(f"uniform: {dtype} has no number in [{low}, {high}); use a wider dtype")
+    return float(first), float(last if low < high else first)
 
 
 def uniform_like(x: Tensor) -> Tensor:
-    """Numbers in [0, 1) for the elements of x: in ``vmap``, for those of all examples."""
+    """Numbers in [0, 1) for the elements of x: in ``vmap``, for those of all examples.
+
+    Unlike in ``uniform``, an x that is the same for all examples gets numbers that are so, too.
+    Those for integers have the default dtype.
+    """
     array = x._array
     if isinstance(array, BatchedArray):
         return wrap(BatchedArray(array.batch, uniform_like(array.value), array.batched), None)
-    return uniform(x.shape, dtype=x.dtype, backend=x.backend)
+    return _draw(x.shape, 0.0, 1.0, x.dtype if x.dtype.kind == "f" else None, x.backend)
+
+
+def normal(
+    shape: tuple[int, ...] | int,
+    mean: float = 0.0,
+    std: float = 1.0,
+    *,
+    dtype: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Normal numbers with a mean and a standard deviation (Box & Muller 1958), as ``uniform``'s.
+
+    Where these are computed, and are to have a gradient: ``mean + std * normal(mean.shape)``. No
+    number is further than 5.8 deviations from the mean.
+    """
+    if not std >= 0:
+        raise ValueError(f"normal: a standard deviation of 0 or more, not {std}")
+    wanted = default_dtype() if dtype is None else canonical_dtype(np.dtype(dtype))
+    exact = "float32" if wanted == np.float16 else wanted
+    first, second = (uniform(shape, dtype=exact, backend=backend) for _ in range(2))
+    drawn = sqrt(-2 * log(1 - first)) * cos(2 * math.pi * second)
+    return astype(mean + std * drawn, wanted)
+
+
+def bernoulli(
+    p: TensorLike,
+    shape: tuple[int, ...] | int | None = None,
+    *,
+    dtype: Any = None,
+    backend: str | None = None,
+) -> Tensor:
+    """True with probability ``p``, else False, drawn as ``uniform``'s numbers are.
+
+    Args:
+        p: a number, or a Tensor of probabilities, one for each result unless ``shape`` says more.
+        shape: of the result; p broadcasts to it. A number needs one.
+        dtype: of the result, if it is not to be bool: 1 and 0.
+        backend: as in ``uniform``; a Tensor's own.
+    """
+    if isinstance(p, (int, float)):
+        if shape is None:
+            raise ValueError(f"bernoulli: p={p} needs a shape, bernoulli({p}, shape)")
+        if not 0 <= p <= 1:
+            raise ValueError(f"bernoulli: a probability p between 0 and 1, not {p}")
+    else:
+        p = as_tensor(p)
+        backend = p.backend
+        shape = p.shape if shape is None else (shape,) if isinstance(shape, int) else tuple(shape)
+        if broadcast_shape("bernoulli", p.shape, shape) != shape:
+            raise ValueError(f"bernoulli: p of shape {p.shape} does not broadcast to {shape}")
+        host = seen(p)
+        if host is not None and not ((host >= 0) & (host <= 1)).all():
+            raise ValueError("bernoulli: p is not between 0 and 1; of logits it is sigmoid(logits)")
+    chosen = uniform(shape, dtype="float32", backend=backend) < p
+    return chosen if dtype is None else astype(chosen, dtype)
+
+
+def categorical(logits: TensorLike, /, axis: int = -1) -> Tensor:
+    """Classes, int64, drawn with the probabilities softmax(logits) along ``axis``, which goes.
+
+    A class of -inf never comes. One number of ``uniform`` decides for each result: it comes as it
+    does there, and a class of a probability below 1e-7 may never come. For several draws from the
+    same logits, broadcast them first. On NumPy, ValueError for nan or nothing but -inf.
+    """
+    logits = as_tensor(logits)
+    logits = logits.detach()
+    along = negative_axis(axis, logits.ndim, "categorical")
+    if not logits.shape[along]:
+        raise ValueError(f"categorical: there are no classes along axis={axis} of {logits.shape}")
+    logits = moveaxis(logits, along, -1)
+    if logits.dtype.kind != "f" or logits.dtype.itemsize < 4:
+        logits = astype(logits, "float32")
+    largest = max(logits, axis=-1, keepdims=True)
+    weights = exp(logits - where(isfinite(largest), largest, 0.0))
+    reached = cumulative_sum(weights, axis=-1)
+    host = seen(reached)
+    if host is not None and not (host[..., -1] > 0).all():
+        raise ValueError("categorical: the logits of a draw are nan, or all -inf")
+    shape = (*logits.shape[:-1], 1)
+    point = uniform(shape, dtype=logits.dtype, backend=logits.backend)
+    # Less than the total, even when rounded, so that it lies before the end of a class that can be.
+    point = point * (1 - 2.0**-24) * reached[..., -1:]
+    return sum(astype(reached <= point, "int64"), axis=-1)
 
 
 def _uniform(
