@@ -11,8 +11,7 @@ kept for the test, each with all its pronunciations; a beam search finds what th
     mpiexec -n 4 python -m mpi4py examples/seq2seq_g2p.py     four processes share each batch
 
 The learning rate falls to 0 in --minutes, or in --epochs if they take less. PER is the rate of
-wrong phones, WER of words said in none of the ways in the dictionary. Where other programs run,
-OPENBLAS_NUM_THREADS=1 in front of the command makes it several times faster.
+wrong phones, WER of words said in none of the ways in the dictionary.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def train(model: Pronouncer, training: Pronunciations, args: argparse.Namespace)
     optimizer = optim.Adam(model.parameters())
     distributed.broadcast(model, optimizer)
     steps, started = args.epochs * len(batches), time.monotonic()
-    with progress(0, steps) as show:
+    with progress(0, steps, args.minutes) as show:
         endless = chain.from_iterable(repeat(batches))
         for step, batch in enumerate(distributed.shard(endless)):
             minutes = distributed.from_main((time.monotonic() - started) / 60)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import types
 from collections import Counter
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import tinygrad_rnn as tg
-from tinygrad_rnn.serialization import load, save
+from tinygrad_rnn.serialization import load, load_checkpoint, save
 
 ROOT = Path(__file__).resolve().parents[2]
 CHAR_LM = ROOT / "examples" / "char_lm.py"
@@ -56,7 +58,7 @@ def test_char_lm_quick_learns_and_says_how_much(tmp_path: Path) -> None:
     bits = {name: float(text) for name, text in measured.items()}
     assert bits["order-4 n-gram"] < bits["order-2 n-gram"] < 3.2
     assert bits["LSTM"] < bits["order-2 n-gram"] - 0.05
-    assert out.rstrip().splitlines()[-2].startswith("Verdict: the LSTM beats order-2 by 0.")
+    assert out.rstrip().splitlines()[-3].startswith("Verdict: the LSTM beats order-2 by 0.")
     assert "chars/s" in out
     sample = out.partition("\n\n")[2]
     assert len(sample) > 500
@@ -77,36 +79,149 @@ def assert_same_file(one: Path, other: Path) -> None:
     assert metadata == other_metadata
 
 
-@pytest.mark.skipif(os.name != "posix", reason="sends a signal as a terminal of POSIX does")
-def test_char_lm_resumed_is_char_lm_uninterrupted(tmp_path: Path) -> None:
-    """Bit for bit, random state and optimiser included; at step 134 the text begins anew."""
-    once, twice = tmp_path / "once", tmp_path / "twice"
-    options = [*SMALL, "--steps", "160", "--length", "20"]
-    straight = run(*options, "--out", once, folder=tmp_path).stdout
-
-    stopped = run(*options, "--out", twice, "--minutes", "1e-9", folder=tmp_path).stdout
-    assert "Stopped at step 1 of 160 after" in stopped
-
-    command = [sys.executable, str(CHAR_LM), "--resume", "--out", str(twice), "--steps", "160"]
+def interrupted(command: list[str], at: str, folder: Path) -> list[str]:
+    """Run a command, press Ctrl-C when it shows a step; the command that it prints to go on."""
     with subprocess.Popen(
-        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        command, cwd=folder, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True, encoding="utf-8"
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("step 50 of 160"):
+            if line.startswith(at):
                 process.send_signal(signal.SIGINT)
                 break
         rest = process.stdout.read()
-    assert process.returncode == 130
-    shown = re.search(r"To go on: python (\S+) (.*)$", rest, re.MULTILINE)
+    assert process.returncode == 130, rest
+    shown = re.search(r"To go on: (.*)$", rest, re.MULTILINE)
     assert shown and "Verdict" not in rest
+    return shlex.split(shown[1])
 
-    finished = run(
-        *shown[2].split(), "--length", "20", script=Path(shown[1]), folder=tmp_path
-    ).stdout
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal as a terminal of POSIX does")
+def test_char_lm_resumed_is_char_lm_uninterrupted(tmp_path: Path) -> None:
+    """Bit for bit, random state and optimiser included; at step 134 the text begins anew."""
+    once, twice = tmp_path / "once", tmp_path / "twi ce"
+    options = [*SMALL, "--steps", "300"]
+    straight = run(*options, "--out", once, "--length", "20", folder=tmp_path).stdout
+
+    command = [sys.executable, str(CHAR_LM), *options, "--out", str(twice)]
+    command = interrupted(command, "step 50 of 300", tmp_path)
+    command = interrupted(command, "step 100 of 300", tmp_path)
+    finished = subprocess.check_output(
+        [*command, "--length", "20"], cwd=tmp_path, env=ENVIRONMENT, text=True, encoding="utf-8"
+    )
+    assert "step 150 of 300" in finished and "step 100 of 300" not in finished
     assert_same_file(once, twice)
     written = [text.partition("\n\n")[2].rpartition("\nSaved")[0] for text in (finished, straight)]
     assert written[0] == written[1] != ""
+    assert sorted(os.listdir(tmp_path)) == ["once", "twi ce"]
+
+
+def test_commands_to_go_on_are_for_this_python_and_for_a_shell(
+    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)  # as venv does
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(sys, "argv", ["my examples/char_lm.py", "--quick"])
+    command = example("support").command
+    written = [".venv/bin/python", "my examples/char_lm.py", "--resume", "--out", "a 'file'"]
+    assert shlex.split(command("--resume", "--out", "a 'file'")) == written
+    monkeypatch.chdir(python.parent)
+    monkeypatch.setattr(sys, "argv", [str(CHAR_LM)])
+    assert shlex.split(command()) == ["./python", str(CHAR_LM)]
+
+
+def in_process(example: Any, monkeypatch: pytest.MonkeyPatch, *options: str, tick: float) -> Any:
+    """Run char_lm by a clock that goes on so many seconds each time that it is looked at.
+
+    Returns how much of the run was done at each step.
+    """
+    char_lm, seconds, done = example("char_lm"), count(0.0, tick), []
+    monkeypatch.setattr(char_lm, "time", types.SimpleNamespace(monotonic=lambda: next(seconds)))
+    annealed = char_lm.annealed
+    monkeypatch.setattr(char_lm, "annealed", lambda x: done.append(x) or annealed(x))
+    monkeypatch.setattr(sys, "argv", ["char_lm.py", *SMALL, "--length", "5", *options])
+    char_lm.main()
+    monkeypatch.setattr(char_lm, "annealed", annealed)
+    return done
+
+
+def test_a_run_that_the_clock_ends_ends_with_a_low_learning_rate_and_says_so(
+    example: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    limited = ["--steps", "1000", "--minutes", "1", "--out", "file"]
+    done = in_process(example, monkeypatch, *limited, tick=1.0)
+    out = capsys.readouterr().out
+    assert "1,000 steps in 1 minutes at most" in out
+    assert "not repeat to the digit" in out
+    assert "Time was up at step 60 of 1000. For the others: " in out and "--resume" in out
+    assert len(done) == 60 and done == sorted(done)
+    assert done[:6] == [step / 1000 for step in range(1, 7)]  # the first tenth by steps
+    rates = [example("char_lm").annealed(x) for x in done]
+    assert rates[-1] == pytest.approx(0.02) and max(rates) > 0.9
+    assert load_checkpoint("file").extra["step"] == 60
+
+    done = in_process(example, monkeypatch, "--resume", "--out", "file", tick=1.0)
+    assert len(done) == 60 and done == sorted(done)
+    assert done[0] == 61 / 1000 and done[-1] == 1
+    assert "Time was up at step 120 of 1000" in capsys.readouterr().out
+
+
+def test_a_run_in_time_is_led_by_its_steps(
+    example: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    limited = ["--steps", "20", "--minutes", "1", "--out", "file"]
+    done = in_process(example, monkeypatch, *limited, tick=2.9)
+    assert done == [step / 20 for step in range(1, 21)]
+    out = capsys.readouterr().out
+    assert "Time was up" not in out and "digit" not in out and "Verdict" in out
+
+
+def test_char_lm_keeps_the_file_of_an_earlier_run(
+    example: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file, said, written = tmp_path / "lm.safetensors", [], []
+    for options in ("--steps 2", "--steps 3", "--resume --steps 4", "--steps 2"):
+        in_process(example, monkeypatch, *options.split(), "--out", file.name, tick=0.0)
+        said += re.findall("there already.*$", capsys.readouterr().out, re.MULTILINE)
+        written.append(file.read_bytes())
+    assert said == [f"there already: it will be kept as lm-{n}.safetensors." for n in (1, 2)]
+    assert (tmp_path / "lm-1.safetensors").read_bytes() == written[0] != written[1]
+    assert (tmp_path / "lm-2.safetensors").read_bytes() == written[2]
+    assert len(os.listdir(tmp_path)) == 3
+
+
+def test_the_blas_has_one_thread_unless_the_environment_says_how_many(
+    example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control = pytest.importorskip("threadpoolctl")
+    pools = control.threadpool_info
+    if not any(pool["user_api"] == "blas" for pool in pools()):
+        pytest.skip("threadpoolctl does not know NumPy's BLAS here")
+    for name in ("OPENBLAS", "OMP", "MKL", "BLIS"):
+        monkeypatch.delenv(f"{name}_NUM_THREADS", raising=False)
+    with control.threadpool_limits(2, user_api="blas"):
+        before = pools()
+        monkeypatch.setenv("OMP_NUM_THREADS", "2")
+        example("support").prepare_blas()
+        assert pools() == before
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        example("support").prepare_blas()
+        assert {pool["num_threads"] for pool in pools() if pool["user_api"] == "blas"} == {1}
 
 
 def test_char_lm_can_train_on_after_its_end(tmp_path: Path) -> None:
@@ -198,12 +313,15 @@ def test_char_lm_help_explains_every_option(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
-def test_char_lm_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
+def test_char_lm_shows_a_bar_on_a_terminal_and_warnings_above_it(tmp_path: Path) -> None:
     pytest.importorskip("rich")
+    (tmp_path / "llvmlite.py").write_text("raise ImportError('broken')")
     leader, follower = os.openpty()
     command = [sys.executable, str(CHAR_LM), *SMALL, "--steps", "12"]
     environment = {**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "120"}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=follower):
+    environment["PYTHONPATH"] += os.pathsep + str(tmp_path)
+    environment.pop("TINYGRAD_RNN_JIT", None)
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=follower, stderr=follower):
         os.close(follower)
         shown = b""
         while True:
@@ -214,7 +332,10 @@ def test_char_lm_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
             if not shown or b"Verdict" in shown:
                 break
     os.close(leader)
-    assert b"12/12" in shown and b"chars/s" in shown
+    assert b"12/12" in shown and b"chars/s" in shown and b" minutes" in shown
+    plain = re.sub(rb"\x1b\[[\d;?]*[A-Za-z]", b"", shown).decode()
+    (warning,) = [x for x in re.split(r"[\r\n]+", plain) if "planned loops run on NumPy" in x]
+    assert warning.startswith("UserWarning: planned loops run on NumPy, slower: ")
 
 
 # The texts and the n-gram models.

@@ -66,6 +66,8 @@ def test_there_are_two_commands_and_each_installs_what_it_needs(commands: list[s
         asked = re.search(r"pip install [^&\n]*-e '?\.(?:\[([\w,]+)\])?", command)
         assert asked, command
         assert set(filter(None, (asked[1] or "").split(","))) <= set(extras)
+    assert train.startswith("echo ") and " -q" not in train  # says at once what it will do
+    assert "jit" in train.partition("-e")[2]
     assert "examples/char_lm.py" in train
     assert (ROOT / "examples" / "char_lm.py").is_file()
     assert "-m pytest" in test
