@@ -6,6 +6,8 @@ names, which is why derivatives of derivatives need no second set of rules. Read
 graph, tensor, primitives/, batching, transforms, functional, recurrence/, nn/, optim.
 """
 
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+
 from numpy import bool_ as bool
 from numpy import (
     e,
@@ -37,6 +39,7 @@ from tinygrad_rnn_backends import register as register_backend
 from tinygrad_rnn_backends import set_default as set_default_backend
 
 from . import data, functional, interop, nn, optim, random, serialization
+from . import names as _names
 from .apply import apply
 from .batching import vmap
 from .dtypes import default_dtype, set_default_dtype
@@ -189,6 +192,12 @@ from .recurrence import (
 )
 from .tensor import Tensor, detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
+
+if not _TYPE_CHECKING:
+
+    def __getattr__(name: str) -> object:
+        raise AttributeError(_names.of_package(name))
+
 
 __version__ = "0.1.0"
 

@@ -21,12 +21,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from . import names
 from .batching import Batch, BatchedArray, running_batches
 from .dtypes import canonical_dtype, default_dtype, native_dtype
 from .primitives.axes import negative_axis
@@ -91,6 +92,12 @@ class _Calls:
     def __init__(self, at: Position) -> None:
         self.seed = at.seed
         self.calls = at.calls
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise AttributeError(names.of_random(name))
 
 
 _lock = threading.Lock()

@@ -18,7 +18,7 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend, Scope
 
-from . import anomaly, graph
+from . import anomaly, graph, names
 from .atomic import Change
 from .dtypes import canonical_dtype, default_dtype, native_dtype
 from .entering import native, real, refuse_masked, type_name
@@ -163,6 +163,14 @@ class Tensor:
         self._node = None
         if requires_grad:
             self.requires_grad = True
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> NoReturn:
+            # Reached only where there is no such attribute; many ask for those with underscores.
+            if name.startswith("_"):
+                raise AttributeError(f"a Tensor has no attribute {name!r}")
+            raise AttributeError(names.of_tensor(name, vars(namespace)))
 
     # What it is.
 

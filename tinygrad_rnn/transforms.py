@@ -54,7 +54,7 @@ __all__ = [
 
 def grad(
     output: Any,
-    inputs: Any,
+    inputs: Any = None,
     cotangent: Any = None,
     *,
     create_graph: bool = False,
@@ -75,6 +75,11 @@ def grad(
         RuntimeError: for an unused input without ``allow_unused``, or a released graph.
         ValueError: for a non-scalar without a cotangent, or one of the wrong shape.
     """
+    if callable(output):
+        raise TypeError(
+            "grad: takes what a function returned, grad(f(x), x); the derivative as a function of "
+            "x is lambda x: value_and_grad(f)(x)[1]"
+        )
     outputs, output_structure = flatten(output)
     cotangents = _matching(cotangent, output_structure, "grad")
     wanted, structure = flatten(inputs)

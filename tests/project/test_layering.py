@@ -31,6 +31,7 @@ ORDER = (
     "anomaly",
     "dtypes",
     "entering",
+    "names",
     "tensor",
     "apply",
     "primitives",

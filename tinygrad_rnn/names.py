@@ -1,0 +1,165 @@
+"""Names that hands know from PyTorch, NumPy and JAX, and what is written here in their place.
+
+An AttributeError answers with them, so a name that is right costs nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_FUNCTIONS = {
+    "absolute": "abs(x)",
+    "amax": "max(x, axis)",
+    "amin": "min(x, axis)",
+    "bmm": "matmul(x, y)",
+    "cat": "concat([x, y], axis=0)",
+    "chunk": "split(x, n, axis=0)",
+    "clamp": "clip(x, min, max)",
+    "concatenate": "concat([x, y], axis=0)",
+    "conj": "x; all numbers are real",
+    "cumsum": "cumulative_sum(x, axis=0)",
+    "diag": "einsum('ii->i', x); the matrix of a vector is eye(n) * x",
+    "diagonal": "einsum('ii->i', x)",
+    "div": "divide(x, y)",
+    "dot": "matmul(x, y)",
+    "eq": "equal(x, y)",
+    "expand": "broadcast_to(x, shape)",
+    "flatten": "reshape(x, (-1,))",
+    "from_numpy": "asarray(array); it shares, tensor(array) copies",
+    "gather": "take_along_axis(x, indices, axis=0)",
+    "ge": "greater_equal(x, y)",
+    "gt": "greater(x, y)",
+    "hstack": "concat([x, y], axis=-1)",
+    "index_select": "take(x, indices, axis=0)",
+    "is_tensor": "isinstance(x, Tensor)",
+    "le": "less_equal(x, y)",
+    "lerp": "x + weight * (y - x)",
+    "log10": "log(x) / math.log(10)",
+    "log2": "log(x) / math.log(2)",
+    "logaddexp": "logsumexp(stack([x, y]), axis=0)",
+    "lt": "less(x, y)",
+    "masked_fill": "where(mask, value, x)",
+    "median": "numpy.median(x.numpy()); it has no derivative",
+    "mm": "matmul(x, y)",
+    "movedim": "moveaxis(x, source, destination)",
+    "mul": "multiply(x, y)",
+    "nan_to_num": "where(isnan(x), 0.0, x)",
+    "narrow": "x[start : start + length]",
+    "ne": "not_equal(x, y)",
+    "neg": "negative(x)",
+    "norm": "sqrt(sum(square(x), axis=axis))",
+    "permute": "permute_dims(x, axes)",
+    "power": "pow(x, y)",
+    "rand": "random.uniform(shape)",
+    "randint": "astype(floor(random.uniform(shape, 0, n)), 'int64')",
+    "randn": "random.normal(shape)",
+    "ravel": "reshape(x, (-1,))",
+    "reciprocal": "1 / x",
+    "rsqrt": "1 / sqrt(x)",
+    "scatter": "x.at[key].set(values)",
+    "scatter_add": "x.at[key].add(values); or index_add(x, key, values)",
+    "select": "x[i]",
+    "sort": "take(x, numpy.argsort(x.numpy())); of a vector",
+    "sub": "subtract(x, y)",
+    "swapaxes": "moveaxis(x, (i, j), (j, i))",
+    "swapdims": "moveaxis(x, (i, j), (j, i))",
+    "topk": "take(x, numpy.argsort(-x.numpy())[:k]); of a vector",
+    "trace": "einsum('ii', x)",
+    "transpose": "permute_dims(x, axes); of all axes x.T",
+    "unbind": "unstack(x, axis=0)",
+    "unsqueeze": "expand_dims(x, axis=0)",
+    "view": "reshape(x, shape)",
+    "vstack": "concat([x, y], axis=0)",
+}
+"""Functions of others, many of them methods of their tensors, as ours are called."""
+
+_OF_THE_PACKAGE = {
+    "FloatTensor": "tensor(data, dtype='float32')",
+    "LongTensor": "tensor(data, dtype='int64')",
+    "array": "tensor(data)",
+    "autograd": "grad(output, inputs) and value_and_grad(f)",
+    "cuda": "use_backend('cupy') and set_default_backend('cupy')",
+    "device": "x.device, and backend= of creation functions",
+    "double": "float64",
+    "float": "float32",
+    "half": "float16",
+    "inference_mode": "no_grad()",
+    "jit": "unroll(cell, xs, state), which plans by itself",
+    "load": "serialization.load(path) and serialization.load_checkpoint(path)",
+    "long": "int64",
+    "ndarray": "Tensor",
+    "optimizers": "optim",
+    "save": "serialization.save(path, arrays) and serialization.save_checkpoint(path, ...)",
+    "scan": "unroll(cell, xs, state)",
+    "seed": "manual_seed(n)",
+    "set_grad_enabled": "no_grad() and enable_grad()",
+    "testing": "import tinygrad_rnn.testing, which is not imported by itself",
+    "utils": "data, and clip_grad_norm_ in optim",
+    "vectorize": "vmap(f)",
+}
+
+_OF_TENSORS = {
+    "bool": "x.astype('bool')",
+    "clone": "x * 1, which has a gradient, or tinygrad_rnn.tensor(x), which has none",
+    "contiguous": "x: memory is none of your concern",
+    "copy": "tinygrad_rnn.tensor(x)",
+    "cpu": "x.to('numpy')",
+    "cuda": "x.to('cupy')",
+    "dim": "x.ndim",
+    "double": "x.astype('float64')",
+    "element_size": "x.dtype.itemsize",
+    "float": "x.astype('float32')",
+    "get": "x.numpy()",
+    "grad_fn": "tinygrad_rnn.to_text(x), which shows the graph",
+    "half": "x.astype('float16')",
+    "int": "x.astype('int32')",
+    "long": "x.astype('int64')",
+    "mH": "x.mT",
+    "nbytes": "x.size * x.dtype.itemsize",
+    "numel": "x.size",
+    "requires_grad_": "x.requires_grad = True",
+    "retain_grad": "tinygrad_rnn.grad(output, x), which takes computed tensors, too",
+    "t": "x.T",
+    "type": "x.astype(dtype)",
+    "zero_grad": "x.grad = None",
+}
+
+
+_OF_RANDOM = {
+    "beta": "a function of uniform(shape) and its like",
+    "choice": "categorical(logits)",
+    "dropout": "tinygrad_rnn.dropout(x, p)",
+    "multinomial": "categorical(log(p))",
+    "rand": "uniform(shape)",
+    "randint": "astype(floor(uniform(shape, 0, n)), 'int64')",
+    "randn": "normal(shape)",
+    "random": "uniform(shape)",
+    "seed": "manual_seed(n)",
+}
+
+
+def of_package(name: str) -> str:
+    """What is wrong with a name that the package does not have, and the cure where it is known."""
+    cure = _OF_THE_PACKAGE.get(name) or _FUNCTIONS.get(name)
+    return _error(f"module 'tinygrad_rnn' has no attribute {name!r}", cure)
+
+
+def of_random(name: str) -> str:
+    """Likewise of its module ``random``."""
+    return _error(f"module 'tinygrad_rnn.random' has no attribute {name!r}", _OF_RANDOM.get(name))
+
+
+def of_tensor(name: str, functions: dict[str, Any]) -> str:
+    """Likewise of a Tensor: most methods of others' tensors are functions here, ``functions``."""
+    cure = _OF_TENSORS.get(name) or _FUNCTIONS.get(name)
+    if callable(functions.get(name)):
+        cure = f"tinygrad_rnn.{name}(x)"
+    elif cure is None and name.endswith("_"):
+        cure = "x = ... of a new tensor, since nothing is written in place"
+    elif cure is not None and cure.partition("(")[0] in functions:
+        cure = f"tinygrad_rnn.{cure}"
+    return _error(f"a Tensor has no attribute {name!r}", cure)
+
+
+def _error(problem: str, cure: str | None) -> str:
+    return problem if cure is None else f"{problem}; here it is {cure}"
