@@ -45,10 +45,13 @@ class Source(NamedTuple):
     index: int  # type: ignore[assignment]  # tuples have a method of this name
 
 
+Key: TypeAlias = "tuple[Any, ...]"
+"""A basic index, as a primitive has it: slices, ints, None, ..."""
+
 WHOLE = slice(None)
 
 
-def along(axis: int, ndim: int, entry: Any) -> tuple[Any, ...]:
+def along(axis: int, ndim: int, entry: Any) -> Key:
     """The key that takes ``entry`` of one axis, counted from the end, and the whole of others."""
     return (*(WHOLE,) * (ndim + axis), entry, *(WHOLE,) * (-axis - 1))
 

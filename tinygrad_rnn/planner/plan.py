@@ -16,12 +16,13 @@ from typing import Any
 
 from ..kernels import settings
 from ..kernels.machine import Machine, NotCompiled, machine_of, threads, warned
-from . import report
-from .emit.program import Program
+from . import report, storage
+from .emit.program import Program, write
 from .ir import Graph, Kind, Source
 from .passes import fuse, simplify
 from .passes.distribute import distribute
 from .passes.rows import Mixed, extents, without_rows
+from .passes.schedule import Scheduled, scheduled
 from .stages import EACH, Distribution, Extent
 from .trace import Step, Wanted, derive, differentiable
 
@@ -84,9 +85,12 @@ class Plan:
         mixed = self.mixed is not None
         self.extents = without_rows(graph) if mixed else extents(graph, self.rows, self.ragged)
         self.distribution: Distribution = distribute(graph, self.extents, self.ragged)
+        self.scheduled = Scheduled({}, [])
         if compiler is not None:
             fuse.drawn_in(self.distribution, compiler)
-        self.program = Program(self.distribution, self.ragged, self.backend, compiler)
+            self.scheduled = scheduled(self.distribution, compiler)
+        self.storage = storage.assign(self.distribution, self.scheduled)
+        self.program = write(self.distribution, self.scheduled, self.storage, self.backend)
         self.source = self.program.source
         known = self.extents.items()
         self._sources = {v.source: extent for v, extent in known if v.source is not None}
@@ -152,9 +156,9 @@ def why_not(graph: Graph, machine: Machine) -> str | None:
 
 def _compiled(program: Program, machine: Machine) -> dict[str, Any]:
     names: dict[str, Any] = {"np": machine.np, "inf": math.inf, "nan": math.nan, **program.given}
-    if program.compiler is not None:
+    if program.loops:
         try:
-            loops = program.compiler.compile(program.loops)
+            loops = machine.compiler.compile(program.loops)
         except Exception as error:  # of many kinds: the compiler's own
             raise NotCompiled(f"{type(error).__name__}: {error}") from error
         names |= {f"loop_{number}": loop for number, loop in enumerate(loops)}

@@ -16,9 +16,9 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from ..kernels.ir import Kernel
+from . import storage
 from .ir import Graph, Kind, Value, base, is_view, ordered, sources
 from .passes.sums import contraction, read_by
-from .runtime.pool import rounded
 from .stages import EACH, ONCE, ROWS, ROWS_ONCE, Distribution, Pass, Stage, Term
 
 WIDTH = 100
@@ -90,7 +90,9 @@ def held_bytes(plan: Any, steps: int, rows: int) -> int:
     """
     if plan.reason is not None or plan.distribution.backward is None:
         return 0
-    held = sum(_bytes(plan, v, steps, rows) for v in _holds(plan))
+    most = (plan.rows or 1) if plan.ragged else rows
+    memories = storage.held(plan.distribution, plan.storage[0])
+    held = sum(m.bytes(plan.extents[m.like], steps, rows, most) for m in memories)
     of_each_row = any(plan.has_rows and draw.shape[:1] == (plan.rows,) for draw in plan.draws)
     layout = 2 * 8 * steps * rows if plan.ragged or of_each_row else 0  # which row, which step
     return held + layout
@@ -222,7 +224,7 @@ _UNITS = {
 def _held(plan: Any) -> list[str]:
     d = plan.distribution
     steps, rows = 100, plan.rows or 1  # the number of steps is nothing that a plan knows
-    values = list(_holds(plan))
+    values = [m.like for m in storage.held(d, plan.storage[0])]
     sizes = Counter[str]()
     for v in values:
         sizes[_UNITS[plan.extents[v]]] += _bytes_of_one(plan, v)
@@ -261,7 +263,7 @@ def _native(plan: Any) -> str:
     """Whether loops run in fused kernels, and why not."""
     loops, fused = len(_loops(plan)), len(plan.program.loops)
     if fused:
-        why_not = "".join(f"; {reason}" for reason in plan.program.not_native)
+        why_not = "".join(f"; {reason}" for reason in plan.scheduled.reasons)
         return f"{fused} of {_count(loops, 'loop')} as machine code{why_not}"
     if plan.no_kernels is None and plan.mixed is not None:
         return "none, since rows are not independent; this runs as a program of NumPy operations"
@@ -430,39 +432,6 @@ def _again(d: Distribution) -> list[Value]:
     return [v for v in forward if v in d.backward.values and v.source is None]
 
 
-def _holds(plan: Any) -> list[Value]:
-    """What owns the memory that is held: states, other values, and random numbers."""
-    part = plan.distribution.forward
-    before = {carry.after: carry.before for carry in part.carries}
-    found = [_owner(part, base(v)) for v in plan.program.residuals]
-    found = [before.get(v, v) for v in found]
-    found += [v for v in part.needs if v.name == "draw"]
-    return list(dict.fromkeys(v for v in found if v.name not in ("x", "captured", "scalar")))
-
-
-def _owner(part: Pass, value: Value) -> Value:
-    """What a value's memory is a part of: it itself, or a concat that it was computed in."""
-    for stage in part.stages:
-        if value in stage.values and not stage.loop:
-            for whole in stage.values:
-                if whole.name == "concat" and value in whole.operands:
-                    return _owner(part, whole)
-    return value
-
-
-def _bytes(plan: Any, value: Value, steps: int, rows: int) -> int:
-    """The bytes of the array of a value over all steps."""
-    extent, one = plan.extents[value], _bytes_of_one(plan, value)
-    together = (plan.rows or 1) if plan.ragged else rows
-    if extent is ONCE:
-        return one
-    if extent is ROWS_ONCE:
-        return one * together
-    started = value.name == "state"  # an array that has the state at the start as well
-    count = steps * rows + started * together if extent is ROWS else steps + started
-    return one * count if value.name == "draw" else rounded(one * count)
-
-
 def _bytes_of_one(plan: Any, value: Value) -> int:
     """The bytes of one step and row of it, or of what there is one of."""
     each_row = plan.extents[value] in (ROWS, ROWS_ONCE)
@@ -480,12 +449,11 @@ def _place_held(plan: Any, value: Value) -> str | None:
 
 
 def bytes_of_loop(plan: Any, rows: int) -> tuple[int, int]:
-    """What a step of a segment takes while it is differentiated, and what one state takes.
-
-    The first counts all that either pass stores over the steps of a segment, held or not.
-    """
-    graph, extents = plan.distribution.graph, plan.extents
-    parts = [plan.distribution.forward, plan.distribution.backward]
-    values = {v for part in parts if part is not None for v in part.values if not is_view(v)}
-    each = sum(v.bytes for v in values if extents[v] in (ROWS, EACH))
-    return each, sum(state.bytes for state in graph.states)
+    """What a step of a segment takes while it is differentiated, and what one state takes."""
+    extents = plan.extents
+    memories = [m for each in plan.storage for m in each.memories]
+    each = [
+        m.bytes(extents[m.like], 9, rows, rows) - m.bytes(extents[m.like], 1, rows, rows)
+        for m in memories
+    ]
+    return sum(each) // 8, sum(state.bytes for state in plan.distribution.graph.states)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from .ir import Graph, Value
+from .ir import Graph, Value, base
 
 
 class Extent(Enum):
@@ -34,7 +34,7 @@ class Carry(NamedTuple):
     after: Value
 
 
-@dataclass
+@dataclass(eq=False)
 class Stage:
     """Values computed together: step by step if there are carries, else for all steps at once."""
 
@@ -56,6 +56,23 @@ class Pass:
     carries: list[Carry]  # all of them, also those that are no recurrence
     needs: list[Value]  # sources and values of the other pass that it reads
     values: set[Value]  # all that it computes
+    backwards: bool
+    late: bool  # rows come in at steps of their own, so that there is no array of all states
+    results: list[Value] = field(default_factory=list)  # read of all steps at its end
+
+    def readers(self) -> dict[Value, set[int]]:
+        """For what owns memory: the numbers of the stages that read it, END for the results."""
+        found: dict[Value, set[int]] = {}
+        for number, stage in enumerate(self.stages):
+            for value in stage.values:
+                for x in value.operands:
+                    found.setdefault(base(x), set()).add(number)
+        for value in self.results:
+            found.setdefault(base(value), set()).add(END)
+        return found
+
+
+END = -1
 
 
 class Term(NamedTuple):
@@ -72,7 +89,18 @@ class Distribution:
 
     graph: Graph
     extents: dict[Value, Extent]
+    ragged: bool  # rows end at steps of their own
     forward: Pass
     backward: Pass | None
     residuals: list[Value]  # values of the forward pass held for the backward one
     totals: list[list[Term] | None]  # what the cotangent of each captured array is the sum of
+
+    @property
+    def passes(self) -> list[Pass]:
+        """The passes that there are."""
+        return [self.forward] if self.backward is None else [self.forward, self.backward]
+
+
+def states_of(part: Pass) -> list[Value]:
+    """The states before a step that a pass needs."""
+    return [x for x in part.needs if x.source is not None and x.source.kind == "state"]

@@ -1,52 +1,38 @@
 """The program of a plan: Python that one can read, for NumPy or, by the same name, CuPy.
 
 Two functions, ``forward`` and ``backward``, are written line by line from the stages of a
-``Distribution``. What is computed for all steps is one line; a recurrence is a ``for`` loop whose
-values live in arrays over all steps, if something else reads them, and otherwise in scratch memory
-that the steps share. Every operation that can writes into planned memory (``out=``).
-
-The subtle thing is who owns memory. A view (a slice, a transpose, another shape) owns none, and
-whoever asks about its uses asks about those of what it looks at. The parts of a ``concat`` are
-computed in their places in it. A result may overwrite an operand in scratch memory that nothing
-reads later; memory that others read is never written twice.
+``Distribution``. What is computed for all steps is one line; a recurrence is a ``for`` loop over
+the steps, or one call of machine code. Every operation that can writes into memory that ``storage``
+has planned (``out=``).
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...kernels.ir import Loop
-from ..ir import Value
+from ..passes.schedule import Scheduled
 from ..stages import Distribution
+from ..storage import Storage
 from .functions import FunctionWriter
+from .writer import Context
 
 
-class Program:
-    """The source of a plan's two functions, and the constants and primitives that it names."""
+class Program(NamedTuple):
+    """The source of a plan's functions, what it names, and the loops that it calls."""
 
-    def __init__(
-        self, distribution: Distribution, ragged: bool, backend: Any, compiler: Any = None
-    ) -> None:
-        self.distribution = distribution
-        self.backend = backend
-        self.compiler = compiler  # the module that compiles loops, if it is to be used
-        self.loops: list[Loop] = []
-        self.not_native: list[str] = []  # why loops are no machine code
-        self.ragged = ragged
-        self.given: dict[str, Any] = {}  # what the source names beside its arguments
-        forward = FunctionWriter(self, distribution.forward, backwards=False)
-        self.source = forward.function("forward", _forward_results(distribution))
-        self.residuals = forward.residuals
-        if distribution.backward is not None:
-            backward = FunctionWriter(self, distribution.backward, backwards=True)
-            backward.held(forward)
-            self.source += "\n\n" + backward.function("backward", _backward_results(distribution))
+    source: str
+    given: dict[str, Any]
+    loops: list[Loop]
 
 
-def _forward_results(d: Distribution) -> tuple[list[Value | None], list[Value | None]]:
-    return list(d.graph.ys), list(d.graph.states)
-
-
-def _backward_results(d: Distribution) -> tuple[list[Value | None], list[Value | None]]:
-    pairs = zip(d.graph.dstates, d.graph.asked, strict=True)
-    return list(d.graph.dxs), [value if asked else None for value, asked in pairs]
+def write(
+    distribution: Distribution, scheduled: Scheduled, storages: list[Storage], backend: Any
+) -> Program:
+    """The program of a distribution whose values have their places."""
+    context, loops = Context(backend, bool(scheduled.loops)), list[Loop]()
+    functions = [
+        FunctionWriter(distribution, part, storage, context).write(scheduled.loops, loops)
+        for part, storage in zip(distribution.passes, storages, strict=True)
+    ]
+    return Program("\n\n".join(functions), context.given, loops)

@@ -33,3 +33,8 @@ def key_text(key: tuple[Any, ...]) -> str:
 def dtype_text(value: Value) -> str:
     """The dtype as a last argument."""
     return f", np.{value.dtype.name}"
+
+
+def shape_text(lengths: list[str]) -> str:
+    """A shape of these lengths."""
+    return f"({', '.join(lengths)}{',' * (len(lengths) == 1)})"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -10,62 +12,52 @@ import tinygrad_rnn_backends as backends
 
 from ...graph import TABLE
 from ..facts import facts_of
-from ..ir import Number, Value, base, elements, is_view, writes_into
-from ..passes.sums import read_by
-from ..stages import EACH, MERGED, ROWS, ROWS_ONCE, Pass
-from .text import at, dtype_text, identifier, key_text
+from ..ir import WHOLE, Number, Value, elements, is_view, writes_into
+from ..stages import EACH, MERGED, ROWS, ROWS_ONCE, Distribution, Pass
+from ..storage import Memory, Storage
+from .text import at, dtype_text, identifier, key_text, shape_text
+
+Line: TypeAlias = Callable[[str, Value], None]
+
+
+@dataclass
+class Context:
+    """What a program is written for, and what its text names beside its arguments."""
+
+    backend: Any
+    fused: bool  # loops are machine code, and products around them by the same threads
+    given: dict[str, Any] = field(default_factory=dict)
 
 
 class Writer:
-    """One function, being written."""
+    """A function of a plan that is being written: ``lines``, and what it calls its arrays."""
 
-    def __init__(self, program: Any, part: Pass, backwards: bool) -> None:
-        self.program = program
-        self.distribution = program.distribution
-        self.extents = self.distribution.extents
+    def __init__(
+        self,
+        distribution: Distribution,
+        part: Pass,
+        storage: Storage,
+        context: Context,
+    ) -> None:
+        self.distribution = distribution
+        self.extents = distribution.extents
+        self.ragged = distribution.ragged
         self.part = part
-        self.backwards = backwards
-        self.ragged = program.ragged
+        self.storage = storage
+        self.context = context
+        self.steps = "back" if part.backwards else "steps"
         self.lines: list[str] = []
-        self.names: dict[Value, str] = {}  # arrays over all steps, or what there is once
-        self.states: dict[Value, str] = {}  # by the state before: the array that has all of them
-        self.rolling: dict[Value, str] = {}  # likewise: the array (rows, ...) of the latest
-        self.counts: dict[str, int] = {}
-        self.derived: dict[Any, str] = {}
-        self.residuals: list[Value] = []
-        self.sums: dict[Value, str] = {}
-        self.steps = "back" if backwards else "steps"
-        self.read_outside = self._read_outside()
-
-    def _read_outside(self) -> dict[Value, set[int]]:
-        """For what owns memory: the stages that read it, -1 for the end of the function."""
-        found: dict[Value, set[int]] = {}
-        for number, stage in enumerate(self.part.stages):
-            for value in stage.values:
-                for x in value.operands:
-                    found.setdefault(base(x), set()).add(number)
-        for value in self._results():
-            found.setdefault(base(value), set()).add(-1)
-        return found
-
-    def _results(self) -> list[Value]:
-        """What is read of all steps at the end; what goes round always leaves the last one."""
-        d = self.distribution
-        if not self.backwards:
-            states = [] if d.backward is None else states_of(d.backward.needs)
-            return [*d.graph.ys, *d.residuals, *states]
-        added = {value for stage in self.part.stages for value in stage.sums}
-        terms = [term for each in d.totals for term in each or () if term.value not in added]
-        dxs = [value for value in d.graph.dxs if value is not None]
-        return [*dxs, *(x for term in terms for x in read_by(term))]
+        self.arrays: dict[Memory, str] = {}
+        self._counts: dict[str, int] = {}
+        self._derived: dict[Any, str] = {}
 
     # Names and lines.
 
     def name(self, hint: str) -> str:
         """A name of a variable that is new."""
         hint = identifier(hint)
-        number = self.counts.get(hint, 0)
-        self.counts[hint] = number + 1
+        number = self._counts.get(hint, 0)
+        self._counts[hint] = number + 1
         return f"{hint}_{number}" if number or hint in ("x", "steps", "pool", "np") else hint
 
     def line(self, text: str, value: Value | None = None) -> None:
@@ -74,45 +66,91 @@ class Writer:
 
     def once(self, key: Any, hint: str, expression: str) -> str:
         """The name of something that is computed when it is first asked for."""
-        found = self.derived.get(key)
+        found = self._derived.get(key)
         if found is None:
-            found = self.derived[key] = self.name(hint)
+            found = self._derived[key] = self.name(hint)
             self.line(f"{found} = {expression}")
         return found
 
     def constant(self, hint: str, what: Any) -> str:
         """The name of something that the source takes from outside."""
-        given: dict[str, Any] = self.program.given
+        given = self.context.given
         for name, known in given.items():
             if known is what:
                 return name
         name = identifier(hint)
-        while name in self.program.given:
+        while name in given:
             name += "_"
-        self.program.given[name] = what
+        given[name] = what
         return name
+
+    # Memory.
+
+    def array(self, memory: Memory) -> str:
+        """The name of a memory, which is allocated when it is first asked for."""
+        found = self.arrays.get(memory)
+        if found is None:
+            found = self.arrays[memory] = self.name(_hint(memory))
+            self.line(f"{found} = {self._allocated(memory)}")
+            if memory.kind == "states":
+                self.line(f"{self.steps}.start({found})[...] = {self._start(memory)}")
+        return found
+
+    def _allocated(self, memory: Memory) -> str:
+        like, extent = memory.like, self.extents[memory.like]
+        if memory.kind == "latest":
+            return f"np.array({self._start(memory)}, order='C')"
+        if memory.kind == "total":
+            return f"pool.zeros({like.shape}{dtype_text(like)})"
+        by_rows = self.by_rows(like)
+        lengths = list(map(str, like.shape[1:] if by_rows else like.shape))
+        if memory.kind == "states":
+            lengths[:0] = ["steps.total + steps.rows" if by_rows else "steps.steps + 1"]
+        elif memory.kind == "scratch":
+            lengths[:0] = ["steps.rows"] if by_rows else []
+        else:
+            lengths[:0] = ["steps.total"] if extent is ROWS else ["steps.steps"]
+        return f"pool.empty({shape_text(lengths)}{dtype_text(like)})"
+
+    def _start(self, memory: Memory) -> str:
+        """What a state is at the start of a pass."""
+        assert memory.like.source is not None
+        return f"{memory.like.source.kind}s[{memory.like.source.index}]"
+
+    def by_rows(self, value: Value) -> bool:
+        """Whether axis 0 of a value is that of the rows."""
+        return self.extents[value] in (ROWS, ROWS_ONCE)
 
     # Values of all steps.
 
     def over_steps(self, value: Value) -> str:
         """The array of a value over all steps, or of what there is once."""
-        found = self.names.get(value)
-        if found is not None:
-            return found
-        if value in self.states:
-            owner = "back" if value.source and value.source.kind == "dstate" else "steps"
-            array = f"{owner}.all_before({self.states[value]})"
-            self.names[value] = self.once(("before", value), "before", array)
-            return self.names[value]
         if is_view(value):
-            return self.once(("view", value), value.name, self._view(value, self.over_steps))
-        raise KeyError(f"{value} is not there yet")
+            return self.once(("view", value), value.name, self.view(value, self.over_steps))
+        place = self.storage.of_all_steps(value)
+        name = self.array(place.memory)
+        if place.at == "before":
+            expression = f"{self.steps_of(place.memory)}.all_before({name})"
+            name = self.once(("before", place.memory), "before", expression)
+        elif place.at == "after":
+            expression = f"{self.steps}.all_after({name})"
+            name = self.once(("after", place.memory), value.name, expression)
+        if place.key is None:
+            return name
+        in_front = (WHOLE,) * (self.extents[place.memory.like] is EACH)
+        expression = f"{name}[{key_text((*in_front, *place.key))}]"
+        return self.once(("part", value), f"{value.name}_part", expression)
+
+    def steps_of(self, states: Memory) -> str:
+        """The steps in the order in which all states of a memory are."""
+        source = states.like.source
+        return "back" if source is not None and source.kind == "dstate" else "steps"
 
     def operand(self, x: Value | Number) -> str:
         """An operand in a line for all steps."""
         return repr(x) if not isinstance(x, Value) else self.over_steps(x)
 
-    def _view(self, value: Value, operand: Any, step: bool = False) -> str:
+    def view(self, value: Value, operand: Any, step: bool = False) -> str:
         """The expression of a view of an operand over all steps, or at one step."""
         x = value.operands[0]
         inner, extent = operand(x), self.extents[value]
@@ -148,11 +186,7 @@ class Writer:
             inner = f"{inner}.reshape({padded})" if ones else inner
         return f"np.broadcast_to({inner}, ({text}))"
 
-    def key_over_steps(self, value: Value, key: tuple[Any, ...]) -> str:
-        """A key for one step of a value, for the array over all steps."""
-        return key_text((slice(None), *key) if self.extents[value] is EACH else key)
-
-    def _with_rows(self, value: Value, x: Value | Number) -> str:
+    def with_rows(self, value: Value, x: Value | Number) -> str:
         """An operand beside others that have rows, with rows."""
         if not isinstance(x, Value):
             return repr(x)
@@ -170,6 +204,10 @@ class Writer:
             return self.once(("repeat", x), "repeated", f"steps.repeated({self.over_steps(x)})")
         return self.over_steps(x)
 
+    def options(self, value: Value) -> str:
+        """The parameters of a primitive as keyword arguments."""
+        return "".join(f", {k}={self._parameter(p)}" for k, p in value.parameters.items())
+
     def _parameter(self, parameter: Any) -> str:
         """A parameter as an expression; one that has none is named."""
         if parameter is ...:
@@ -180,62 +218,35 @@ class Writer:
             return f"({''.join(f'{self._parameter(p)}, ' for p in parameter)})"
         return self.constant("parameter", parameter)
 
-    def _allocate(self, name: str, value: Value) -> None:
-        extent = self.extents[value]
-        leading = {ROWS: "steps.total", EACH: "steps.steps"}.get(extent)
-        shape = value.shape[1:] if extent is ROWS else value.shape
-        lengths = [leading, *map(str, shape)] if leading else list(map(str, shape))
-        text = ", ".join(map(str, lengths))
-        self.line(f"{name} = pool.empty(({text},){dtype_text(value)})")
-
-    def _compute(
-        self,
-        value: Value,
-        name: str,
-        operands: list[str],
-        out: str | None,
-        line: Any,
-        *,
-        allocate: bool = False,
+    def compute(
+        self, value: Value, operands: list[str], out: str, line: Line, dot: str | None
     ) -> None:
-        """One operation on arrays, into ``out`` if there is one."""
-        into = out
-        kind = value.name
-        direct = writes_into(value)
-        if direct and out is None and allocate:
-            self._allocate(name, value)
-            into = name
-        given = ", ".join(operands)
-        if into is None or not direct:
-            expression = self._expression(value, operands)
-            if into is None:
-                line(f"{name} = {expression}", value)
-            else:
-                line(f"{into}[...] = {expression}", value)
+        """One operation on arrays, into ``out``; ``dot`` starts a product into whole memory."""
+        kind, given = value.name, ", ".join(operands)
+        facts = facts_of(kind)
+        if not writes_into(value):
+            line(f"{out}[...] = {self.expression(value, operands)}", value)
         elif kind == "matmul":
             # Contiguous memory is seen as rows of one product; nothing else is written by np.dot.
             x, y = value.operands
-            dot = len(y.shape) == 2 and elements(y.shape) > 0 and out is None
-            function, result = self.product(value) if dot else "np.matmul(", into
-            if dot and len(x.shape) > 2:
+            if dot is None or len(y.shape) > 2 or not elements(y.shape):
+                line(f"np.matmul({given}, out={out})", value)
+            elif len(x.shape) == 2:
+                line(f"{dot}{given}, out={out})", value)
+            else:
                 given = f"{operands[0]}.reshape(-1, {y.shape[0]}), {operands[1]}"
-                result = f"{into}.reshape(-1, {y.shape[1]})"
-            line(f"{function}{given}, out={result})", value)
-        elif facts_of(kind).ufunc:
-            line(f"{facts_of(kind).ufunc}({given}, out={into})", value)
+                line(f"{dot}{given}, out={out}.reshape(-1, {y.shape[1]}))", value)
+        elif facts.ufunc:
+            line(f"{facts.ufunc}({given}, out={out})", value)
         else:
-            function = self.constant(f"{kind}_into", facts_of(kind).into)
-            if kind == "astype":
-                given = operands[0]
-            line(f"{function}(np, {given}, {into})", value)
+            line(f"{self.constant(f'{kind}_into', facts.into)}(np, {given}, {out})", value)
 
     def product(self, value: Value) -> str:
         """How the call of a product of two matrices begins: one library's threads for all."""
-        if self.program.compiler is not None and value.dtype == "float32":
-            return "gemm(threads(), "
-        return "np.dot("
+        fused = self.context.fused and value.dtype == "float32"
+        return "gemm(threads(), " if fused else "np.dot("
 
-    def _expression(self, value: Value, operands: list[str]) -> str:
+    def expression(self, value: Value, operands: list[str]) -> str:
         """An operation that makes an array of its own."""
         given = ", ".join(operands)
         if value.name == "matmul":
@@ -246,36 +257,17 @@ class Writer:
             number, shape = value.parameters["number"], value.shape
             rows = self.extents[value] is ROWS_ONCE
             lengths = ["steps.rows", *map(str, shape[1:])] if rows else list(map(str, shape))
-            return f"np.full(({''.join(f'{n}, ' for n in lengths)}), {number!r}{dtype_text(value)})"
-        call = self._applied(value, operands)
+            return f"np.full({shape_text(lengths)}, {number!r}{dtype_text(value)})"
+        call = self.applied(value, operands)
         return f"np.array({call})" if returns_operand(value) else call
 
-    def _applied(self, value: Value, operands: list[str]) -> str:
+    def applied(self, value: Value, operands: list[str]) -> str:
         """A primitive as it is, whose result may be a view."""
         given = ", ".join(operands)
         primitive = self.constant(f"{value.name}_primitive", value.primitive)
-        options = "".join(f", {k}={self._parameter(p)}" for k, p in value.parameters.items())
-        backend = self.constant("xp", self.program.backend)
-        call = f"{primitive}.forward({backend}, {given}{options})"
+        backend = self.constant("xp", self.context.backend)
+        call = f"{primitive}.forward({backend}, {given}{self.options(value)})"
         return call + (f"[{value.output}]" if value.output is not None else "")
-
-    # States.
-
-    def _states(self, before: Value) -> str:
-        """The array of a state at the start and after each step."""
-        found = self.states.get(before)
-        if found is None:
-            assert before.source is not None
-            hint, given = ("dstate", "dstates") if self.backwards else ("state", "states")
-            found = self.states[before] = self.name(hint)
-            shape = ", ".join(map(str, before.shape[1:] if self._rows(before) else before.shape))
-            rows = "steps.total + steps.rows" if self._rows(before) else "steps.steps + 1"
-            self.line(f"{found} = pool.empty(({rows}, {shape}){dtype_text(before)})")
-            self.line(f"{self.steps}.start({found})[...] = {given}[{before.source.index}]")
-        return found
-
-    def _rows(self, value: Value) -> bool:
-        return self.extents[value] in (ROWS, ROWS_ONCE)
 
 
 def returns_operand(value: Value) -> bool:
@@ -296,6 +288,11 @@ def returns_operand(value: Value) -> bool:
     return any(np.may_share_memory(part, x) for x in zeros)
 
 
-def states_of(values: list[Value]) -> list[Value]:
-    """The states before a step that are among some values."""
-    return [x for x in values if x.source is not None and x.source.kind == "state"]
+def _hint(memory: Memory) -> str:
+    """What a memory is called after."""
+    source = memory.like.source
+    if memory.kind == "states" and source is not None:
+        return source.kind
+    if memory.kind == "steps":
+        return memory.like.name if source is None else "kept"
+    return {"latest": "carried"}.get(memory.kind, memory.kind)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from ..ir import Graph, Value, ordered
-from ..stages import Carry, Distribution, Extent, Pass, Stage
+from ..stages import Carry, Distribution, Extent, Pass, Stage, states_of
 from .residuals import residuals
 from .sums import add_in_loops, contraction, read_by, terms
 
@@ -27,6 +27,7 @@ def distribute(graph: Graph, extents: dict[Value, Extent], ragged: bool) -> Dist
         extents.setdefault(before, extents[after])
     results = [*graph.ys, *graph.states]
     forward = _pass(results, states, graph.states, ())
+    forward.results = list(graph.ys)
     asked = [v for v, flag in zip(graph.dstates, graph.asked, strict=True) if flag]
     wanted = [v for v in (*graph.dxs, *asked) if v is not None]
     totals = [None if v is None else terms(v, extents) for v in graph.dcaptured]
@@ -34,7 +35,7 @@ def distribute(graph: Graph, extents: dict[Value, Extent], ragged: bool) -> Dist
     sums = [value for term in every for value in read_by(term)]
     grown = [term.value for term in every if contraction(term.value) is None]
     if not wanted and not sums:
-        return Distribution(graph, extents, forward, None, [], totals)
+        return Distribution(graph, extents, ragged, forward, None, [], totals)
     cotangents = [
         None if v is None else graph.table.source("dstate", i, v.shape, v.dtype)
         for i, v in enumerate(graph.dstates)
@@ -43,10 +44,14 @@ def distribute(graph: Graph, extents: dict[Value, Extent], ragged: bool) -> Dist
         if cotangent is not None and g is not None:
             extents.setdefault(cotangent, extents[g])
     held = residuals([*wanted, *sums], forward)
-    backward = _pass([*wanted, *sums], cotangents, graph.dstates, held, grown, late=ragged)
+    backward = _pass([*wanted, *sums], cotangents, graph.dstates, held, grown, ragged=ragged)
     read = {x for value in backward.values for x in value.operands} | set(wanted) | set(sums)
     held = [value for value in held if value in read]
-    return Distribution(graph, extents, forward, backward, held, totals)
+    forward.results += [*held, *states_of(backward)]
+    added = {value for stage in backward.stages for value in stage.sums}
+    backward.results = [v for v in graph.dxs if v is not None]
+    backward.results += [x for t in every if t.value not in added for x in read_by(t)]
+    return Distribution(graph, extents, ragged, forward, backward, held, totals)
 
 
 def _pass(
@@ -56,12 +61,13 @@ def _pass(
     held: Iterable[Value],
     sums: Sequence[Value] = (),
     *,
-    late: bool = False,
+    ragged: bool | None = None,
 ) -> Pass:
-    """The stages of a pass; ``late`` if rows come in at steps of their own.
+    """The stages of a pass, which is the backward one if it is said whether it is ``ragged``.
 
-    They have no array of all states then, so that whatever goes round needs a loop.
+    Rows then come in at steps of their own, and whatever is carried needs a loop.
     """
+    late = bool(ragged)
     pairs = list(zip(before, after, strict=True))
     possible = [Carry(b, a) for b, a in pairs if b is not None and a is not None]
     order, carries = ordered(results, held), list[Carry]()
@@ -84,7 +90,8 @@ def _pass(
         if stage.loop:  # it makes what else goes round, too
             stage.carries = [c for c in carries if c.after in stage.values]
     needs = [v for v in [*order, *held] if v.source is not None or v in set(held)]
-    return Pass(_together(stages), carries, list(dict.fromkeys(needs)), set(computed))
+    needs = list(dict.fromkeys(needs))
+    return Pass(_together(stages), carries, needs, set(computed), ragged is not None, late)
 
 
 def _components(order: Sequence[Value], goes_round: dict[Value, Value]) -> list[list[Value]]:

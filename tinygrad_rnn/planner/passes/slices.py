@@ -11,7 +11,19 @@ from typing import Any
 
 from ...graph import TABLE
 from ..facts import full
-from ..ir import WHOLE, Graph, Number, Shape, Table, Value, along, elements, keeps_all, reshaped
+from ..ir import (
+    WHOLE,
+    Graph,
+    Key,
+    Number,
+    Shape,
+    Table,
+    Value,
+    along,
+    elements,
+    keeps_all,
+    reshaped,
+)
 
 
 def placed(graph: Graph) -> Graph:
@@ -145,7 +157,7 @@ def constant(x: Value | Number) -> Number | None:
     return x.parameters["number"] if x.primitive is full else None
 
 
-def parts_of(whole: Value) -> Iterator[tuple[Value, tuple[Any, ...]]]:
+def parts_of(whole: Value) -> Iterator[tuple[Value, Key]]:
     """The parts of a concat, and the key of each in it."""
     axis, start = whole.parameters["axis"], 0
     for part in whole.operands:
