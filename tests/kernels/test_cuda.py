@@ -526,7 +526,7 @@ def test_all_loops_of_cells_are_kernels_in_cuda(
         for cell in CELLS:
             case = case_of(cell)
             plan = tg.plan(case.cell, case.xs, case.state)
-            assert plan.program.loops and not plan.program.not_native
+            assert plan.program.loops and not plan.scheduled.reasons
     request.getfixturevalue("check")(PREAMBLE + "".join(texts))
 
 

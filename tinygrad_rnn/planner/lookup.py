@@ -28,6 +28,7 @@ from ..structure import Structure, flatten, unflatten
 from ..tensor import Tensor, is_anomaly_detected, is_grad_enabled, wrap
 from .cache import cache
 from .call import Bytes, Call, literally, recorded
+from .compile import compile_step
 from .ir import Table, spelled
 from .loop import Loop
 from .passes.rows import Mixed
@@ -216,7 +217,7 @@ def _made(
     second = _traced(step, xs, states, Table(), lines=True)
     _compare(first, second)
     try:
-        return Plan(second, wanted, rows, ragged)
+        return compile_step(second, wanted, rows, ragged)
     except Mixed as error:
         return f"{_MIXED}: {error}"
     except SettingError:

@@ -13,10 +13,10 @@ import math
 import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from ..kernels.ir import Kernel
 from . import storage
+from .compiled import Compiled
 from .ir import Graph, Kind, Value, base, is_view, ordered, sources
 from .passes.sums import contraction, read_by
 from .stages import EACH, ONCE, ROWS, ROWS_ONCE, Distribution, Pass, Stage, Term
@@ -53,10 +53,8 @@ ADVICE = (
 """What to do about a reason that contains such words."""
 
 
-def summary(plan: Any) -> str:
+def summary(plan: Compiled) -> str:
     """A plan in one line."""
-    if plan.reason is not None:
-        return f"literal: {plan.reason}"
     d = plan.distribution
     names = ("forward", "backward")
     passes = [
@@ -70,10 +68,8 @@ def summary(plan: Any) -> str:
     return ", ".join(["planned: " + _dtypes(d.graph), place, *passes, hoisted])
 
 
-def report(plan: Any) -> str:
+def report(plan: Compiled) -> str:
     """What became of the loop, in words."""
-    if plan.reason is not None:
-        return "\n".join(_literal(plan.reason))
     d = plan.distribution
     lines = [*_headline(plan), "", "Forward pass", *_pass(plan, d.forward, "forward")]
     if d.backward is not None:
@@ -82,13 +78,12 @@ def report(plan: Any) -> str:
     return "\n".join([*lines, "", *_rest(plan)])
 
 
-def held_bytes(plan: Any, steps: int, rows: int) -> int:
+def held_bytes(plan: Compiled, steps: int, rows: int) -> int:
     """The bytes that a call holds for its backward pass, beyond the user's own arrays.
 
-    Of sequences of unequal lengths ``steps`` is the sum of them and ``rows`` 1. Of a literal loop,
-    which holds a graph, nothing is foretold: 0.
+    Of sequences of unequal lengths ``steps`` is the sum of them and ``rows`` 1.
     """
-    if plan.reason is not None or plan.distribution.backward is None:
+    if plan.distribution.backward is None:
         return 0
     most = (plan.rows or 1) if plan.ragged else rows
     memories = storage.held(plan.distribution, plan.storage[0])
@@ -98,21 +93,19 @@ def held_bytes(plan: Any, steps: int, rows: int) -> int:
     return held + layout
 
 
-# What a loop that is not planned says.
-
-
-def _literal(reason: str) -> list[str]:
+def of_literal(reason: str) -> str:
+    """What a loop that is not planned says."""
     advice = next((advice for words, advice in ADVICE if words in reason), None)
     lines = ["Literal: the loop runs step by step, each operation by itself.", f"  Why: {reason}"]
-    if advice is None:
-        return lines
-    return [*lines, "  What to do: " + advice.replace("\n", "\n    ")]
+    if advice is not None:
+        lines.append("  What to do: " + advice.replace("\n", "\n    "))
+    return "\n".join(lines)
 
 
 # The parts of a report.
 
 
-def _headline(plan: Any) -> list[str]:
+def _headline(plan: Compiled) -> list[str]:
     d = plan.distribution
     loops = [
         _count(sum(stage.loop for stage in part.stages), "loop") + f" {name}"
@@ -121,8 +114,8 @@ def _headline(plan: Any) -> list[str]:
     ]
     if not plan.has_rows:
         rows = (
-            f"Rows of the batch are not independent: {plan.mixed}. Hence all rows take all steps "
-            "together; those that have ended are masked."
+            f"Rows of the batch are not independent: {plan.proof.mixed}. Hence all rows take all "
+            "steps together; those that have ended are masked."
         )
     elif plan.ragged:
         rows = (
@@ -139,7 +132,7 @@ def _headline(plan: Any) -> list[str]:
     return [first, *textwrap.wrap(rows, WIDTH), why]
 
 
-def _pass(plan: Any, part: Pass, name: str) -> list[str]:
+def _pass(plan: Compiled, part: Pass, name: str) -> list[str]:
     lines: list[str] = []
     loops = _loops(plan)
     for stage in part.stages:
@@ -162,7 +155,7 @@ def _pass(plan: Any, part: Pass, name: str) -> list[str]:
     return lines or ["  Nothing to compute."]
 
 
-def _kept(plan: Any, stage: Stage, *, backwards: bool) -> list[str]:
+def _kept(plan: Compiled, stage: Stage, *, backwards: bool) -> list[str]:
     """The dependences that keep a loop a loop."""
     lines = []
     for before, after in stage.carries:
@@ -179,7 +172,7 @@ def _kept(plan: Any, stage: Stage, *, backwards: bool) -> list[str]:
     return lines
 
 
-def _totals(plan: Any) -> list[str]:
+def _totals(plan: Compiled) -> list[str]:
     """The sums over time outside of loops: what they are one operation of, and whose gradient."""
     in_loops = {v for stage in _loops(plan) for v in stage.sums}
     found = [
@@ -197,7 +190,7 @@ def _totals(plan: Any) -> list[str]:
     ]
 
 
-def _sum(plan: Any, term: Term) -> str:
+def _sum(plan: Compiled, term: Term) -> str:
     """How a sum over time is computed, as a formula."""
     read = read_by(term)
     shapes = [_shape(plan, x, False) for x in read]
@@ -221,7 +214,7 @@ _UNITS = {
 }
 
 
-def _held(plan: Any) -> list[str]:
+def _held(plan: Compiled) -> list[str]:
     d = plan.distribution
     steps, rows = 100, plan.rows or 1  # the number of steps is nothing that a plan knows
     values = [m.like for m in storage.held(d, plan.storage[0])]
@@ -245,7 +238,7 @@ def _held(plan: Any) -> list[str]:
     return [*lines, *rest, "  Nothing of the forward pass is computed again."]
 
 
-def _rest(plan: Any) -> list[str]:
+def _rest(plan: Compiled) -> list[str]:
     d = plan.distribution
     captured = sources(d.graph, "captured")
     by_rows = [v for v in captured if d.extents[v] is ROWS_ONCE]
@@ -259,13 +252,13 @@ def _rest(plan: Any) -> list[str]:
     ]
 
 
-def _native(plan: Any) -> str:
+def _native(plan: Compiled) -> str:
     """Whether loops run in fused kernels, and why not."""
     loops, fused = len(_loops(plan)), len(plan.program.loops)
     if fused:
         why_not = "".join(f"; {reason}" for reason in plan.scheduled.reasons)
         return f"{fused} of {_count(loops, 'loop')} as machine code{why_not}"
-    if plan.no_kernels is None and plan.mixed is not None:
+    if plan.no_kernels is None and plan.proof.mixed is not None:
         return "none, since rows are not independent; this runs as a program of NumPy operations"
     return f"none; {plan.no_kernels or 'no loop is of a kind that they do'}"
 
@@ -301,7 +294,7 @@ def _work(values: Iterable[Value], kernels: str = "") -> str:
     return ", ".join(parts) or "nothing"
 
 
-def _kernels(plan: Any, number: int, values: Sequence[Value]) -> str:
+def _kernels(plan: Compiled, number: int, values: Sequence[Value]) -> str:
     """How the elementwise operations of a step are grouped, in the loop of this number."""
     fused = plan.program.loops
     if len(fused) == len(_loops(plan)):
@@ -338,11 +331,11 @@ def _names(values: Iterable[Value]) -> str:
     )
 
 
-def _product(plan: Any, value: Value, in_loop: bool) -> str:
+def _product(plan: Compiled, value: Value, in_loop: bool) -> str:
     return " @ ".join(_shape(plan, x, in_loop) for x in value.operands)
 
 
-def _shape(plan: Any, value: Value, in_loop: bool) -> str:
+def _shape(plan: Compiled, value: Value, in_loop: bool) -> str:
     """The shape of a value with B for rows and T for steps."""
     extent = plan.extents[value]
     shape = [str(n) for n in value.shape]
@@ -370,7 +363,7 @@ def _dtypes(graph: Graph) -> str:
     return ", ".join(dict.fromkeys(v.dtype.name for v in (*graph.ys, *graph.states)))
 
 
-def _loops(plan: Any) -> list[Stage]:
+def _loops(plan: Compiled) -> list[Stage]:
     """All loops, those of the forward pass first."""
     parts = (plan.distribution.forward, plan.distribution.backward)
     return [stage for part in parts if part is not None for stage in part.stages if stage.loop]
@@ -409,7 +402,7 @@ def _reader(graph: Graph, kind: Kind, index: int) -> str | None:
     return next(filter(None, lines), None)
 
 
-def _origin(plan: Any, product: Value) -> str | None:
+def _origin(plan: Compiled, product: Value) -> str | None:
     """The line of a product; of a derivative's, that of the product which has the same factor."""
     if product.line:
         return product.line
@@ -432,14 +425,14 @@ def _again(d: Distribution) -> list[Value]:
     return [v for v in forward if v in d.backward.values and v.source is None]
 
 
-def _bytes_of_one(plan: Any, value: Value) -> int:
+def _bytes_of_one(plan: Compiled, value: Value) -> int:
     """The bytes of one step and row of it, or of what there is one of."""
     each_row = plan.extents[value] in (ROWS, ROWS_ONCE)
     shape = value.shape[1:] if each_row else value.shape
     return math.prod(shape) * value.dtype.itemsize
 
 
-def _place_held(plan: Any, value: Value) -> str | None:
+def _place_held(plan: Compiled, value: Value) -> str | None:
     """The line of what is held: of a state, where it is made."""
     if value.source is None:
         return _line(value)
@@ -448,7 +441,7 @@ def _place_held(plan: Any, value: Value) -> str | None:
     return _line(plan.distribution.graph.states[value.source.index])
 
 
-def bytes_of_loop(plan: Any, rows: int) -> tuple[int, int]:
+def bytes_of_loop(plan: Compiled, rows: int) -> tuple[int, int]:
     """What a step of a segment takes while it is differentiated, and what one state takes."""
     extents = plan.extents
     memories = [m for each in plan.storage for m in each.memories]

@@ -126,8 +126,8 @@ class _Assignment:
             elif value.name not in ("state", "dstate"):
                 self.places[value] = Place(Memory("given", value))
         for number, stage in enumerate(part.stages):
-            if stage in scheduled.loops:
-                _Kernels(self, number, stage, scheduled.loops[stage]).assign()
+            if stage in scheduled.schedules:
+                _Kernels(self, number, stage, scheduled.schedules[stage]).assign()
             elif stage.loop:
                 self._numpy_loop(number, stage)
             else:

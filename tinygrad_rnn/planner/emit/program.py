@@ -30,9 +30,9 @@ def write(
     distribution: Distribution, scheduled: Scheduled, storages: list[Storage], backend: Any
 ) -> Program:
     """The program of a distribution whose values have their places."""
-    context, loops = Context(backend, bool(scheduled.loops)), list[Loop]()
+    context, loops = Context(backend, bool(scheduled.schedules)), list[Loop]()
     functions = [
-        FunctionWriter(distribution, part, storage, context).write(scheduled.loops, loops)
+        FunctionWriter(distribution, part, storage, context).write(scheduled.schedules, loops)
         for part, storage in zip(distribution.passes, storages, strict=True)
     ]
     return Program("\n\n".join(functions), context.given, loops)

@@ -17,7 +17,6 @@ from ...graph import TABLE
 from ..ir import Graph, Number, Table, Value, base, is_view, users
 from ..stages import ROWS, Distribution, Pass, Stage
 from .slices import sliced, sliced_axis
-from .sums import read_by
 
 
 def is_product(value: Value | Number) -> bool:
@@ -86,15 +85,11 @@ def _slice_of(table: Table, x: Value, axis: int, start: int, stop: int) -> Value
     return table.again(x, tuple(inputs))
 
 
-PASSES = (products_first, slices_pushed)
-"""After those of ``simplify``."""
-
-
-def drawn_in(distribution: Distribution, compiler: Any) -> None:
+def draw_into_loops(distribution: Distribution, compiler: Any) -> Distribution:
     """Draw elementwise work into the loops beside it, in both passes, as far as kernels hold it."""
-    for part in (distribution.forward, distribution.backward):
-        if part is not None:
-            _Drawing(distribution, part, compiler).run()
+    for part in distribution.passes:
+        _Drawing(distribution, part, compiler).run()
+    return distribution
 
 
 class _Drawing:
@@ -140,7 +135,7 @@ class _Drawing:
 
     def _made_for(self, loop: Stage) -> None:
         """Values that nothing but the loop reads: computed there instead of before it."""
-        outside = self._results()
+        outside = {base(x) for x in self.part.results}
         before = [s for s in self.part.stages[: self.part.stages.index(loop)] if not s.loop]
         for stage in before[::-1]:
             for value in stage.values[::-1]:
@@ -166,13 +161,3 @@ class _Drawing:
                     after.add(value)
                 else:
                     self._move(value, loop)
-
-    def _results(self) -> set[Value]:
-        d, graph = self.distribution, self.distribution.graph
-        found: list[Value | None]
-        if self.part is d.forward:
-            found = [*graph.ys, *graph.states, *d.residuals]
-        else:
-            terms = [term for each in d.totals for term in each or ()]
-            found = [*graph.dxs, *graph.dstates, *(x for term in terms for x in read_by(term))]
-        return {base(x) for x in found if x is not None}

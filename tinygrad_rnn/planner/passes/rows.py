@@ -13,6 +13,8 @@ was found to have rows was judged too early, so then the proof starts again.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ...primitives.indexing import ARRAY
 from ..facts import copied, facts_of, full
 from ..ir import WHOLE, Graph, Value
@@ -33,21 +35,31 @@ _WITH_RULES = frozenset(
 """What has a rule of its own; all else goes by its kind."""
 
 
-def extents(graph: Graph, batch: int | None, ragged: bool = False) -> dict[Value, Extent]:
-    """The extent of each value of a graph whose rows are proved independent; raises Mixed.
+class Proof(NamedTuple):
+    """The extent of each value, and which operation mixes rows, if one does."""
+
+    extents: dict[Value, Extent]
+    mixed: Mixed | None
+
+
+def prove(graph: Graph, batch: int | None, ragged: bool = False) -> Proof:
+    """The extents in a graph: with rows, if these are proved independent.
 
     Where rows end at steps of their own (``ragged``), each output has to have them, too.
     """
     having_rows: frozenset[Value] = frozenset()
     while True:
-        proof = _Proof(batch, having_rows)
-        proof.run(graph, ragged)
-        if proof.having_rows == having_rows:
-            return proof.found
-        having_rows = frozenset(proof.having_rows)
+        walk = _Walk(batch, having_rows)
+        try:
+            walk.run(graph, ragged)
+        except Mixed as error:
+            return Proof(_without_rows(graph), error)
+        if walk.having_rows == having_rows:
+            return Proof(walk.found, None)
+        having_rows = frozenset(walk.having_rows)
 
 
-def without_rows(graph: Graph) -> dict[Value, Extent]:
+def _without_rows(graph: Graph) -> dict[Value, Extent]:
     """The extents in a graph of which nothing is known: once, or for each step."""
     found: dict[Value, Extent] = {}
     for value in graph.values():
@@ -61,7 +73,7 @@ def without_rows(graph: Graph) -> dict[Value, Extent]:
     return found
 
 
-class _Proof:
+class _Walk:
     """One walk over a graph, given the values from outside that are known to have rows."""
 
     def __init__(self, batch: int | None, having_rows: frozenset[Value]) -> None:

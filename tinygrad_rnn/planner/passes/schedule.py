@@ -226,11 +226,11 @@ class Schedule:
 class Scheduled(NamedTuple):
     """The loops that are for kernels, and why others are not."""
 
-    loops: dict[Stage, Schedule]
+    schedules: dict[Stage, Schedule]
     reasons: list[str]
 
 
-def scheduled(distribution: Distribution, compiler: Any) -> Scheduled:
+def schedule_loops(distribution: Distribution, compiler: Any) -> Scheduled:
     """The loops of both passes that kernels can do."""
     found = Scheduled({}, [])
     for part in distribution.passes:
@@ -244,7 +244,7 @@ def scheduled(distribution: Distribution, compiler: Any) -> Scheduled:
                 schedule = Schedule(stage, distribution.extents, outside)
                 reason = _why_not_late(part, stage, schedule)
             if reason is None:
-                found.loops[stage] = schedule
+                found.schedules[stage] = schedule
             else:
                 found.reasons.append(reason)
     return found

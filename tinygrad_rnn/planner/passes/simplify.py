@@ -1,20 +1,20 @@
 """Passes that leave a graph smaller: the same results from fewer and plainer values.
 
 Each pass is a function ``Graph -> Graph`` and rebuilds the graph by one rule, which looks at a
-value whose inputs are done. ``PASSES`` is their order. There is no language of patterns: a rule
-reads as the sentence it stands for.
+value whose inputs are done. There is no language of patterns: a rule reads as the sentence it
+stands for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 from ...graph import TABLE
 from ..facts import copied, detached, facts_of, full
 from ..ir import Graph, Number, Table, Value, along, is_view, keeps_all, reshaped
-from .slices import constant, placed, sliced
+from .slices import constant, sliced
 
 
 def plain(graph: Graph) -> Graph:
@@ -150,14 +150,3 @@ def owned(graph: Graph) -> Graph:
 
 def _owns_memory(value: Value) -> bool:
     return value.source is None and not is_view(value) and value.primitive is not full
-
-
-PASSES = (plain, stacked, folded, placed, folded, placed, differences, owned)
-"""In this order; what is no longer needed drops out, since nothing reads it."""
-
-
-def simplified(graph: Graph, passes: Sequence[Callable[[Graph], Graph]] = PASSES) -> Graph:
-    """A graph after all passes."""
-    for each in passes:
-        graph = each(graph)
-    return graph
