@@ -336,7 +336,8 @@ def drawn(xp: Any, draw: Draw, key: tuple[int, int], step: Any, row: Any = None)
     numbers = xp.asarray(unit * (draw.high - draw.low) + draw.low, dtype=native)
     if (draw.low, draw.high) == (0, 1) and draw.dtype.itemsize > 2:
         return numbers  # which were not rounded
-    return xp.clip(numbers, *_ends(float(draw.low), float(draw.high), draw.dtype))
+    first, last = _ends(float(draw.low), float(draw.high), draw.dtype)
+    return xp.asarray(xp.clip(numbers, first, last))  # of shape (), an array, too
 
 
 @cache
