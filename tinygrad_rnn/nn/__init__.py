@@ -1,5 +1,7 @@
 """Modules with parameters: layers, recurrent cells, initial weights. Names follow PyTorch's."""
 
+from typing import Any
+
 from . import init
 from .attention import AdditiveAttention, Memory, MultiheadAttention, MultiplicativeAttention
 from .cells import (
@@ -12,6 +14,7 @@ from .cells import (
 )
 from .layers import Dropout, Embedding, LayerNorm, Linear, Sequential
 from .module import Buffer, Module, Parameter, functional_call
+from .names import OF_NN
 from .recurrent import GRU, LSTM, RNN, Bidirectional, Recurrent
 from .search import Hypothesis, beam_search, greedy_search, sample
 from .seq2seq import AttentionDecoder, Bridge, DecoderState, Encoder, shift_right
@@ -58,3 +61,9 @@ __all__ = [
     "shift_right",
     "summary",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in OF_NN:
+        raise AttributeError(f"nn has no {name!r}, as PyTorch has; here it is {OF_NN[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,10 @@
 """Modules: objects that hold parameters, found by walking their attributes in order of definition.
 
-There is no registration and no ``__setattr__``: an attribute that is a Parameter, a Buffer or a
-Module counts, and so does one inside a list, tuple or dict. Any other Tensor is a constant, neither
-saved nor moved. The subtle point is sharing: what is reached by two names, be it a parameter or a
-link from a child back to its parent, is listed, counted and saved once, under the first.
+There is no registration: an attribute that is a Parameter, a Buffer or a Module counts, and so does
+one inside a list, tuple, dict, deque or dataclass. In a set, which has no order, or an iterator,
+which can be read only once, it is refused. Any other Tensor is a constant, neither saved nor moved.
+The subtle point is sharing: what is reached by two names, be it a parameter or a link from a child
+back to its parent, is listed, counted and saved once, under the first.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ import tinygrad_rnn_backends as backends
 
 from ..atomic import commit
 from ..primitives.creation import tensor
-from ..structure import flatten, unflatten
 from ..tensor import Tensor, as_tensor, backend_of, on_host, rebinding, regrading
+from .containers import READ_ONCE, UNORDERED, parts_of, refused, way_into, with_parts
+from .names import OF_MODULES
 
 T = TypeVar("T")
 
@@ -65,6 +67,20 @@ class Module:
 
     training: bool = True
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(value, (*UNORDERED, *READ_ONCE)):
+            value = refused(f"{type(self).__name__}.{name}", value, COUNTS)
+        object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in OF_MODULES:
+            raise AttributeError(
+                f"{type(self).__name__} has no {name!r}, as PyTorch has: {OF_MODULES[name]}",
+                name=name,
+                obj=self,
+            )
+        return object.__getattribute__(self, name)  # which raises once more, or what it raised
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What calling the module does."""
         raise NotImplementedError(f"{type(self).__name__} defines no forward")
@@ -80,7 +96,7 @@ class Module:
         return self._named(prefix, Module)
 
     def named_children(self) -> Iterator[tuple[str, Module]]:
-        """The modules directly in it or in its lists, tuples and dicts, as ``("cells.0", module)``.
+        """The modules directly in it or in its containers, as ``("cells.0", module)``.
 
         One that has two names comes twice.
         """
@@ -217,21 +233,26 @@ class Module:
         return ""
 
 
+COUNTS = (Module, Parameter, Buffer)
+"""What is saved, moved and trained."""
+
+
 def held(module: Module, prefix: str) -> Iterator[tuple[str, Module | Parameter | Buffer]]:
-    """What counts among the attributes of one module, inside lists, tuples and dicts, too."""
+    """What counts among the attributes of one module, inside ordered containers, too."""
     seen: set[int] = set()
     pending: list[tuple[str, Any]] = [(prefix, vars(module))]
     while pending:
         name, value = pending.pop()
-        if isinstance(value, (Module, Parameter, Buffer)):
+        if isinstance(value, COUNTS):
             yield name, value
+        elif isinstance(value, UNORDERED):
+            refused(f"{type(module).__name__}: {name}", value, COUNTS)
         elif id(value) not in seen:
             seen.add(id(value))
-            parts = value.items() if isinstance(value, dict) else enumerate(value)
             pending += [
                 (f"{name}.{key}" if name else str(key), part)
-                for key, part in parts
-                if isinstance(part, (Module, Parameter, Buffer, dict, list, tuple))
+                for key, part in parts_of(value)
+                if isinstance(part, (*COUNTS, *UNORDERED)) or way_into(type(part)) is not None
             ][::-1]
 
 
@@ -269,7 +290,5 @@ def _substituted(value: Any, memo: dict[int, Any]) -> Any:
         twin = memo[id(value)] = copy.copy(value)
         vars(twin).update({k: _substituted(v, memo) for k, v in vars(value).items()})
         return twin
-    if isinstance(value, (list, tuple, dict)):
-        leaves, structure = flatten(value)
-        return unflatten(structure, [_substituted(leaf, memo) for leaf in leaves])
-    return value
+    parts = [part for _, part in parts_of(value)]
+    return with_parts(value, [_substituted(part, memo) for part in parts]) if parts else value
