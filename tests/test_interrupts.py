@@ -259,6 +259,10 @@ def test_real_interrupts_in_a_training_loop_leave_no_step_half_done(kind: str) -
     optimizer = OPTIMISERS[kind](params)
 
     def interrupt(number: int, frame: Any) -> None:
+        # Where others call back, as the garbage collector does, it would be lost: a little later.
+        if "tinygrad_rnn" not in frame.f_code.co_filename:
+            signal.setitimer(signal.ITIMER_REAL, 1e-5)
+            return
         raise KeyboardInterrupt
 
     before, hits = signal.signal(signal.SIGALRM, interrupt), 0
