@@ -186,3 +186,24 @@ def test_numbers_of_classes_beyond_the_dtype_of_small_indices(dtype: str) -> Non
     )
     each = tg.vmap(lambda row, i: row[i])(logits, x)
     np.testing.assert_array_equal(each.numpy(), logits.numpy()[[0, 1, 2], [1, 0, 100]])
+
+
+def test_lengths_without_values_name_the_mask() -> None:
+    def last(x: tg.Tensor, lengths: tg.Tensor) -> tg.Tensor:
+        return tg.unroll(lambda x, h: (x, x), x, tg.zeros((2,)), lengths=lengths)[1]
+
+    with pytest.raises(TypeError, match=r"inside vmap .* give a mask \(T, B\)"):
+        tg.vmap(last)(tg.ones((5, 4, 2)), tg.ones((5, 2), dtype="int64"))
+
+
+def test_a_tensor_without_values_says_what_it_stands_for() -> None:
+    seen: list[str] = []
+
+    def cell(x: tg.Tensor, h: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
+        seen.append(f"{x}")
+        return h, h
+
+    tg.unroll(cell, tg.ones((3, 2, 4)), tg.zeros((2, 4)), mode="planned")
+    assert set(seen) == {"tensor(float32 (2, 4), traced: it has no values)"}
+    tg.vmap(lambda x: seen.append(repr(x)) or x)(tg.ones((3, 2)))
+    assert seen[-1] == "tensor(float32 (2,) for each of 3 examples)"

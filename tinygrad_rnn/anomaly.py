@@ -1,8 +1,9 @@
 """What ``detect_anomaly`` looks for: the first operation that makes a nan or an inf, and its line.
 
-The subtle point is who is to blame. A saved array that was written to between the forward and the
-backward pass gives a wrong gradient and no nan at all, so checksums of what was saved are compared,
-too.
+The subtle point is who is to blame. An operation that was given a nan made none: what is named then
+is its input, which came from outside, since whatever was computed has been looked at. And a saved
+array that was written to between the forward and the backward pass gives a wrong gradient and no
+nan at all, so checksums of what was saved are compared, too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from __future__ import annotations
 import os
 import traceback
 import zlib
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +29,12 @@ class Witness(NamedTuple):
     checksums: list[int]
 
 
+STEPS: ContextVar[tuple[int, ...]] = ContextVar("tinygrad_rnn_steps", default=())
+"""The time step that each loop around this is at, the outermost first."""
+
+NAMERS: list[Callable[[Any], str | None]] = []
+"""Functions that know what a Tensor is called, as the modules above this do of parameters."""
+
 _LIBRARY = (os.path.dirname(__file__) + os.sep, os.path.dirname(backends.__file__) + os.sep)
 
 
@@ -35,14 +44,6 @@ _CELLS = os.path.join(os.path.dirname(__file__), "nn") + os.sep
 def is_library(filename: str) -> bool:
     """Whether a file is the library's own."""
     return filename.startswith(_LIBRARY)
-
-
-def user_line() -> str:
-    """The innermost line of the stack that is not the library's own."""
-    for frame in reversed(traceback.extract_stack()):
-        if not is_library(frame.filename):
-            return f"{frame.filename}:{frame.lineno}: {frame.line}"
-    return "an unknown line"
 
 
 def cell_line() -> str:
@@ -55,24 +56,69 @@ def cell_line() -> str:
     return "an unknown line"
 
 
-def _not_finite(x: Any) -> str | None:
-    """Which of "nan" and "inf" an array or Tensor of floats holds, if any."""
+def place() -> str:
+    """Where this happens: the user's line, that of a layer or cell called from it, and the step."""
+    frames = traceback.extract_stack()[::-1]
+    line = next((_shown(f) for f in frames if not is_library(f.filename)), "an unknown line")
+    cell = next((f for f in frames if _is_of_nn(f) or not is_library(f.filename)), None)
+    if cell is not None and _is_of_nn(cell):
+        line += f" (in {os.path.basename(cell.filename)}:{cell.lineno}: {cell.line})"
+    steps = ", within step ".join(str(step) for step in reversed(STEPS.get()))
+    return f"{line}, at step {steps}" if steps else line
+
+
+def _shown(frame: traceback.FrameSummary) -> str:
+    return f"{frame.filename}:{frame.lineno}: {frame.line}"
+
+
+def _is_of_nn(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(_CELLS)
+
+
+class _NotFinite(NamedTuple):
+    """Which of "nan" and "inf" an array holds, and where."""
+
+    kind: str
+    where: str
+
+
+def _not_finite(x: Any) -> _NotFinite | None:
+    """What is not finite in an array, a Tensor or a number, if anything is."""
     array = x._array if hasattr(x, "_node") else x  # of a Tensor, which is defined above this
     found = backends.of(array)
-    host = np.asarray(array) if isinstance(array, np.generic) else None
+    host = np.asarray(array) if isinstance(array, (np.generic, float)) else None
     host = found.to_host(array) if found is not None else host
     if host is None or host.dtype.kind != "f" or np.isfinite(host).all():
         return None
-    return "nan" if np.isnan(host).any() else "inf"
+    kind = "nan" if np.isnan(host).any() else "inf"
+    places = np.argwhere(np.isnan(host) if kind == "nan" else np.isinf(host))
+    if not host.ndim:
+        return _NotFinite(kind, "")
+    rows = sorted({int(row) for row in places[:, 0]})
+    where = f"; first at index {tuple(map(int, places[0]))} of shape {host.shape}"
+    if host.ndim > 1 and len(rows) > 1:
+        where += f", along axis 0 at {', '.join(map(str, rows[:8]))}" + ", ..." * (len(rows) > 8)
+    return _NotFinite(kind, where)
 
 
-def look_at(primitive: Primitive, out: Any) -> str:
-    """The line of the user that an operation was called from; raises if it made a nan or an inf."""
-    line = user_line()
+def look_at(primitive: Primitive, inputs: Sequence[Any], out: Any) -> str:
+    """Where an operation was called from; raises if it made a nan or an inf, or was given one."""
+    line = place()
     for part in out if primitive.several else (out,):
         bad = _not_finite(part)
-        if bad is not None:
-            raise FloatingPointError(f"{primitive.name} made {bad} in the forward pass, at {line}")
+        if bad is None:
+            continue
+        for i, x in enumerate(inputs):
+            given = _not_finite(x)
+            if given is not None:
+                called = next(filter(None, (name(x) for name in NAMERS)), f"input {i}")
+                raise FloatingPointError(
+                    f"{primitive.name} was given {given.kind}: {called} held it already, at {line}"
+                    f"{given.where}"
+                )
+        raise FloatingPointError(
+            f"{primitive.name} made {bad.kind} in the forward pass, at {line}{bad.where}"
+        )
     return line
 
 
@@ -106,7 +152,7 @@ class AnomalyWatch:
         """Raise if a vjp of the node made a nan or an inf."""
         bad = _not_finite(cotangent)
         if bad is not None:
-            raise FloatingPointError(f"made {bad}")
+            raise FloatingPointError(f"made {bad.kind}{bad.where}")
 
     def __enter__(self) -> None:
         pass

@@ -75,7 +75,7 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
             out = backend.asarray(out)
         else:
             backend = found
-    line = anomaly.look_at(primitive, out) if mode.anomaly else None
+    line = anomaly.look_at(primitive, inputs, out) if mode.anomaly else None
     if not parents or not mode.recording:
         return _unrecorded(primitive, out)  # type: ignore[no-any-return]
     argnums = tuple(numbers)

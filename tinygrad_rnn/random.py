@@ -27,7 +27,7 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
-from . import names
+from . import anomaly, names
 from .batching import Batch, BatchedArray, running_batches
 from .dtypes import canonical_dtype, default_dtype, native_dtype
 from .primitives.axes import negative_axis
@@ -184,12 +184,15 @@ def loop() -> Iterator[Callable[[int], None]]:
 
     def at_step(step: int) -> None:
         site.step, site.draws = step, 0
+        anomaly.STEPS.set((*around, step))
 
-    token = _site.set(site)
+    around = anomaly.STEPS.get()
+    token, steps = _site.set(site), anomaly.STEPS.set(around)
     try:
         yield at_step
     finally:
         _site.reset(token)
+        anomaly.STEPS.reset(steps)
 
 
 @contextmanager

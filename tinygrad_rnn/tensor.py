@@ -65,7 +65,9 @@ def is_anomaly_detected() -> bool:
 
 
 def detect_anomaly() -> Scope[Mode]:
-    """Name the first operation, and the line of yours, that makes a NaN or an inf.
+    """Name the first operation that makes a NaN or an inf: line, time step, index and rows.
+
+    Where one came in with the data or a parameter, that is named instead.
 
     Wrap the forward and the backward pass; either raises ``FloatingPointError``. A saved array that
     was written to in between raises ``RuntimeError``: on NumPy that is hard to do (``.data`` is

@@ -10,7 +10,9 @@ back to its parent, is listed, counted and saved once, under the first.
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from reprlib import recursive_repr
 from textwrap import indent
 from typing import Any, NamedTuple, Self, TypeVar
@@ -19,6 +21,7 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from .. import anomaly
 from ..atomic import commit
 from ..primitives.creation import tensor
 from ..tensor import Tensor, as_tensor, backend_of, on_host, rebinding, regrading
@@ -254,6 +257,24 @@ def held(module: Module, prefix: str) -> Iterator[tuple[str, Module | Parameter 
                 for key, part in parts_of(value)
                 if isinstance(part, (*COUNTS, *UNORDERED)) or way_into(type(part)) is not None
             ][::-1]
+
+
+def _name_of(x: Any) -> str | None:
+    """What a parameter or buffer is called in the outermost of the modules that hold it."""
+    if not isinstance(x, (Parameter, Buffer)):
+        return None
+    called = "parameter" if isinstance(x, Parameter) else "buffer"
+    names = []
+    for module in gc.get_objects():
+        if issubclass(type(module), Module):
+            with suppress(ValueError):  # of one that calls two things alike, and is not to blame
+                named = module._named("", Tensor)
+                names += [f"{name!r} of {type(module).__name__}" for name, y in named if y is x]
+    longest = max(names, key=lambda name: name.count("."), default=None)
+    return f"a {called}" if longest is None else f"{called} {longest}"
+
+
+anomaly.NAMERS.append(_name_of)
 
 
 def host_array(value: Any) -> np.ndarray[Any, Any]:

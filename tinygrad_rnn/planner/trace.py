@@ -65,6 +65,9 @@ class TracedArray:
         """Whether operations on it leave nodes behind."""
         return self.trace.deriving
 
+    def __repr__(self) -> str:
+        return f"{self.dtype} {self.shape}, traced: it has no values"
+
     def detach(self) -> TracedArray:
         """The same without a gradient, which the trace notes."""
         return TracedArray(self.trace, self.trace.table.value(detached, self.value))
