@@ -75,6 +75,8 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
             out = backend.asarray(out)
         else:
             backend = found
+    if mode.watch is not None:
+        mode.watch.operation(primitive, inputs, arrays, parameters, out)
     line = anomaly.look_at(primitive, inputs, out) if mode.anomaly else None
     if not parents or not mode.recording:
         return _unrecorded(primitive, out)  # type: ignore[no-any-return]

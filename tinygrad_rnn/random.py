@@ -35,7 +35,7 @@ from .primitives.elementwise import TensorLike, astype, cos, exp, isfinite, log,
 from .primitives.movement import broadcast_shape, moveaxis
 from .primitives.reduction import cumulative_sum, max, sum
 from .structure import flatten
-from .tensor import Tensor, as_tensor, seen, wrap
+from .tensor import MODE, Tensor, as_tensor, seen, wrap
 
 _WORD = 0xFFFFFFFF
 _MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
@@ -175,6 +175,17 @@ def next_call() -> tuple[int, int]:
         counter = _stream if own is None else own
         counter.calls += 1
         return counter.seed, counter.calls
+
+
+def this_call() -> tuple[int, int] | None:
+    """The call that draws here belong to; None outside of a loop and before its first draw."""
+    site = _site.get()
+    return None if site is None else site.key
+
+
+def position() -> Position:
+    """Where the next draw is made; those that follow are made again in ``replay`` of it."""
+    return _position()[1]
 
 
 @contextmanager
@@ -321,9 +332,14 @@ def _draw(
     draw = draw._replace(number=site.draws, same=site.step == _ANY_STEP)
     site.draws += 1
     if site.trace is not None:
-        return site.trace(draw)
-    site.key = next_call() if site.key is None else site.key
-    return wrap(drawn(chosen, draw, site.key, site.step), None)
+        made = site.trace(draw)
+    else:
+        site.key = next_call() if site.key is None else site.key
+        made = wrap(drawn(chosen, draw, site.key, site.step), None)
+    watch = MODE.get().watch
+    if watch is not None:
+        watch.draw(draw, made)
+    return made
 
 
 def drawn(xp: Any, draw: Draw, key: tuple[int, int], step: Any, row: Any = None) -> Any:

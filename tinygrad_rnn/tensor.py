@@ -36,6 +36,7 @@ class Mode(NamedTuple):
 
     recording: bool = True
     anomaly: bool = False
+    watch: Any = None  # told of operations, draws, and values that are read on the host
 
 
 MODE: ContextVar[Mode] = ContextVar("tinygrad_rnn_mode", default=Mode())
@@ -591,6 +592,9 @@ def raw(x: Tensor, asked: str) -> Array:
     """The array of a Tensor that must have one."""
     if backends.of(x._array) is None:
         raise TypeError(f"{asked}: {x._array.why_no_value}")
+    watch = MODE.get().watch
+    if watch is not None and asked != "device":
+        watch.read(x, asked)
     return x._array
 
 

@@ -25,6 +25,7 @@ from . import random
 from .graph import topological_order
 from .primitives.creation import asarray, tensor
 from .recurrence import unroll
+from .recurrence.unroll import ROUNDING
 from .structure import flatten, map_leaves, unflatten
 from .tensor import Tensor, as_tensor, no_grad, pull_back
 from .transforms import jvp, vjp
@@ -97,10 +98,6 @@ def check_grads(
         function = _pulled_back(function, check.cotangents)
 
 
-_ROUNDING = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-11}
-"""How far planned and literal may be apart, relative to the largest magnitude of an array."""
-
-
 def check_planned(
     cell: Callable[..., Any],
     xs: Any,
@@ -136,7 +133,7 @@ def check_planned(
     literal, planned = (_run_in(m, cell, xs, state, options) for m in ("literal", "planned"))
     rounding: dict[str, float] | None = None
     for name in dict.fromkeys([*literal, *planned]):
-        limit = _ROUNDING.get(_dtype_name(literal.get(name)), 0.0) if rtol is None else rtol
+        limit = ROUNDING.get(_dtype_name(literal.get(name)), 0.0) if rtol is None else rtol
         found = _difference(name, literal.get(name), planned.get(name), limit, atol)
         if found is None:
             continue

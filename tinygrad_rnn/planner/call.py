@@ -44,6 +44,7 @@ class Call:
         order: the rows in the order in which they end, last first; None if all end together.
         every: how many steps a segment has, at whose start the state is held; None holds all.
         counts: how many parts x and the state have.
+        since: the time step of the first of these, and the random call that it belongs to.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Call:
         order: Any,
         every: int | None,
         counts: tuple[int, int],
+        since: tuple[int, tuple[int, int] | None] = (0, None),
     ) -> None:
         self.plan = plan
         self.steps = steps
@@ -62,7 +64,8 @@ class Call:
         self.counts = counts  # of the parts of x and of the state
         self.np = plan.machine.np  # the library of the arrays
         self.scalars = [self.np.asarray(number) for number in step.trace.scalars]
-        self.key = random.next_call() if plan.draws else None
+        self.first, call = since
+        self.key = (call or random.next_call()) if plan.draws else None
         self.starts: list[Any] = []  # the states that segments start from
         self.held: Any = None  # of the only segment: what its backward pass needs
         self.literal: Any = None  # the same loop on Tensors, literally
@@ -136,11 +139,11 @@ class Call:
             if draw.same:
                 found.append(self._of_rows("draw", i, random.drawn(backend, draw, self.key, 0)))
             elif self.plan.extent("draw", i) is ROWS:
-                rows = part.step_of, part.row_of
+                rows = part.step_of + self.first, part.row_of
                 found.append(random.drawn(backend, draw, self.key, *rows))
             else:
                 n = draw.shape[0] if draw.shape else 1
-                times = np.arange(part.first, part.first + part.steps)
+                times = np.arange(part.first, part.first + part.steps) + self.first
                 flat = draw._replace(shape=draw.shape or (1,))
                 rows = np.repeat(times, n), np.tile(np.arange(n), part.steps)
                 array = random.drawn(backend, flat, self.key, *rows)
@@ -260,6 +263,7 @@ def literally(call: Call, unroll: Any, lengths: Any, length: int, reverse: bool)
     ``unroll`` runs a cell literally. What is returned does not refer to the call.
     """
     plan, key, scalars, (parts, states_end) = call.plan, call.key, call.scalars, call.counts
+    first = call.first
     states_end += parts
 
     def run(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -269,7 +273,7 @@ def literally(call: Call, unroll: Any, lengths: Any, length: int, reverse: bool)
 
         def cell(x: Any, state: Any) -> Any:
             leaves = x[:-1]
-            t = int(x[-1].numpy()) if has_draws else 0
+            t = int(x[-1].numpy()) + first if has_draws else 0
 
             def source(value: Any) -> Tensor:
                 kind, index = value.source

@@ -4,9 +4,8 @@ Every call traces its one step again and finds the plan by what the trace did: o
 dtypes, static parameters, and which values came from outside. What those values are is an argument,
 so a plan cannot be stale; how many steps there are is one, too, so preparing never grows with time.
 
-The subtle point is purity. A plan computes each step by what one step did, so a cell must do the
-same at every step. Before a structure is planned, and when a cell is first met, its step is traced
-twice; if the second trace differs, the cell runs literally, and the plan says why.
+The subtle point is a known cell that does something else. ``evidence`` knows it by the operations
+of a step; if a trace has others, the cell is put back as it was and the call runs literally.
 """
 
 from __future__ import annotations
@@ -29,11 +28,11 @@ from ..tensor import Tensor, is_anomaly_detected, is_grad_enabled, wrap
 from .cache import cache
 from .call import Bytes, Call, literally, recorded
 from .compile import compile_step
+from .evidence import Operations
 from .ir import Table, spelled
 from .loop import Loop
 from .passes.rows import Mixed
 from .plan import Plan
-from .purity import Snapshot, codes
 from .report import bytes_of_loop
 from .runtime.steps import Steps
 from .trace import Step, Wanted, trace
@@ -47,6 +46,10 @@ class Unplanned(Exception):
     """Why this call is not planned."""
 
 
+class Unseen(Unplanned):
+    """A cell does what it has not been seen to do."""
+
+
 class Prepared(NamedTuple):
     """A plan, and what one call of it is given."""
 
@@ -56,11 +59,8 @@ class Prepared(NamedTuple):
     ragged: bool
 
 
-def prepare(loop: Loop, in_segments: bool = False) -> Prepared:
-    """Trace the step of a loop and find the plan for it, or make one; raises Unplanned.
-
-    A plan that is run in segments has the cotangent of every state: where a segment starts.
-    """
+def check_fit(loop: Loop) -> None:
+    """Raise Unplanned for a loop that is not planned, whatever its cell does."""
     if is_anomaly_detected():
         raise Unplanned("detect_anomaly looks at every operation of every step")
     backend = backends.of(loop.xs[0]._array)
@@ -75,6 +75,29 @@ def prepare(loop: Loop, in_segments: bool = False) -> Prepared:
         if not known or own is not backend:
             names = f"{x.backend!r} beside {loop.xs[0].backend!r}"
             raise Unplanned(f"arrays are neither NumPy's nor all CuPy's, but of {names}")
+
+
+def prepare(
+    loop: Loop, in_segments: bool = False, knows: Callable[[tuple[Any, ...]], bool] | None = None
+) -> Prepared:
+    """Trace the step of a loop and find the plan for it, or make one; raises Unplanned.
+
+    A plan that is run in segments has the cotangent of every state: where a segment starts. If
+    operations are given that the cell may do, it raises Unseen for others.
+    """
+    check_fit(loop)
+    if knows is not None:
+        loop.watch = operations = Operations()
+    try:
+        found = _prepared(loop, in_segments)
+    finally:
+        loop.watch = None
+    if knows is not None and not knows(tuple(operations.names)):
+        raise Unseen("the cell does what it has not been seen to do")
+    return found
+
+
+def _prepared(loop: Loop, in_segments: bool) -> Prepared:
     start = loop.state_structure, loop.states
     plain = loop.plain_step, (loop.x_structure, loop.xs)
     if loop.lengths is not None and loop.reset is None and not loop.all_full:
@@ -99,12 +122,7 @@ def _found(
 ) -> Prepared | None:
     """The plan of a step; None for steps of unequal lengths whose rows are not independent."""
     at_one = [_at_one_step(x) for x in xs[1]]
-    known = codes(loop.cell)
-
-    def once_more() -> Step:
-        return _traced(step, (xs[0], at_one), states, _signatures())
-
-    traced = once_more() if known in _known else _settled(loop.cell, once_more)
+    traced = _traced(step, (xs[0], at_one), states, _signatures())
     recording = is_grad_enabled()
     wanted = Wanted(
         *(
@@ -119,20 +137,14 @@ def _found(
     if plan is None:
         plan = _made(step, (xs[0], at_one), states, traced, wanted, loop.batch, ragged)
         cache.put(key, plan)
-    elif isinstance(plan, Plan) and known not in _known:
-        _compare(traced, once_more())
     if isinstance(plan, str):
         if ragged and plan.startswith(_MIXED):
             return None
         raise Unplanned(plan)
-    _known.add(known)
     return Prepared(plan, traced, xs[1], ragged)
 
 
 _MIXED = "rows are not independent"
-
-_known: set[frozenset[Any]] = set()
-"""Cells, by ``codes``, of which two traces were the same and that changed nothing in them."""
 
 
 def _at_one_step(x: Tensor) -> Tensor:
@@ -154,7 +166,6 @@ def _signatures() -> Table:
 def _forget() -> None:
     global _table
     _table = Table()
-    _known.clear()
     _layouts.clear()
 
 
@@ -173,30 +184,6 @@ def _traced(
         return trace(step, xs, states, table, lines=lines)
     except Exception as error:
         raise Unplanned(f"{error}{_blamed(error)}") from error
-
-
-def _settled(cell: Any, traced: Callable[[], Step]) -> Step:
-    """A trace of a new cell, which may set itself up in its first call, but not in the next.
-
-    Raises Unplanned, with the cell as it was.
-    """
-    before = Snapshot(cell)
-    try:
-        found = traced()
-        changed = before.changed()
-        if changed is not None:
-            set_up = Snapshot(cell)
-            found = traced()
-            changed = set_up.changed()
-    except Unplanned:
-        before.restore()
-        raise
-    if changed is not None:
-        before.restore()
-        raise Unplanned(
-            f"the cell changes {changed} when it is called, like a counter; a planned cell is pure"
-        )
-    return found
 
 
 _NUMPY = os.path.dirname(np.__file__) + os.sep
@@ -247,13 +234,16 @@ def _compare(first: Step, second: Step) -> None:
         raise Unplanned(f"{again} ({changed}); a planned cell is pure")
 
 
-def run_planned(loop: Loop, checkpoint: Any) -> tuple[Any, Any]:
+def run_planned(
+    loop: Loop, checkpoint: Any, knows: Callable[[tuple[Any, ...]], bool] | None = None
+) -> tuple[Any, Any]:
     """The results of a loop by its plan; raises Unplanned where there is none."""
-    prepared = prepare(loop, checkpoint is not None)
+    prepared = prepare(loop, checkpoint is not None, knows)
     plan, step = prepared.plan, prepared.step
     steps, order = _layout(loop, prepared)
     every = segment_length(plan, steps, checkpoint)
-    call = Call(plan, step, steps, order, every, (len(prepared.xs), len(loop.states)))
+    counts = len(prepared.xs), len(loop.states)
+    call = Call(plan, step, steps, order, every, counts, loop.since)
     lengths = None if order is None else loop.lengths
     call.literal = literally(call, loop.literally, lengths, loop.steps, loop.reverse)
     tensors = [*prepared.xs, *loop.states, *step.captured]

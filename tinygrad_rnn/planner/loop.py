@@ -13,8 +13,10 @@ what the row's first step is given, input and initial state: a pair that is eval
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+import numpy as np
 
 from ..primitives.creation import arange, zeros_like
 from ..primitives.elementwise import astype, where
@@ -51,6 +53,7 @@ class Loop:
         reset: which rows start from ``reset_state`` before which steps, (T, B), or None.
         reset_state: the state they start from.
         watch: sees the cell at work.
+        since: the time step of the first of these steps, and the random call that it belongs to.
     """
 
     cell: Cell
@@ -65,6 +68,7 @@ class Loop:
     reset: Tensor | None = None
     reset_state: Any = None
     watch: Watch | None = None
+    since: tuple[int, tuple[int, int] | None] = (0, None)
 
     def __post_init__(self) -> None:
         self.steps: int = self.xs[0].shape[0]
@@ -76,6 +80,26 @@ class Loop:
     def all_rows_at(self, step: int) -> bool:
         """Whether all rows take a step."""
         return self.valid is None or (self.full is not None and self.full[step])
+
+    def after(self, taken: int, state: Any, call: tuple[int, int] | None) -> Loop:
+        """What is left of it when the first steps have been taken, to a state."""
+        left = self.steps - taken
+        part = slice(0, left) if self.reverse else slice(taken, None)
+        lengths = self.lengths
+        if lengths is not None:
+            skipped = 0 if self.reverse else taken
+            lengths = np.clip(lengths - skipped, 0, left)
+        return replace(
+            self,
+            xs=[x[part] for x in self.xs],
+            initial=state,
+            lengths=lengths,
+            valid=None if self.valid is None else self.valid[part],
+            full=None if self.full is None else self.full[part],
+            reset=None if self.reset is None else self.reset[part],
+            watch=None,
+            since=(0 if self.reverse else taken, call),
+        )
 
     @property
     def all_full(self) -> bool:

@@ -20,6 +20,7 @@ class Plan(Compiled):
     """The program of a traced step, or the reason why there is none."""
 
     reason: str | None = None
+    standing: str = ""  # whether the default mode plans the cell that was asked about
 
     @staticmethod
     def literal(reason: str) -> Plan:
@@ -41,7 +42,7 @@ class Plan(Compiled):
 
     def report(self) -> str:
         """What became of the loop, in words."""
-        return report.report(self)
+        return f"{report.report(self)} {self.standing}".rstrip()
 
     def held_bytes(self, steps: int, rows: int) -> int:
         """The bytes that a call with so many steps holds for its backward pass.

@@ -22,7 +22,7 @@ from .. import anomaly, random
 from ..graph import Node, Primitive
 from ..random import Draw
 from ..structure import Structure, flatten, unflatten
-from ..tensor import Tensor, as_tensor, backend_of, is_grad_enabled, pull_back, wrap
+from ..tensor import MODE, Tensor, as_tensor, backend_of, is_grad_enabled, pull_back, wrap
 from .facts import detached, full
 from .ir import NUMBERS, Graph, Number, Shape, Source, Table, Value, hashable
 
@@ -88,6 +88,9 @@ class TracedArray:
                 f"{primitive.name}: a tensor was kept from inside a cell that was traced; return "
                 "it from the cell, as an output or in the state"
             )
+        watch = MODE.get().watch
+        if watch is not None:
+            watch.operation(primitive, inputs, (), parameters, ())
         values: list[Any] = []
         numbers = False
         for x in inputs:

@@ -2,6 +2,7 @@
 
 from ..planner.cache import plan_cache
 from ..planner.call import Bytes
+from ..planner.evidence import pure
 from ..planner.lookup import PlanError
 from ..planner.loop import Cell
 from ..planner.plan import Plan
@@ -20,6 +21,7 @@ __all__ = [
     "pad_sequences",
     "plan",
     "plan_cache",
+    "pure",
     "truncated_bptt",
     "unpad_sequences",
     "unroll",

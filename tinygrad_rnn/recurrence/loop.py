@@ -8,6 +8,7 @@ faster is measured against it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,18 @@ import numpy as np
 from .. import random
 from ..planner.loop import Loop
 from ..primitives.creation import asarray
-from ..primitives.movement import stack, unstack
+from ..primitives.movement import concat, stack, unstack
 from ..structure import Structure, flatten, map_leaves, unflatten
 from ..tensor import Tensor, as_tensor, no_grad
 
+Rest = Callable[[Any], "tuple[Any, Any] | None"]
 
-def run(loop: Loop) -> tuple[Any, Any]:
-    """The loop, step by step: the definition of what any other way has to compute."""
+
+def run(loop: Loop, rest: Rest | None = None, soon: int = 0) -> tuple[Any, Any]:
+    """The loop, step by step: the definition of what any other way has to compute.
+
+    After ``soon`` steps, ``rest(state)`` may give what comes of the others, some other way.
+    """
     if loop.steps == 0:
         return _nothing(loop)
     xs, spare = loop.without_padding()
@@ -48,10 +54,18 @@ def run(loop: Loop) -> tuple[Any, Any]:
                     "they must agree from step to step"
                 )
             outputs.append(leaves)
+            if rest is not None and len(outputs) == soon < loop.steps:
+                found = rest(state)
+                if found is not None:
+                    others, state = found
+                    break
     if loop.reverse:
         outputs.reverse()
     assert structure is not None
     joined = [stack(list(steps)) for steps in zip(*outputs, strict=True)]
+    if len(outputs) < loop.steps:
+        pairs = zip(joined, flatten(others, structure)[0], strict=True)
+        joined = [concat([b, a] if loop.reverse else [a, b], axis=0) for a, b in pairs]
     return unflatten(structure, joined), state
 
 

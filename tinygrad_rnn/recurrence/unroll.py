@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from .. import random
 from ..dtypes import default_dtype
+from ..kernels.settings import switch
 from ..planner.call import Bytes
-from ..planner.lookup import PlanError, Unplanned, prepare, run_planned
+from ..planner.evidence import Evidence, Standing, is_watched, name_of
+from ..planner.lookup import PlanError, Unplanned, Unseen, check_fit, prepare, run_planned
 from ..planner.loop import Cell, Loop
 from ..planner.plan import Plan
+from ..planner.reach import Reach
 from ..primitives.creation import asarray, tensor
 from ..primitives.elementwise import result_type
 from ..structure import flatten, map_leaves
-from ..tensor import Tensor, as_tensor
+from ..tensor import Tensor, as_tensor, no_grad
 from .loop import run
 from .ragged import batch_of, flags, steps_within, unpad_sequences
 
@@ -64,14 +69,21 @@ def unroll(
         ``(outputs, state)``: the outputs stacked along axis 0, structured as the cell's, and the
         final state. For T = 0 they are empty, and the final state is the initial one.
 
-    A planned cell is called on values that have a shape and nothing else, once for each call of
-    ``unroll`` and a second time when it or its structure is new. It must do the same at every step:
-    its results depend on x, the state and what it captures, and on no counter, global or random
-    number of its own (those of ``tinygrad_rnn.random`` are known). What a call of a new cell
-    rebinds is found, put back, and makes it run literally. ``testing.check_planned`` compares.
+    A planned cell is called once for each call of ``unroll``, on values that have a shape and
+    nothing else. So it must do the same at every step: its results depend on x, the state and what
+    it captures, and on no counter, global or random number of its own (those of
+    ``tinygrad_rnn.random`` are known). In mode "auto" this is shown before it is relied on: a cell
+    of yours runs literally, and is planned once 8 steps, of one call or several, were alike, if
+    nothing changed in what it can reach. ``@tinygrad_rnn.pure`` and the mode "planned" trust it at
+    once, as cells of the library are. The limit that remains: a cell that changes in a way that
+    shows neither in those steps nor in what can be reached from it, such as one that looks at a
+    file or the clock by means of its own. ``testing.check_planned`` compares both ways, and so does
+    every call while ``TINYGRAD_RNN_CHECK=1`` is in the environment. A call of more than 256 steps,
+    or with ``checkpoint``, is planned from its 65th step on.
 
     Raises:
-        PlanError: for "planned", where the cell cannot be planned, with the reason and your line.
+        PlanError: for "planned", where the cell cannot be planned, with the reason and your line;
+            and if a check by ``TINYGRAD_RNN_CHECK=1`` fails.
         ValueError: for unequal time lengths, bad lengths or masks; with them, for inputs, outputs
             or a state that have not the rows along their axis of rows.
         TypeError: for a state of another structure, shape or dtype than the cell was given.
@@ -98,18 +110,107 @@ def unroll(
     return _executed(loop, mode, checkpoint)
 
 
+SWITCH = 256
+"""Steps of a call beyond which it is planned before it ends: after SEEN of them."""
+SEEN = 64
+
+
 def _executed(loop: Loop, mode: str, checkpoint: Any) -> tuple[Any, Any]:
     """The results of a loop, planned if it may and can be."""
     if mode == "literal" or loop.steps == 0 or loop.batch == 0:
         return run(loop)
-    try:
-        return run_planned(loop, checkpoint)
-    except Unplanned as found:
-        reason = str(found)
-    results = run(loop)  # an error of the cell's own is raised as it is
-    if mode == "planned":
-        raise PlanError(f"unroll: mode='planned', but {reason}")
+    if mode == "auto" and is_watched():
+        return run(loop)
+    at = random.position() if switch("TINYGRAD_RNN_CHECK") else None
+    standing = Standing(loop.cell)
+    planned = True
+    if mode == "planned" or standing.known:
+        try:
+            results = run_planned(loop, checkpoint, None if mode == "planned" else standing.knows)
+            if mode == "planned" and (name := standing.kept()) is not None:
+                raise Unplanned(
+                    f"{name_of(loop.cell)} changes {name}: it keeps a tensor of a trace"
+                )
+        except Unseen:
+            standing.restore()
+            results, planned = _as_evidence(loop, standing, checkpoint)
+        except Unplanned as reason:
+            standing.restore()
+            results = run(loop)  # an error of the cell's own is raised as it is
+            if mode == "planned":
+                raise PlanError(f"unroll: mode='planned', but {reason}") from None
+            return results
+        except BaseException:
+            standing.restore()
+            raise
+    else:
+        results, planned = _as_evidence(loop, standing, checkpoint)
+    if at is not None and planned:
+        _check(loop, results, at)
     return results
+
+
+def _as_evidence(loop: Loop, standing: Standing, checkpoint: Any) -> tuple[Any, bool]:
+    """The results of a loop that runs literally and is watched, and whether its end was planned."""
+    try:
+        check_fit(loop)
+    except Unplanned:
+        return run(loop), False
+    if standing.reason is not None:
+        standing.warn(loop.steps)
+        results = run(loop)
+        standing.settle(standing.reason, (), 0)
+        return results, False
+    loop.watch = evidence = Evidence(loop.cell)
+    switched = False
+
+    def rest(state: Any) -> Any:
+        nonlocal switched
+        if evidence.finish() is not None:
+            return None
+        loop.watch = None
+        standing.settle(None, evidence.operations, evidence.steps)
+        now = Standing(loop.cell)
+        left = loop.after(SEEN, state, random.this_call())
+        if left.lengths is not None and not left.lengths.any():
+            return None
+        try:
+            found = run_planned(left, checkpoint, now.knows)
+        except Unplanned:
+            now.restore()
+            return None
+        switched = True
+        return found
+
+    long = loop.steps > SWITCH or checkpoint is not None
+    results = run(loop, rest if long else None, SEEN)
+    if loop.watch is not None:
+        loop.watch = None
+        standing.settle(evidence.finish(), evidence.operations, evidence.steps)
+    return results, switched
+
+
+ROUNDING = {"float16": 1e-2, "float32": 1e-5, "float64": 1e-11}
+"""How far planned and literal may be apart, relative to the largest magnitude of an array."""
+
+
+def _check(loop: Loop, results: tuple[Any, Any], at: random.Position) -> None:
+    """Compare what a plan gave with the literal loop; raises PlanError."""
+    with random.replay(at), no_grad():
+        expected = run(loop)
+    pairs = zip(flatten(results)[0], flatten(expected, flatten(results)[1])[0], strict=True)
+    for i, (found, literal) in enumerate(pairs):
+        a, b = found.numpy(), literal.numpy()
+        finite = np.isfinite(b) if b.dtype.kind == "f" else np.ones(b.shape, dtype=bool)
+        scale = float(np.max(np.abs(b), where=finite, initial=0.0))
+        apart = float(np.max(np.abs(a * 1.0 - b), where=finite, initial=0.0))
+        same = np.array_equal(a[~finite], b[~finite], equal_nan=True)
+        if not same or apart > ROUNDING.get(b.dtype.name, 0.0) * scale:
+            raise PlanError(
+                f"unroll: TINYGRAD_RNN_CHECK: planned and literal differ by {apart:.2g} in part "
+                f"{i} of outputs and state, whose largest element is {scale:.2g}: "
+                f"{name_of(loop.cell)} is not pure, or not numerically stable"
+            )
 
 
 def plan(
@@ -132,10 +233,27 @@ def plan(
     loop = _checked(cell, xs, state, lengths, mask, reset, None, reverse)
     if loop.steps == 0 or loop.batch == 0:
         return Plan.literal("there are no steps, or no rows: nothing is computed")
+    standing = Standing(cell)
+    reason = standing.reason
+    if reason is None and not standing.known and standing.record is not None:
+        reason = standing.record.reason or None
+    if reason is not None:
+        return Plan.literal(reason)
     try:
-        return prepare(loop).plan
-    except Unplanned as reason:
-        return Plan.literal(str(reason))
+        found, name = prepare(loop).plan, None
+        if not standing.trusted and standing.changed():  # perhaps it has set itself up
+            before = Reach(cell, exactly=True)
+            found = prepare(loop).plan
+            name = before.changed(Reach(cell, exactly=True))
+    except Unplanned as unplanned:
+        return Plan.literal(str(unplanned))
+    finally:
+        standing.restore()
+    if name is not None:
+        return Plan.literal(f"{name_of(cell)} changes {name} when it is called, like a counter")
+    found = copy.copy(found)
+    found.standing = standing.describe()
+    return found
 
 
 def initial_state(cell: Cell, batch_shape: Sequence[int], dtype: Any, backend: str) -> Any:

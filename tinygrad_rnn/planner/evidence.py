@@ -1,0 +1,593 @@
+"""Evidence that a cell is pure: what it did at each step, and what it left behind.
+
+A planned loop does at each step what one step did, so a cell must do the same at every step. No
+reading of code can tell. So a cell that is met for the first time runs literally, and is watched:
+the operations of each step, their static parameters, numbers and captured values, which results
+they read, draws, and what was read on the host. Steps are compared with the first one while they
+run. If all were alike, and nothing that the cell can reach changed after the first, the call
+counts; after eight steps in calls that count the cell is known, and planned from then on.
+
+The subtle point is what "the same" means for a value. One that the step made is the same if the
+same operation of the step made it; a captured one if it is the same array, not written to, or if
+its values are equal. So nothing is compared but numbers and names, unless a cell makes its
+constants anew at each step.
+
+What is known of a cell hangs on what it is (``reach``), on no object: a cell made anew is known. A
+change that shows neither in a cell's steps nor in what it can reach is not found; the mode
+"literal" is right even then, and ``testing.check_planned`` compares the two.
+"""
+
+from __future__ import annotations
+
+import random as python_random
+import threading
+import types
+import warnings
+import weakref
+from collections import OrderedDict
+from typing import Any, TypeVar
+
+import numpy as np
+
+import tinygrad_rnn_backends as backends
+
+from .. import anomaly, random
+from ..graph import Primitive
+from ..random import Draw
+from ..structure import flatten
+from ..tensor import MODE, Tensor
+from .ir import hashable
+from .loop import Cell
+from .reach import Reach, digest, is_marked, mark
+
+T = TypeVar("T")
+
+ENOUGH = 8  # steps in calls that count
+TRIES = 3  # calls running that may not count
+LONG = 300  # steps of a call that is worth a warning
+HELD = 64 << 20  # bytes of captured values
+_RECORDS = 1024
+_OFTEN = 16  # steps after each of which is looked at what can be reached; then at the last
+
+
+def pure(cell: T) -> T:
+    """Mark a cell as pure, so that ``unroll`` plans it at its first call; returns the same object.
+
+    A pure cell does the same at every step: what it returns depends on x, the state and what it
+    captures, and on no counter, global or random number of its own (draws by
+    ``tinygrad_rnn.random`` are known). A function can be marked, an object, a class (its instances,
+    not those of subclasses) and a bound method. Nobody looks: one that is marked and is not pure
+    gives other results than the literal loop. ``testing.check_planned`` finds that.
+
+    Raises:
+        TypeError: for what cannot be called, or has no weak references (``__slots__`` without
+            ``"__weakref__"``).
+    """
+    if not callable(cell):
+        raise TypeError(f"pure: a cell is a callable cell(x, state), not {type(cell).__name__}")
+    try:
+        mark(cell)
+    except TypeError:
+        raise TypeError(
+            f"pure: a {type(cell).__name__} cannot be marked, since it has no weak references; "
+            'add "__weakref__" to its __slots__, or mark its class'
+        ) from None
+    return cell
+
+
+# What is known of cells.
+
+
+class Record:
+    """What is known of a cell."""
+
+    def __init__(self) -> None:
+        self.steps: dict[tuple[Any, ...], int] = {}  # seen alike, by the operations of one
+        self.misses = 0  # calls running that did not count
+        self.reason = ""  # of the last of them
+
+    def knows(self, operations: tuple[Any, ...]) -> bool:
+        """Whether steps of such operations have been seen to be alike, and enough of them."""
+        return self.steps.get(operations, 0) >= ENOUGH
+
+    @property
+    def known(self) -> bool:
+        """Whether there is anything to be planned."""
+        return any(n >= ENOUGH for n in self.steps.values())
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether it runs literally for good."""
+        return self.misses >= TRIES
+
+
+_records: OrderedDict[Any, Record] = OrderedDict()
+_warned: set[Any] = set()
+_lock = threading.Lock()
+
+
+def forget() -> None:
+    """As if no cell had been met before."""
+    with _lock:
+        _records.clear()
+        _warned.clear()
+
+
+class Standing:
+    """How a cell stands when a call begins.
+
+    ``trusted`` cells are planned at once. Others have a ``record`` by what can be reached from
+    them, which is None for one that is met for the first time.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        self.cell = cell
+        self.trusted = is_marked(cell)
+        self.reach: Reach | None = None
+        self.record: Record | None = None
+        if not self.trusted:
+            self.reach = Reach(cell)
+            self.trusted = not self.reach.theirs and self.reach.refused is None
+            if not self.trusted:
+                self.record = _records.get(self.key)
+
+    @property
+    def key(self) -> Any:
+        """By what it is known: if something cannot be seen, by the first that can."""
+        assert self.reach is not None
+        return self.reach.key if self.reach.refused is None else self.reach.key[:3]
+
+    @property
+    def reason(self) -> str | None:
+        """Why it is never planned by itself; None if it may be."""
+        if self.reach is not None and self.reach.refused is not None:
+            return f"the cell reaches {self.reach.refused}"
+        if self.record is not None and self.record.hopeless:
+            return self.record.reason
+        return None
+
+    @property
+    def known(self) -> bool:
+        """Whether it is planned, if its operations are those that were seen."""
+        return self.trusted or (
+            self.reason is None and self.record is not None and self.record.known
+        )
+
+    def knows(self, operations: tuple[Any, ...]) -> bool:
+        """Whether it may be planned if it does these operations."""
+        return self.trusted or (self.record is not None and self.record.knows(operations))
+
+    def restore(self) -> None:
+        """Put a cell back as it was before it was traced."""
+        if self.reach is not None and not self.trusted:
+            self.reach.restore()
+
+    def changed(self) -> bool:
+        """Whether the cell is another one now."""
+        return self.reach is not None and Reach(self.cell).key != self.reach.key
+
+    def kept(self) -> str | None:
+        """The name of something that the cell reaches and that holds a traced Tensor now."""
+        if self.reach is None or self.trusted:
+            return None
+        return self.reach.kept(
+            lambda x: isinstance(x, Tensor) and type(x._array) not in backends._of_type
+        )
+
+    def describe(self) -> str:
+        """What the default mode does with the cell."""
+        if self.trusted:
+            return "Default: planned, being trusted."
+        if self.known:
+            return "Default: planned, since its steps were seen to be alike."
+        seen = max(self.record.steps.values(), default=0) if self.record is not None else 0
+        return f"Default: literal until {ENOUGH} steps were alike ({seen} so far); see pure."
+
+    def settle(self, reason: str | None, operations: tuple[Any, ...] | None, steps: int) -> None:
+        """Add what a call has shown: that its steps were alike, or the reason why it is none.
+
+        A cell that has changed meanwhile is another one: what it did not show goes with it.
+        """
+        after = Reach(self.cell)
+        with _lock:
+            record = _records.setdefault(self.key, Record())
+            _records.move_to_end(self.key)
+            if reason is None:
+                assert operations is not None
+                record.steps[operations] = record.steps.get(operations, 0) + steps
+                record.misses = 0
+            else:
+                record.misses += 1
+                record.reason = reason
+                if after.refused is None and after.key != self.key:
+                    follower = _records.setdefault(after.key, Record())
+                    follower.misses = max(follower.misses, record.misses)
+                    follower.reason = reason
+            while len(_records) > _RECORDS:
+                _records.popitem(last=False)
+
+    def warn(self, steps: int) -> None:
+        """Say once that a cell of many steps runs literally for good."""
+        if steps <= LONG or self.record is None or not self.record.hopeless:
+            return
+        kind = self.key[:3]
+        with _lock:
+            if kind in _warned:
+                return
+            _warned.add(kind)
+        warnings.warn(
+            f"unroll: {name_of(self.cell)} runs literally, step by step, since "
+            f"{self.record.reason}. If what it returns depends on x, the state and what it "
+            "captures, and on nothing else, mark it with @tinygrad_rnn.pure",
+            stacklevel=5,
+        )
+
+
+def name_of(cell: Any) -> str:
+    """A cell as messages name it, with its file and line if it is a function."""
+    while isinstance(cell, types.MethodType):
+        cell = cell.__func__
+    code = getattr(cell, "__code__", None)
+    if code is None:
+        return f"the cell {type(cell).__name__}"
+    return f"the cell {cell.__qualname__} ({code.co_filename}:{code.co_firstlineno})"
+
+
+# Watching a cell.
+
+
+class Operations:
+    """The operations of a step, in order: what one call is compared with another by."""
+
+    def __init__(self) -> None:
+        self.names: list[Any] = []
+
+    def call(self, cell: Cell, x: Any, state: Any) -> Any:
+        """``cell(x, state)``, watched."""
+        self.names.clear()
+        return _watched(self, cell, x, state)
+
+    def operation(
+        self, primitive: Primitive, inputs: Any, arrays: Any, parameters: Any, out: Any
+    ) -> None:
+        """A primitive was applied."""
+        self.names.append(primitive)
+
+    def draw(self, draw: Draw, out: Tensor) -> None:
+        """Random numbers were drawn."""
+        self.names.append("draw")
+
+    def read(self, x: Tensor, asked: str) -> None:
+        """A value was read on the host."""
+        self.names.append(("read", _of_value(x._array)))
+
+
+def is_watched() -> bool:
+    """Whether this is within a step that is watched."""
+    return MODE.get().watch is not None
+
+
+def _watched(watch: Any, cell: Cell, x: Any, state: Any) -> Any:
+    token = MODE.set(MODE.get()._replace(watch=watch))
+    try:
+        return cell(x, state)
+    finally:
+        MODE.reset(token)
+
+
+def _of_value(array: Any) -> Any:
+    """What of a captured value matters between calls: of floats, whether all are 0."""
+    host = backends.of(array).to_host(array)  # type: ignore[union-attr]
+    return not host.any() if host.dtype.kind == "f" else digest(host)
+
+
+class _Unlike(Exception):
+    """Steps differ."""
+
+
+class Evidence(Operations):
+    """What a cell does at the steps of one call, compared with the first of them.
+
+    An operation is noted as a tuple: primitive, static parameters, where each input came from, and
+    what came out. Where from is a tuple of names, since an array may be known by several: ("x", 0),
+    ("state", 1), ("made", 7) by the seventh operation of this step, ("captured", 2) at the first.
+    """
+
+    def __init__(self, cell: Cell) -> None:
+        super().__init__()
+        self.cell = cell
+        self.steps = 0
+        self.reason: str | None = None
+        self._first: list[Any] = []  # what the first step did
+        self._place = 0  # in that
+        self._origins: dict[int, tuple[Any, int, tuple[Any, ...]]] = {}
+        self._captured: list[Any] = []  # arrays, or weak references to large ones
+        self._places: dict[int, int] = {}  # among those, of arrays by id
+        self._digests: dict[int, Any] = {}
+        self._fresh: list[Any] = []  # arrays of this step only
+        self._before: Reach | None = None
+        self._generators = _generators(Reach(cell).generators)
+
+    def call(self, cell: Cell, x: Any, state: Any) -> Any:
+        """``cell(x, state)``, watched until something differs."""
+        if self.reason is not None:
+            return cell(x, state)
+        self._begin(x, state)
+        result = _watched(self, cell, x, state)
+        if self.reason is None:
+            self._end(result)
+        return result
+
+    @property
+    def operations(self) -> tuple[Any, ...]:
+        """Those of each step."""
+        return tuple(self.names)
+
+    def finish(self) -> str | None:
+        """Look for the last time; the reason why this call does not count, or None."""
+        if self.reason is None and self.steps < 2:
+            self.reason = "one step is no evidence"
+        if self.reason is None:
+            self._look(last=True)
+        if self.reason is None:
+            now = _generators(Reach(self.cell).generators)
+            if self._generators != now:
+                self.reason = (
+                    f"{name_of(self.cell)} draws random numbers, other than tinygrad_rnn.random's"
+                )
+        return self.reason
+
+    # One step.
+
+    def _begin(self, x: Any, state: Any) -> None:
+        self._place = 0
+        self._fresh.clear()
+        for kind, tree in (("x", x), ("state", state)):
+            for i, leaf in enumerate(flatten(tree)[0]):
+                array = leaf._array
+                place = self._places.get(id(array))
+                if place is not None and self._held(place) is array:
+                    known: tuple[Any, ...] = (("captured", place),)
+                else:
+                    known = ()
+                    if self.steps == 0:  # an initial state may be captured as well
+                        known = (("captured", self._capture(array)),)
+                old = self._origins.get(id(array))
+                if old is not None and old[0]() is array and old[1] == self.steps:
+                    known = old[2]
+                self._made(array, (*known, (kind, i)))
+
+    def _end(self, result: Any) -> None:
+        leaves, structure = flatten(result)
+        try:
+            self._compare("return", (structure,), leaves, ())
+            if self.steps and self._place != len(self._first):
+                self._unlike("it did less than at its first step", None)
+        except _Unlike:
+            return
+        self._fresh.clear()
+        if self.steps == 0:
+            self._hold()
+        self.steps += 1
+        if self.steps <= _OFTEN:
+            self._look()
+
+    def _look(self, last: bool = False) -> None:
+        """Whether anything that can be reached has changed, or an array was written to."""
+        now = Reach(self.cell, exactly=True)
+        if self._before is None:
+            self._before = now
+        else:
+            name = self._before.changed(now)
+            if name is not None:
+                self.reason = f"{name_of(self.cell)} changes {name}"
+                return
+        for place in range(len(self._captured)):
+            array = self._held(place)
+            large = array is not None and array.nbytes > 1 << 20
+            if array is None or not getattr(array.flags, "writeable", True):
+                continue
+            if large and not last and place in self._digests:
+                continue
+            found = digest(backends.of(array).to_host(array))  # type: ignore[union-attr]
+            if self._digests.setdefault(place, found) != found:
+                self.reason = f"an array that {name_of(self.cell)} captures was written to"
+                return
+
+    # What the step does.
+
+    def operation(
+        self, primitive: Primitive, inputs: Any, arrays: Any, parameters: Any, out: Any
+    ) -> None:
+        """A primitive was applied."""
+        if self.reason is not None:
+            return
+        results = out if primitive.several else (out,)
+        kept = hashable(parameters)
+        shapes = tuple([(y.shape, y.dtype) for y in results])
+        try:
+            self._compare(primitive, (kept, shapes, MODE.get().recording), inputs, results)
+        except _Unlike:
+            return
+        if self.steps == 0:
+            self.names.append(primitive)
+        given = {id(array) for array in arrays}
+        for i, y in enumerate(results):
+            if id(y) not in given:  # which some return as they are
+                self._made(y, (("made", self._place, i),))
+
+    def draw(self, draw: Draw, out: Tensor) -> None:
+        """Random numbers were drawn."""
+        if self.reason is not None:
+            return
+        try:
+            self._compare("draw", (draw,), (), ())
+        except _Unlike:
+            return
+        if self.steps == 0:
+            self.names.append("draw")
+        self._made(out._array, (("made", self._place, 0),))
+
+    def read(self, x: Tensor, asked: str) -> None:
+        """A value was read on the host."""
+        if self.reason is not None:
+            return
+        found = self._origins.get(id(x._array))
+        ours = found is not None and found[0]() is x._array
+        if ours and not any(name[0] == "captured" for name in found[2]):  # type: ignore[index]
+            self.reason = f"a value of a step is read on the host, by {asked}{_line()}"
+            return
+        try:
+            self._compare("read", (digest(backends.of(x._array).to_host(x._array)),), (), ())  # type: ignore[union-attr]
+        except _Unlike:
+            return
+        if self.steps == 0:
+            self.names.append(("read", _of_value(x._array)))
+
+    # Comparing it with the first.
+
+    def _compare(self, what: Any, parameters: Any, inputs: Any, results: Any) -> None:
+        """Note it at the first step; later, raise _Unlike if it was something else there."""
+        origins = [self._origin(i, x) for i, x in enumerate(inputs)]
+        if self.steps == 0:
+            self._first.append((what, parameters, origins))
+            self._place += 1
+            return
+        if self._place >= len(self._first):
+            self._unlike("it did more than at its first step", what)
+        first, before, earlier = self._first[self._place]
+        self._place += 1
+        if first is not what:
+            self._unlike(f"it did {_called(first)} at its first step", what)
+        if before != parameters:
+            self._unlike("static parameters, shapes or dtypes changed", what)
+        if len(earlier) != len(origins):
+            self._unlike("the number of inputs changed", what)
+        for now, then in zip(origins, earlier, strict=True):
+            if now != then and not self._same(now, then):
+                self._unlike(_why(now, then), what)
+
+    def _unlike(self, why: str, what: Any) -> None:
+        where = "" if what is None else f" in {_called(what)}{_line()}"
+        self.reason = f"{name_of(self.cell)} is not the same at every step: {why}{where}"
+        raise _Unlike
+
+    def _origin(self, i: int, x: Any) -> tuple[Any, ...]:
+        """Where an input came from."""
+        if not isinstance(x, Tensor):
+            if type(x) in (int, float, bool):
+                return (("number", type(x), repr(x)),)
+            if backends.of(x) is None and not isinstance(x, np.generic):
+                return (("object", type(x).__name__),)
+            return (("value", _value(x)),)
+        array = x._array
+        found = self._origins.get(id(array))
+        if found is not None and found[0]() is array:
+            if found[1] == self.steps:
+                return found[2]
+            captured = tuple([name for name in found[2] if name[0] == "captured"])
+            return captured or (("kept",),)
+        place = self._places.get(id(array))
+        if place is not None and self._held(place) is array:
+            return (("captured", place),)
+        if type(array) not in backends._of_type:
+            self._unlike("a value is inside vmap", None)
+        if self.steps == 0:
+            return (("captured", self._capture(array)),)
+        self._fresh.append(array)
+        return (("fresh", array),)
+
+    def _same(self, now: tuple[Any, ...], then: tuple[Any, ...]) -> bool:
+        """Whether two origins are one, or an array made anew has the values of the first."""
+        if now[0][0] == "fresh":
+            array, place = now[0][1], next((n[1] for n in then if n[0] == "captured"), None)
+            held = None if place is None else self._held(place)
+            if held is None or not _equal(array, held):
+                return False
+            self._made(array, then)
+            return True
+        return any(name in now for name in then)
+
+    # Arrays.
+
+    def _made(self, array: Any, names: tuple[Any, ...]) -> None:
+        self._origins[id(array)] = weakref.ref(array), self.steps, names
+
+    def _capture(self, array: Any) -> int:
+        place = len(self._captured)
+        self._captured.append(array)
+        self._places[id(array)] = place
+        return place
+
+    def _held(self, place: int) -> Any:
+        held = self._captured[place]
+        return held() if isinstance(held, weakref.ref) else held
+
+    def _hold(self) -> None:
+        """Hold captured arrays up to a limit, small ones first: others live if they are held."""
+        total = 0
+        for place in sorted(range(len(self._captured)), key=lambda i: self._captured[i].nbytes):
+            total += self._captured[place].nbytes
+            if total > HELD:
+                self._captured[place] = weakref.ref(self._captured[place])
+
+
+def _value(x: Any) -> Any:
+    found = backends.of(x)
+    host = np.asarray(x) if found is None else found.to_host(x)
+    return host.shape, host.dtype, digest(host)
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two arrays are the same in every element, nan included."""
+    if a.shape != b.shape or a.dtype != b.dtype or type(a) is not type(b):
+        return False
+    same = a == b
+    if a.dtype.kind == "f":
+        same = same | ((a != a) & (b != b))
+    return bool(same.all())
+
+
+def _called(what: Any) -> str:
+    return what.name if isinstance(what, Primitive) else f"a {what}"
+
+
+def _why(now: tuple[Any, ...], then: tuple[Any, ...]) -> str:
+    if now[0][0] == "number":
+        return "a Python number changed"
+    if now[0][0] == "kept":
+        return "it reads a value that it kept from an earlier step"
+    return "a captured value changed" if now[0][0] == "fresh" else "other values are read"
+
+
+def _line() -> str:
+    return f" at {anomaly.place()}"
+
+
+def _generators(reached: list[Any]) -> list[Any]:
+    """The states of all generators of random numbers that are not tinygrad_rnn's."""
+    legacy = np.random.get_state(legacy=False)
+    found: list[Any] = [
+        python_random.getstate(),
+        *_state_of(legacy),
+        *_state_of(random.host_generator()),
+    ]
+    for generator in reached:
+        found += _state_of(generator)
+    return found
+
+
+def _state_of(generator: Any) -> list[Any]:
+    if isinstance(generator, python_random.Random):
+        return [generator.getstate()]
+    if isinstance(generator, np.random.RandomState):
+        generator = generator.get_state(legacy=False)
+    state: Any = generator
+    found: list[Any] = []
+    if not isinstance(generator, dict):
+        bits = getattr(generator, "bit_generator", generator)
+        state = bits.state
+        found.append(getattr(getattr(bits, "seed_seq", None), "n_children_spawned", 0))
+    for leaf in flatten(state)[0]:
+        found.append(leaf.tobytes() if isinstance(leaf, np.ndarray) else leaf)
+    return found
