@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import tinygrad_rnn_backends as backends
 
@@ -39,6 +40,9 @@ from .tensor import (
     wrap,
 )
 
+Arguments = ParamSpec("Arguments")
+T = TypeVar("T")
+
 __all__ = [
     "checkpoint",
     "grad",
@@ -52,9 +56,25 @@ __all__ = [
 ]
 
 
+def _of_results(derivative: Callable[Arguments, T]) -> Callable[Arguments, T]:
+    """A derivative of what a function returned; one of a function is told apart by its error."""
+
+    @wraps(derivative)
+    def checked(*args: Arguments.args, **kwargs: Arguments.kwargs) -> T:
+        if args and callable(args[0]):
+            raise TypeError(
+                "grad: takes what a function returned, grad(f(x), x); the derivative as a function "
+                "of x is lambda x: value_and_grad(f)(x)[1]"
+            )
+        return derivative(*args, **kwargs)
+
+    return checked
+
+
+@_of_results
 def grad(
     output: Any,
-    inputs: Any = None,
+    inputs: Any,
     cotangent: Any = None,
     *,
     create_graph: bool = False,
@@ -75,11 +95,6 @@ def grad(
         RuntimeError: for an unused input without ``allow_unused``, or a released graph.
         ValueError: for a non-scalar without a cotangent, or one of the wrong shape.
     """
-    if callable(output):
-        raise TypeError(
-            "grad: takes what a function returned, grad(f(x), x); the derivative as a function of "
-            "x is lambda x: value_and_grad(f)(x)[1]"
-        )
     outputs, output_structure = flatten(output)
     cotangents = _matching(cotangent, output_structure, "grad")
     wanted, structure = flatten(inputs)
