@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from tinygrad_rnn import nn, serialization
+from tinygrad_rnn import data, nn, serialization
 
 Door = Callable[[Any], Any]
 
@@ -55,6 +55,10 @@ FLOATS: dict[str, Door] = {
     "unroll": lambda a: tg.unroll(lambda x, h: (x, h), a[:, None], tg.zeros((1,)))[0][:, 0],
     "state": lambda a: tg.unroll(lambda x, h: (h, h), tg.zeros((1, 3)), a)[1],
     "pad_sequences": lambda a: tg.pad_sequences([a])[0][:, 0],
+    "pad_arrays": lambda a: tg.tensor(data.pad_arrays([a])[0][:, 0]),
+    "SlidingWindows": lambda a: tg.concat(
+        [data.SlidingWindows(a, 2)[0][0], data.SlidingWindows(a, 2)[0][1]]
+    ),
     "vmap": lambda a: tg.vmap(lambda x: x * 1)(a),
     "target": lambda a: tg.mse_loss(tg.zeros(3), a, reduction="none") ** 0.5,
 }
@@ -83,6 +87,16 @@ def test_integers_of_another_byte_order_are_the_same_numbers(door: Door) -> None
     x = door(np.array([0, 2, 1], np.dtype("int16").newbyteorder("S")))
     assert x.numpy().dtype.isnative
     np.testing.assert_array_equal(x.numpy(), [0, 2, 1])
+
+
+def test_masked_tokens_are_refused() -> None:
+    tokens = np.ma.array([0, 1, 2, 3], mask=[False, True, False, False])
+    for door in (
+        lambda: data.ContiguousBatches(tokens, 1, 2),
+        lambda: data.Vocabulary("abcd").decode(tokens),
+    ):
+        with pytest.raises(TypeError, match="masked array"):
+            door()
 
 
 def test_saved_files_are_in_native_order(tmp_path: Any) -> None:

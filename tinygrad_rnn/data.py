@@ -21,7 +21,7 @@ import numpy as np
 
 from .atomic import attributes, commit
 from .primitives.creation import tensor
-from .tensor import Tensor
+from .tensor import Tensor, on_host
 
 __all__ = [
     "Batches",
@@ -136,7 +136,7 @@ class Vocabulary:
 
         Raises TypeError for what holds no integers, ValueError for a number of no symbol.
         """
-        given = np.asarray(numbers.numpy() if isinstance(numbers, Tensor) else numbers)
+        given = on_host("Vocabulary: decode", numbers)
         if given.ndim != 1 or (given.size and given.dtype.kind not in "iu"):
             raise TypeError(
                 f"Vocabulary: decode takes integers (T,), not {given.dtype} {given.shape}"
@@ -427,7 +427,7 @@ class ContiguousBatches:
         self.batch_size = _at_least_one(batch_size, "batch_size", "ContiguousBatches")
         self.steps = _at_least_one(steps, "steps", "ContiguousBatches")
         self.backend = backend
-        stream = np.asarray(tokens.numpy() if isinstance(tokens, Tensor) else tokens)
+        stream = on_host("ContiguousBatches", tokens)
         if stream.size and stream.dtype.kind not in "iu":
             raise TypeError(f"ContiguousBatches: tokens are integers, not {stream.dtype}")
         if stream.ndim != 1:
@@ -496,7 +496,7 @@ def random_split(items: Any, fractions: Sequence[float], *, seed: int) -> tuple[
 def _host(given: Any) -> Array:
     """An array as it is, anything else as ``tensor`` reads it."""
     if isinstance(given, np.ndarray):
-        return np.asarray(given)
+        return on_host("data", given)
     return tensor(given, backend="numpy").numpy()
 
 
