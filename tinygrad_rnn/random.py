@@ -16,7 +16,6 @@ model on every backend.
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 
 import tinygrad_rnn_backends as backends
+from tinygrad_rnn_backends import locks
 
 from . import anomaly, names
 from .batching import Batch, BatchedArray, running_batches
@@ -50,6 +50,7 @@ class _Stream:
         self.seed = seed
         self.calls = 0
         self.host = np.random.Generator(np.random.Philox(seed))
+        locks.renew_in_child(self.host.bit_generator.lock)
 
 
 class _Site:
@@ -100,7 +101,7 @@ if not TYPE_CHECKING:
         raise AttributeError(names.of_random(name))
 
 
-_lock = threading.Lock()
+_lock = locks.lock()
 _stream = _Stream(int(np.random.SeedSequence().generate_state(1)[0]))
 _site: ContextVar[_Site | None] = ContextVar("tinygrad_rnn_random_site", default=None)
 _own: ContextVar[_Calls | None] = ContextVar("tinygrad_rnn_random_calls", default=None)

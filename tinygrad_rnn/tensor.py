@@ -7,7 +7,6 @@ how they get into the graph, ``backward`` and ``pull_back`` here are how a gradi
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 
 import tinygrad_rnn_backends as backends
-from tinygrad_rnn_backends import Backend, Scope
+from tinygrad_rnn_backends import Backend, Scope, locks
 
 from . import anomaly, graph, names
 from .atomic import Change
@@ -28,7 +27,7 @@ namespace = sys.modules[__package__]
 """The package itself: the array namespace in which rules compute on Tensors."""
 
 _backend_of_type = backends._of_type
-_grad_lock = threading.Lock()
+_grad_lock = locks.lock()
 
 
 class Mode(NamedTuple):
@@ -457,7 +456,12 @@ class Tensor:
         )
         with _grad_lock:
             for node, g in found.items():
-                node.grad = g if node.grad is None else node.grad + g
+                while True:
+                    before = node.grad
+                    total = g if before is None else before + g
+                    if node.grad is before:  # no signal handler has added to it meanwhile
+                        node.grad = total
+                        break
 
     # What it refuses.
 

@@ -11,11 +11,11 @@ which users should go (``tinygrad_rnn.get_backend("numpy")``).
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from contextvars import ContextVar
 from importlib.metadata import entry_points
 
+from . import locks
 from .array_api_backend import ArrayAPIBackend
 from .cupy_backend import CupyBackend
 from .numpy_backend import NumpyBackend
@@ -49,7 +49,7 @@ ENTRY_POINTS = "tinygrad_rnn.backends"
 _factories: dict[str, Callable[[], Backend]] = {"numpy": NumpyBackend, "cupy": CupyBackend}
 _loaded: dict[str, Backend] = {}
 _of_type: dict[type, Backend] = {}
-_lock = threading.RLock()
+_lock = locks.lock()
 _default_name = "numpy"
 _chosen: ContextVar[Backend | None] = ContextVar("tinygrad_rnn_backend", default=None)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import threading
+import ctypes
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
+
+from tinygrad_rnn_backends import locks
 
 from .plan import Plan
 from .runtime.pool import Pool
@@ -20,7 +23,7 @@ class Cache:
         self.pool = Pool()
         self._plans: OrderedDict[Any, Plan | str] = OrderedDict()
         self.with_it: list[Callable[[], None]] = []  # what else is forgotten when all plans are
-        self._lock = threading.Lock()
+        self._lock = locks.lock()
 
     @property
     def bound(self) -> int:
@@ -45,7 +48,8 @@ class Cache:
                 self.misses += 1
                 return None
             self.hits += 1
-            self._plans.move_to_end(key)
+            with suppress(KeyError):  # a signal handler has made it go
+                self._plans.move_to_end(key)
             return found
 
     def put(self, key: Any, plan: Plan | str) -> None:
@@ -62,6 +66,7 @@ class Cache:
         self.pool.clear()
         for forget in self.with_it:
             forget()
+        _return_freed()
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -76,6 +81,12 @@ class Cache:
         for found in plans:
             lines.append(f"  {found if isinstance(found, Plan) else 'literal: ' + found}")
         return "\n".join(lines)
+
+
+def _return_freed() -> None:
+    """Have the C library give the system what was freed: that of GNU keeps what it can."""
+    with suppress(AttributeError, OSError, TypeError):  # another library, or another system
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 cache = Cache()

@@ -165,6 +165,8 @@ class Call:
 
     def run(self, arrays: Sequence[Any], hold: bool) -> list[Any]:
         """The forward pass: outputs (T, B, ...), then final states."""
+        if self.np is np:
+            cache.pool.begin_call()
         xs, states, captured = self.split(arrays)
         graph, segments = self.plan.distribution.graph, self.segments
         state, outside = self.in_order(states), self.outside(captured)
@@ -190,6 +192,8 @@ class Call:
         graph, segments = self.plan.distribution.graph, self.segments
         if self.plan.distribution.backward is None:  # nothing depends on what requires grad
             return [None] * len(arrays)
+        if self.np is np:
+            cache.pool.begin_call()
         xs, states, captured = self.split(arrays)
         dys, dstate = g[: len(graph.ys)], self.in_order(g[len(graph.ys) :])
         dxs = [None if value is None else _OverTime(self, value) for value in graph.dxs]

@@ -120,4 +120,5 @@ def functions_of(program: Program, machine: Machine) -> dict[str, Any]:
         names |= {f"loop_{number}": loop for number, loop in enumerate(loops)}
         names["threads"], names["gemm"] = threads, machine.gemm
     exec(compile(program.source, "<plan>", "exec"), names)
-    return names
+    # Taken out of what they know by name, or plan and code would go with the garbage collector.
+    return {name: names.pop(name) for name in ("forward", "backward") if name in names}

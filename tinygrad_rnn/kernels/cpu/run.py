@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
@@ -18,12 +19,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tinygrad_rnn_backends import locks
+
 from ..ir import Kernel, Loop, Product, Slot, Timetable
 from . import gemm
 from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS
 from .llvm import Code
 from .loops import ARRAY_DATA, slots, write_loop
-from .threads import SHARE, run_at_once, shares
+from .threads import SHARE, end_with_process, run_at_once, run_before_end, shares
 
 Array = np.ndarray[Any, Any]
 
@@ -37,6 +40,13 @@ DTYPES = frozenset({"float32", "bool"})
 # This processor.
 
 
+_compiling = locks.lock()
+
+if hasattr(os, "register_at_fork"):  # what is half compiled would be of no use to a child
+    release = _compiling.release
+    os.register_at_fork(before=_compiling.acquire, after_in_parent=release, after_in_child=release)
+
+
 class _Machine:
     """What compiles for this processor, and the functions that multiply matrices on it."""
 
@@ -45,6 +55,10 @@ class _Machine:
 
         if _address(probe := np.zeros(1)) != probe.ctypes.data:
             raise RuntimeError("NumPy's arrays do not have their data where they are known to")
+        taken_in_each_call = getattr(getattr(llvm.ffi.lib, "_lock", None), "_lock", None)
+        if taken_in_each_call is not None:
+            locks.renew_in_child(taken_in_each_call)
+        end_with_process()
         self.llvm = llvm
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
@@ -60,6 +74,13 @@ class _Machine:
 
     def compile(self, functions: Sequence[Code]) -> Any:
         """An execution engine that holds the functions."""
+        return run_before_end(self._compile, functions)
+
+    def _compile(self, functions: Sequence[Code]) -> Any:
+        with _compiling:
+            return self._engine(functions)
+
+    def _engine(self, functions: Sequence[Code]) -> Any:
         llvm = self.llvm
         externals = sorted({text for code in functions for text in code.externals})
         module = llvm.parse_assembly("\n".join([*map(str, functions), *externals]))
@@ -182,6 +203,11 @@ class Compiled:
         ``arrays`` are those that the slots number: C-contiguous, of float32 or bool as the slots
         say; nothing is checked. A matrix of a product may be a transposed view instead.
         """
+        run_before_end(self._call, arrays, timetable, steps, threads)
+
+    def _call(
+        self, arrays: Sequence[Array], timetable: Timetable, steps: slice | None, threads: int
+    ) -> None:
         first, last = 0, len(timetable.count)
         if steps is not None:
             first, last, _ = steps.indices(last)
@@ -189,20 +215,29 @@ class Compiled:
             return
         objects = self._objects(*arrays[: self._buffers])
         tables = self._tables(*timetable)
-        memory = self._spare.pop() if self._spare else self._memory()
+        try:
+            memory = self._spare.pop()
+        except IndexError:
+            memory = self._memory()
         for offset, matrix, k in self._matrices:
             self._pack(arrays[matrix.buffer], matrix, k, memory.address + 4 * offset)
         count = timetable.count[first:last]
         rows = int(count[0])
         worth = self._nanoseconds * (rows + int(count[-1])) / 2 * (last - first) / SHARE
         threads = min(threads, rows, int(worth))
-        run = functools.partial(self._run, objects, tables, memory.addresses, first, last)
+        run = functools.partial(self._run_rows, objects, tables, memory, first, last)
         if threads > 1:
             parts = pairwise(shares(count, threads))
             run_at_once([functools.partial(run, *share) for share in parts])
         else:
             run(0, rows)
         self._spare.append(memory)
+
+    def _run_rows(
+        self, objects: Any, tables: Any, memory: _Packed, first: int, last: int, row: int, end: int
+    ) -> None:
+        """Run steps on some rows; the arguments, and the code of this object, live meanwhile."""
+        self._run(objects, tables, memory.addresses, first, last, row, end)
 
     def _memory(self) -> _Packed:
         array = _aligned(self._size)
@@ -283,14 +318,13 @@ def product(a: Array, b: Array, out: Array, *, threads: int = 1, accumulate: boo
     if out.strides[1] != 4 and n > 1:
         raise ValueError(f"product: the strides of out are {out.strides}, neither of them 4")
     threads = min(threads, int(m * n * k / 100 / SHARE))
+    multiply = functools.partial(_product, functions, accumulate)
     if threads > 1:
         parts = _parts(m, n, functions.lanes, threads)
-        multiply = functools.partial(_product, functions, accumulate)
-        run_at_once(
-            [functools.partial(multiply, a[i], b[:, j], out[i, j]) for i, j in parts],
-        )
+        calls = [functools.partial(multiply, a[i], b[:, j], out[i, j]) for i, j in parts]
+        run_before_end(run_at_once, calls)
     else:
-        _product(functions, accumulate, a, b, out)
+        run_before_end(multiply, a, b, out)
 
 
 def _parts(m: int, n: int, lanes: int, threads: int) -> list[tuple[slice, slice]]:
@@ -304,11 +338,12 @@ def _parts(m: int, n: int, lanes: int, threads: int) -> list[tuple[slice, slice]
 
 
 def _product(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
-    if _block.memory is None:
-        _block.memory = _aligned(functions.block_size)
+    memory = _block.memory  # held here as well: a thread that Python abandons loses its own
+    if memory is None:
+        memory = _block.memory = _aligned(functions.block_size)
     (m, n), k = out.shape, a.shape[1]
     (a_row, a_column), (b_row, b_column) = a.strides, b.strides
     functions.product(
         *(m, n, k, _address(a), a_row // 4, a_column // 4, _address(b), _address(out)),
-        *(out.strides[0] // 4, accumulate, b_row // 4, b_column // 4, _address(_block.memory)),
+        *(out.strides[0] // 4, accumulate, b_row // 4, b_column // 4, _address(memory)),
     )

@@ -1,73 +1,141 @@
 """The pool of threads among which loops and products share out their rows.
 
-The subtle point is that there is one such pool and no BLAS. The threads of a BLAS would spin while
-these run, and these while those run.
+There is one such pool and no BLAS. The threads of a BLAS would spin while these run, and these
+while those run.
+
+The subtle point is what may happen to the thread that shares out. An exception, as of Ctrl-C, may
+reach it between any two lines, and machine code knows bare addresses: so a task holds all that it
+works on, and whoever leaves early cancels or awaits what was begun. A call that no thread has taken
+up yet is made by the one that asked for it, so that no more threads than this one are needed. And
+the end of the process waits for machine code, because Python frees the memory of threads that it
+abandons.
 """
 
 from __future__ import annotations
 
+import atexit
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
+from tinygrad_rnn_backends import locks
+
 Array = np.ndarray[Any, Any]
+Result = TypeVar("Result")
 
 SHARE = 50_000  # nanoseconds that a thread is worth waking for: it takes about 20,000
 
 
+class _Task:
+    """A call that one thread makes, whichever claims it first."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call: Callable[[], None] | None = call  # holds what it works on
+        self.error: BaseException | None = None
+        self._claimed: dict[str, bool] = {}
+        self._finished = False
+        self._running = threading.Lock()
+        self._running.acquire()
+
+    def claim(self, worker: bool) -> bool:
+        """Whether it is for a worker, or for the thread that asked, to make the call."""
+        return self._claimed.setdefault("by worker", worker) is worker
+
+    def make(self) -> None:
+        """Make the call."""
+        call, self._call = self._call, None
+        assert call is not None  # it was claimed once
+        call()
+
+    def run(self) -> None:
+        """Make the call in a worker, which lets go of it before it says that it is done."""
+        try:
+            self.make()
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._finished = True
+            self._running.release()
+
+    def settle(self) -> None:
+        """Return when no worker makes the call any more, nor will."""
+        if self.claim(worker=False):
+            self._call = None
+        else:
+            while not self._finished:
+                self._running.acquire()
+
+
 class _Workers:
-    """Threads that wait for calls."""
+    """Threads that wait for tasks."""
 
     def __init__(self) -> None:
-        self._tasks: SimpleQueue[tuple[Callable[[], None], SimpleQueue[BaseException | None]]] = (
-            SimpleQueue()
-        )
-        self._count = 0
-        self._starting = threading.Lock()
+        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._starting = locks.lock()
+        self._closed = False
 
     def run(self, calls: Sequence[Callable[[], None]]) -> None:
         """Make all calls at once, the first in this thread; return when all have returned."""
-        with self._starting:
-            while self._count < len(calls) - 1:
-                threading.Thread(target=self._work, daemon=True).start()
-                self._count += 1
-        done: SimpleQueue[BaseException | None] = SimpleQueue()
-        for call in calls[1:]:
-            self._tasks.put((call, done))
+        tasks = [_Task(call) for call in calls[1:]]
         try:
+            for task in tasks[: self._started(len(tasks))]:
+                self._tasks.put(task)
             calls[0]()
+            for task in tasks:
+                if task.claim(worker=False):
+                    task.make()
         finally:
-            errors = [done.get() for _ in calls[1:]]
-        for error in errors:
-            if error is not None:
-                raise error
+            _settle(tasks)
+        for task in tasks:
+            if task.error is not None:
+                raise task.error
+
+    def _started(self, count: int) -> int:
+        """How many threads there are, after starting some if there were fewer."""
+        if len(self._threads) < count:
+            with self._starting:
+                while len(self._threads) < count and not self._closed:
+                    thread = threading.Thread(target=self._work, daemon=True)
+                    try:
+                        thread.start()
+                    except RuntimeError:  # the system has no more
+                        break
+                    self._threads.append(thread)
+        return 0 if self._closed else len(self._threads)
 
     def _work(self) -> None:
-        while True:
-            call, done = self._tasks.get()
-            try:
-                call()
-            except BaseException as error:
-                done.put(error)
-            else:
-                done.put(None)
-            del call  # or its arrays would live until the next one
+        while (task := self._tasks.get()) is not None:
+            if task.claim(worker=True):
+                task.run()
+        self._tasks.put(None)  # for the others
+
+    def close(self) -> None:
+        """Let all threads end; calls are made by those who ask for them from now on."""
+        self._closed = True
+        self._tasks.put(None)
+        for thread in self._threads:
+            thread.join()
+
+
+def _settle(tasks: Sequence[_Task]) -> None:
+    """Settle all tasks, however many exceptions arrive meanwhile."""
+    left = list(tasks)
+    try:
+        while left:
+            left[-1].settle()
+            left.pop()
+    finally:
+        if left:
+            _settle(left)
 
 
 _workers = _Workers()
-
-
-def _renew_workers() -> None:
-    global _workers
-    _workers = _Workers()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_workers)  # a child has none of the threads
 
 
 def run_at_once(calls: Sequence[Callable[[], None]]) -> None:
@@ -84,3 +152,51 @@ def shares(count: Array, threads: int) -> list[int]:
     total = np.cumsum(steps)
     inner = np.searchsorted(total, total[-1] * np.arange(1, threads) / threads)
     return [0, *(inner + 1).tolist(), rows]
+
+
+# The end of the process, and its children.
+
+_running: dict[int, bool] = {}  # the threads that are in machine code, or wait for some
+_ending: int | None = None  # the thread that ends the process
+_never = threading.Lock()
+_never.acquire()
+
+
+def run_before_end(call: Callable[..., Result], *arguments: Any) -> Result:
+    """What a call returns that runs machine code: the process does not end meanwhile.
+
+    Once it ends, only the thread that ends it may go on; others wait for the end.
+    """
+    own = threading.get_ident()
+    try:
+        _running[own] = True
+        if _ending not in (None, own):
+            del _running[own]
+            _never.acquire()
+        return call(*arguments)
+    finally:
+        _running.pop(own, None)
+
+
+def end() -> None:
+    """Let no other thread begin to run machine code, and wait until none does."""
+    global _ending
+    _ending = own = threading.get_ident()
+    while set(_running) - {own}:
+        time.sleep(0.001)
+    _workers.close()
+
+
+def end_with_process() -> None:
+    """Have ``end`` called before what was imported so far is taken down."""
+    atexit.register(end)
+
+
+def _renew() -> None:
+    global _workers
+    _workers = _Workers()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)  # a child has none of the threads

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from tinygrad_rnn_backends import locks
 
 from . import cublas
 from .kernels import PREAMBLE, Source
@@ -21,7 +22,7 @@ def library_of(backend: Any) -> Any:
     return sys.modules[backend.array_types[0].__module__]
 
 
-_recording = threading.Lock()
+_recording = locks.lock()
 
 
 class Stream(NamedTuple):
@@ -54,7 +55,7 @@ class Device:
         self.cuda = cupy.cuda
         self._library = cublas.library(cupy.cuda.runtime.runtimeGetVersion() // 1000)
         self._streams: dict[tuple[int, int], tuple[Any, Stream]] = {}
-        self._lock = threading.Lock()
+        self._lock = locks.lock()
         self.records = False  # until it was seen to work
 
     def functions(self, sources: Sequence[Source]) -> list[Any]:

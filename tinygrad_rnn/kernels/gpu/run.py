@@ -15,7 +15,6 @@ it reads, so it cannot be run twice. ``TINYGRAD_RNN_CUDA_GRAPHS=0`` records noth
 from __future__ import annotations
 
 import functools
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import tinygrad_rnn_backends as backends
+from tinygrad_rnn_backends import locks
 
 from .. import settings
 from ..ir import Instruction, Kernel, Loop, Product, Slot, Timetable
@@ -84,7 +84,7 @@ class _Recordings:
     def __init__(self) -> None:
         self._graphs: OrderedDict[Any, Any] = OrderedDict()
         self._trials: OrderedDict[Any, _Trial] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = locks.lock()
 
     def run(self, stream: Stream, prepared: Prepared) -> None:
         """Launch it, either way."""

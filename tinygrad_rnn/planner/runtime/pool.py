@@ -1,84 +1,174 @@
-"""Buffers that are used again while plans run.
+"""Memory that is used again while plans run.
 
-The subtle point is when a buffer may be used again. Nobody says so, and nobody has to: the pool
-looks whether anything but itself still refers to it. An output that a user keeps, a view of it, a
-graph that waits for its backward pass, another library's array on the same memory: each holds a
-reference to the buffer, and none of them is ever written to.
+An array of the pool stands on a lease, which NumPy keeps alive as the base of the array and of all
+its views. So an output that a user keeps, a view of it, a graph that waits for its backward pass
+and another library's array on the same memory all keep the block; once the lease is gone nobody
+can reach it, and the pool has it back.
+
+The subtle point is where that happens: anywhere, also inside the pool, since a lease may go with
+any line of anybody's. So what is gone is appended to a queue, by no code of Python's, and the pool
+looks there when it is asked for memory.
 """
 
 from __future__ import annotations
 
 import math
-import sys
-import threading
-from typing import Any, TypeAlias
+import weakref
+from collections import deque
+from itertools import count
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
+
+from tinygrad_rnn_backends import locks
 
 Array: TypeAlias = Any  # of NumPy or CuPy
 
 _GRAIN = 64
+_CALLS = 16  # as many of the last calls of plans say what is needed
+_SPARE = 0.5  # of that is kept beyond it: free, or lost in blocks larger than asked for
+_LITTLE = 2**20  # bytes, and this much anyway
 
 
-def _references_when_free() -> int:
-    """What ``sys.getrefcount`` says of an object that only a list and the asking loop hold."""
-    for item in [object()]:
-        return sys.getrefcount(item)
-    return 0
+class _Block(NamedTuple):
+    size: int
+    address: int
+    memory: Any
 
 
-_FREE = _references_when_free()
+class _Lease:
+    """A block in use."""
+
+    __slots__ = ("__array_interface__", "__weakref__", "block")
+
+    block: _Block
+    __array_interface__: dict[str, Any]
+
+
+class _Loan(weakref.ref[_Lease]):
+    """What the pool remembers of a lease."""
+
+    __slots__ = ("asked", "block")
+
+    asked: int  # bytes
+    block: _Block | None  # None if it shall not come back
 
 
 class Pool:
-    """Buffers by size, taken again once nothing outside refers to them."""
+    """Blocks of memory by size, taken again once no array stands on them."""
 
     def __init__(self) -> None:
-        self._buffers: dict[int, list[Array]] = {}
-        self._sizes: dict[Any, int] = {}
-        self._lock = threading.Lock()
+        self._free: dict[int, deque[tuple[int, _Block]]] = {}  # by size, the last returned last
+        self._loans: set[_Loan] = set()
+        self._returned: deque[_Loan] = deque()
+        self._order = count()
+        self._in_use = 0  # bytes of blocks
+        self._asked = 0  # bytes that were asked for, of those
+        self._most = 0  # of which there were at once during this call
+        self._needed: deque[int] = deque([0], maxlen=_CALLS)  # and during each of the last ones
+        self._layouts: dict[Any, tuple[int, str]] = {}
+        self._lock = locks.lock()
 
     def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-        """An array of any content, which nobody else refers to."""
-        size = self._sizes.get((shape, dtype))
-        if size is None:
-            if len(self._sizes) > 10_000:
-                self._sizes.clear()
-            count = math.prod(shape)
-            size = self._sizes[shape, dtype] = rounded(count * np.dtype(dtype).itemsize)
+        """An array of any content, on memory that nobody else refers to."""
+        layout = self._layouts.get((shape, dtype))
+        if layout is None:
+            if len(self._layouts) > 10_000:
+                self._layouts.clear()
+            of = np.dtype(dtype)
+            layout = rounded(math.prod(shape) * of.itemsize), of.str
+            self._layouts[shape, dtype] = layout
+        size, typestr = layout
+        lease = _Lease()
         with self._lock:
-            for buffer in self._buffers.get(size, ()):
-                if sys.getrefcount(buffer) == _FREE:
-                    # Made under the lock: from now on the array refers to the buffer.
-                    return np.ndarray(shape, dtype, buffer)
-            return np.ndarray(shape, dtype, self._other(size))
-
-    def _other(self, size: int) -> Array:
-        """A free buffer of up to twice the size, as longer sequences left them; or a new one."""
-        for own in sorted(own for own in self._buffers if size < own <= 2 * size):
-            for buffer in self._buffers[own]:
-                if sys.getrefcount(buffer) == _FREE:
-                    return buffer
-        buffer = np.empty(size, dtype=np.uint8)
-        self._buffers.setdefault(size, []).append(buffer)
-        return buffer
+            self._collect()
+            lease.block = block = self._take(size)
+            loan = _Loan(lease, self._returned.append)
+            loan.asked, loan.block = size, block
+            self._asked += size
+            self._in_use += block.size
+            self._loans.add(loan)
+            self._most = max(self._most, self._asked)
+        data = (block.address, False)
+        lease.__array_interface__ = dict(shape=shape, typestr=typestr, data=data, version=3)
+        return np.asarray(lease)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-        """An array of zeros, which nobody else refers to."""
+        """An array of zeros, on memory that nobody else refers to."""
         array = self.empty(shape, dtype)
         array.fill(0)
         return array
 
+    def begin_call(self) -> None:
+        """Give back what the last calls of plans did not need."""
+        with self._lock:
+            self._collect()
+            self._needed.append(self._most)
+            self._most = self._asked
+            self._give_back(0)
+
+    def _take(self, size: int) -> _Block:
+        """A free block of up to twice the size, as longer sequences left them; or a new one."""
+        if blocks := self._free.get(size):
+            return blocks.pop()[1]
+        lost = self._in_use - self._asked
+        most = min(2 * size, size + _SPARE * self._needed_with(size) - lost)
+        own = rounded(size + 1)
+        while own <= most:
+            if blocks := self._free.get(own):
+                return blocks.pop()[1]
+            own = rounded(own + 1)
+        self._give_back(size)
+        memory = np.empty(size, dtype=np.uint8)
+        return _Block(size, memory.ctypes.data, memory)
+
+    def _collect(self) -> None:
+        """Take back the blocks of leases that are gone."""
+        while self._returned:
+            loan = self._returned.popleft()
+            self._loans.discard(loan)
+            block = loan.block
+            if block is not None:
+                self._asked -= loan.asked
+                self._in_use -= block.size
+                entry = next(self._order), block
+                self._free.setdefault(block.size, deque()).append(entry)
+
+    def _give_back(self, size: int) -> None:
+        """Drop what has been free for longest, so that with ``size`` more there is not too much."""
+        most = max((1 + _SPARE) * self._needed_with(size), _LITTLE)
+        excess = self._in_use + size + self._free_bytes() - most
+        while excess > 0:
+            filled = [blocks for blocks in self._free.values() if blocks]
+            if not filled:
+                break
+            _, block = min(filled, key=lambda blocks: blocks[0][0]).popleft()
+            excess -= block.size
+
+    def _needed_with(self, size: int) -> int:
+        """The most bytes that this call, with ``size`` more now, and the last ones had at once."""
+        return max(self._asked + size, self._most, *self._needed)
+
+    def _free_bytes(self) -> int:
+        return sum(size * len(blocks) for size, blocks in self._free.items())
+
     @property
     def bytes(self) -> int:
-        """What the buffers take, in use or not."""
+        """What the blocks take, in use or not."""
         with self._lock:
-            return sum(size * len(buffers) for size, buffers in self._buffers.items())
+            self._collect()
+            return self._in_use + self._free_bytes()
 
     def clear(self) -> None:
-        """Forget all buffers; those in use are freed by their users."""
+        """Forget all blocks; those in use are freed by their users."""
         with self._lock:
-            self._buffers.clear()
+            for loan in self._loans:
+                loan.block = None
+            self._loans.clear()
+            self._free.clear()
+            self._in_use = self._asked = self._most = 0
+            self._needed.clear()
+            self._needed.append(0)
 
 
 def rounded(size: int) -> int:

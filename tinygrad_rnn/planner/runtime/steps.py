@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from tinygrad_rnn_backends import locks
+
 from ...kernels.ir import Timetable
 
 Array: TypeAlias = Any  # of NumPy or CuPy
@@ -206,6 +208,11 @@ class Steps:
             count, order = self.counts, np.arange(self.steps)
         parts = (step, before, after, count, order)
         return Timetable(*[np.ascontiguousarray(part, dtype=np.int64) for part in parts])
+
+
+for _each in vars(Steps).values():
+    if isinstance(_each, cached_property) and hasattr(_each, "lock"):  # before Python 3.12
+        locks.renew_in_child(_each.lock)
 
 
 class _Backwards(Steps):
