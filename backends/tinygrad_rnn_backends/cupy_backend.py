@@ -12,6 +12,7 @@ The logic is written over a module, so that tests without a GPU can run it over 
 from __future__ import annotations
 
 import importlib
+import math
 from functools import cached_property
 from types import ModuleType
 from typing import Any
@@ -148,7 +149,7 @@ class CupyBackend(ArrayNamespace):
         xp, key = self._xp, _widened(key)
         if not x.size:
             x[key]  # raises if the key addresses anything; the kernel would write there
-        elif x.dtype.char in "ef" and x[key].size > summation.FEW * x.size:  # many for each
+        elif x.dtype.char in "ef" and _are_crowded(x.shape, key):
             total = xp.zeros(x.shape, dtype=xp.float64)
             xp.add.at(total, key, values.astype(xp.float64))
             x += total.astype(x.dtype)
@@ -168,6 +169,13 @@ class CupyBackend(ArrayNamespace):
             order = xp.arange(1, addressed.size + 1, dtype=xp.uint64).reshape(addressed.shape)
             xp.maximum.at(writer, key, order)
         return writer.astype(xp.int64) - 1
+
+
+def _are_crowded(shape: tuple[int, ...], key: Key) -> bool:
+    """Whether many indices are the same because there are so many; known without a look at them."""
+    found = summation.indexed(shape, key)
+    given = math.prod(np.broadcast_shapes(*(index.shape for _, index in found)))
+    return bool(found) and given > summation.FEW * math.prod(n for n, _ in found)
 
 
 def _widened(key: Key) -> tuple[Any, ...]:

@@ -113,22 +113,15 @@ def _is_innermost(x: Array, axis: int) -> bool:
     return bool(abs(x.strides[axis]) == min(strides, default=0))
 
 
-def _collide(shape: tuple[int, ...], key: tuple[Any, ...]) -> bool:
+def _collide(shape: tuple[int, ...], key: Key) -> bool:
     """Whether so many indices may be the same that what they add up to is better summed wide."""
-    arrays = [entry for entry in key if isinstance(entry, np.ndarray)]
-    n = math.prod(np.broadcast_shapes(*(index.shape for index in arrays)))
-    if n <= summation.FEW:
+    found = summation.indexed(shape, key)
+    if math.prod(np.broadcast_shapes(*(index.shape for _, index in found))) <= summation.FEW:
         return False
     places: Any = np.zeros((), dtype=np.uint64)
-    axis = 0
-    for entry in key:
-        if isinstance(entry, np.ndarray):
-            length = max(1, shape[axis])
-            places = places * np.uint64(length) + (entry.astype(np.int64) % length).view(np.uint64)
-        if entry is Ellipsis:
-            axis += len(shape) - sum(e is not None and e is not Ellipsis for e in key)
-        else:
-            axis += entry is not None
+    for n, index in found:
+        n = max(1, n)
+        places = places * np.uint64(n) + (index.astype(np.int64) % n).view(np.uint64)
     buckets = (places * np.uint64(_GOLDEN)) >> np.uint64(48)  # 2**16 of them
     return bool(np.bincount(buckets.ravel().astype(np.int64)).max() > summation.FEW)
 

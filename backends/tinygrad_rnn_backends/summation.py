@@ -94,3 +94,16 @@ def cumulative(xp: Any, x: Any, *, axis: int | None = None, **options: Any) -> A
         return xp.cumulative_sum(x, axis=axis, **options)
     wide = xp.cumulative_sum(x, axis=axis, dtype=xp.float64, **options)
     return xp.astype(wide, x.dtype)
+
+
+def indexed(shape: tuple[int, ...], key: Any) -> list[tuple[int, Any]]:
+    """For each index array of a key: the length of the axis that it is for, and the array."""
+    axis, found = 0, []
+    for entry in key:
+        if hasattr(entry, "shape"):
+            found.append((shape[axis], entry))
+        if entry is Ellipsis:
+            axis += len(shape) - sum(e is not None and e is not Ellipsis for e in key)
+        elif entry is not None:
+            axis += 1
+    return found

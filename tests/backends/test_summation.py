@@ -137,3 +137,12 @@ def test_losses_of_a_million(backend: Any) -> None:
     logits = tg.zeros((MANY, 2))
     losses = tg.cross_entropy(logits, tg.zeros((MANY,), int), reduction="sum")
     assert_sums(losses, MANY, float(np.float32(math.log(2))))
+
+
+def test_crowded_indices_are_summed_wide_by_cupys_logic() -> None:
+    logic = backends.CupyBackend(xp=np)
+    x, values = np.zeros((2, 3), np.float32), np.full((2, MANY // 2), 0.1, np.float32)
+    found = logic.index_add(x, (slice(None), np.full(MANY // 2, -1, np.int8)), values)
+    np.testing.assert_allclose(found[:, 2], TENTH * MANY / 2, rtol=1e-6)
+    few = logic.index_add(x[0], (np.array([0, 0, 1]),), np.ones(3, np.float32))
+    np.testing.assert_array_equal(few[:2], [2, 1])

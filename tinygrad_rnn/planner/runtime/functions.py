@@ -28,7 +28,8 @@ def _relu_into(np: Any, x: Any, out: Any) -> None:
 
 
 def _softplus_into(np: Any, x: Any, out: Any) -> None:
-    np.logaddexp(x, 0, out=out)
+    beyond = np.log1p(np.exp(-np.abs(x)))
+    np.add(np.maximum(x, 0, out=out), beyond, out=out)
 
 
 def _copy_into(np: Any, x: Any, out: Any) -> None:
