@@ -78,3 +78,13 @@ def test_ci_runs_the_second_command(commands: list[str]) -> None:
         ["bash", str(ROOT / ".ci" / "run"), "--show"], capture_output=True, text=True, check=True
     )
     assert shown.stdout.strip() == commands[1]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "benchmarks/README.md"])
+def test_the_files_that_a_page_names_are_there(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    homes = [ROOT, ROOT / "tinygrad_rnn", (ROOT / page).parent]
+    named = set(re.findall(r"`(?:python )?([\w./-]+/[\w./-]*\.py)\b", text))
+    named |= set(re.findall(r"\]\(((?!https?:|#)[^)#]+)\)", text))
+    assert named
+    assert not [name for name in named if not any((home / name).exists() for home in homes)]
