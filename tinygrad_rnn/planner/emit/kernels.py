@@ -84,7 +84,7 @@ class Lowering:
     def _product(self, value: Value, out: Slot, accumulate: bool) -> Product:
         a, b = value.operands
         k, n = b.shape
-        matrix = Slot(self._array(self.writer.over_steps(b)), "all", 0, n, n)
+        matrix = Slot(self._array(self.writer.over_steps(b)), "all", 0, n, n, b.dtype.name)
         left = self.read(self.schedule.columns(a))._replace(width=k)
         return Product(left, matrix, out, accumulate)
 
