@@ -105,7 +105,7 @@ def forward(steps, pool, xs, states, captured, scalars, constants, draws):
     state = pool.empty((steps.total + steps.rows, 4), np.float32)
     steps.start(state)[...] = states[0]
     flat = np.ascontiguousarray(w_2)
-    # A recurrence as machine code, first step to last: a product with 4 x 4, a kernel of 2 operations
+    # Machine code, first step to last: a product with 4 x 4, a kernel of 2 operations
     loop_0([matmul, w_1, state, flat], steps.table, None, threads())
     tanh = steps.all_after(state)
     return [tanh], [steps.final(state)], [tanh, state]
@@ -122,7 +122,7 @@ def backward(steps, pool, xs, states, captured, scalars, constants, draws, held,
     whole_1 = np.ascontiguousarray(tanh)
     multiply = pool.empty((steps.total, 4), np.float32)
     permute_dims = w.T
-    # A recurrence as machine code, last step to first: a kernel of 4 operations, a product with 4 x 4
+    # Machine code, last step to first: a kernel of 4 operations, a product with 4 x 4
     loop_1([whole, carried, whole_1, multiply, permute_dims], steps.table, None, threads())
     product = pool.empty((3, 4), np.float32)
     gemm(threads(), x_0.T, multiply, out=product)

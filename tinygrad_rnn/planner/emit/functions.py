@@ -73,7 +73,7 @@ class FunctionWriter(Writer):
         lowering = Lowering(self, stage, schedule)
         loop = lowering.lower()
         order = "last step to first" if self.part.backwards else "first step to last"
-        self.line(f"# A recurrence as machine code, {order}: {_described(loop)}")
+        self.line(f"# Machine code, {order}: {_described(loop)}")
         self.line(
             f"loop_{len(loops)}([{', '.join(lowering.arrays)}], steps.table, None, threads())"
         )
