@@ -485,6 +485,10 @@ def test_float16_has_room_for_what_lies_between() -> None:
     assert tg.std(half([300, -300])).item() == 300
     assert tg.vecdot(half([300, 300]), half([300, -300])).item() == 0
     assert tg.mean(half(np.full(70_000, 2))).item() == 2
+    far = half([[300.0, 0.0], [0.0, 300.0]])  # 300 * 300 is none of its numbers
+    seen, weights = tg.scaled_dot_product_attention(far, far, far, return_weights=True)
+    assert_array_equal(weights.numpy(), np.eye(2))
+    assert seen.dtype == weights.dtype == np.float16 and seen.tolist() == far.tolist()
     ones = tg.zeros(70_000, "float16", requires_grad=True)
     np.testing.assert_allclose(tg.grad(tg.max(ones), ones).numpy(), 1 / 70_000, rtol=0.01)
 

@@ -65,6 +65,7 @@ def scaled_dot_product_attention(
     return (out, weights) if return_weights else out
 
 
+@in_float32
 def attend(
     query: Tensor,
     key: Tensor,

@@ -327,6 +327,8 @@ def cosine_embedding_loss(
         reduction: "mean", "sum" or "none".
     """
     input1, input2, target = as_tensor(input1), as_tensor(input2), as_tensor(target)
+    if target.dtype.kind == "u":
+        target = astype(target, "int64")  # which has a -1 to compare with
     if input1.shape != input2.shape or not input1.ndim or input1.shape[:-1] != target.shape:
         raise ValueError(
             "cosine_embedding_loss: two inputs (N, D) and a target (N,) are needed, not "

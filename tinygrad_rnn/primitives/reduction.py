@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from .elementwise import TensorLike, astype, exp, isfinite, log, sqrt, square, w
 from .movement import concat, pad, permute_dims, reshape
 
 Arguments = ParamSpec("Arguments")
+T = TypeVar("T")  # a Tensor or a tuple of Tensors
 
 
 def _spread(xp: Any, g: Any, shape: tuple[int, ...], axis: tuple[int, ...]) -> Any:
@@ -112,15 +113,15 @@ def _extremum(primitive: Primitive, x: TensorLike, axis: Axis, keepdims: bool) -
     return _chosen(primitive, x, axis, negative_axes(axis, x.ndim, primitive.name), keepdims)
 
 
-def in_float32(f: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
-    """``f``, but of float16 it is computed in float32, and only its result is float16 again.
+def in_float32(f: Callable[Arguments, T]) -> Callable[Arguments, T]:
+    """``f``, but of float16 it is computed in float32, and only its results are float16 again.
 
     A square of 300, a sum over 70,000 or an eps of 1e-8 is beyond float16 where the result is not.
     The casts are part of the graph, so that this holds for derivatives of any order.
     """
 
     @wraps(f)
-    def evaluate(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
+    def evaluate(*args: Arguments.args, **kwargs: Arguments.kwargs) -> T:
         given = (*args, *kwargs.values())
         for x in given:
             if _is_half(x):
@@ -128,9 +129,12 @@ def in_float32(f: Callable[Arguments, Tensor]) -> Callable[Arguments, Tensor]:
         else:
             return f(*args, **kwargs)
         wide: Any = {name: _widened(x) for name, x in kwargs.items()}
-        out = f(*[_widened(x) for x in args], **wide)
+        out: Any = f(*[_widened(x) for x in args], **wide)
         dtypes = [canonical_dtype(x.dtype) for x in given if hasattr(x, "dtype")]
-        return astype(out, np.result_type(*(d for d in dtypes if d.kind == "f")))
+        dtype = np.result_type(*(d for d in dtypes if d.kind == "f"))
+        several = isinstance(out, tuple)
+        narrow: Any = tuple([astype(y, dtype) for y in out]) if several else astype(out, dtype)
+        return narrow  # type: ignore[no-any-return]
 
     return evaluate
 
