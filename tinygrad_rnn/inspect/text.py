@@ -1,7 +1,8 @@
 """Graphs one can read: a small one as text or as a drawing, to follow with a pencil.
 
-Both list what ``backward`` will walk through, inputs first. The subtle point is that a graph holds
-no more than its vjps read: a constant appears as ``const`` and values only where a rule keeps them.
+Both list what ``backward`` will walk through, inputs first; of many steps, ``fold`` shows the loop.
+The subtle point is that a graph holds no more than its vjps read: a constant appears as ``const``
+and values only where a rule keeps them.
 """
 
 from __future__ import annotations
@@ -10,30 +11,40 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from .dtypes import canonical_dtype
-from .graph import Node, Primitive, topological_order
-from .tensor import Tensor
+from ..graph import Node, topological_order
+from ..tensor import Tensor
+from .capture import arguments_of, graph_of, kept, name_of, names_of
+from .document import Study
+
+_MOST = 100_000  # lines
 
 
 class _Line:
     """One node of the graph, spelled out."""
 
-    def __init__(self, name: str, operation: str, meta: str, keeps: str) -> None:
+    def __init__(self, name: str, operation: str, meta: str) -> None:
         self.name = name
         self.operation = operation
         self.arguments: list[str] = []
         self.inputs: list[str] = []  # those of the arguments that are nodes
         self.meta = meta
-        self.keeps = keeps
+        self.keeps = ""
 
 
-def to_text(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
+def to_text(y: Tensor | Study, names: Mapping[str, Tensor] | None = None) -> str:
     """The graph that leads to ``y``, a line for each operation, in the order of computation.
 
     Args:
-        y: a Tensor that requires grad.
+        y: a Tensor that requires grad; or a ``Study``, such as ``inspect.fold(y)``, which is
+            written as it is.
         names: what to call certain tensors, ``{"w": w}``; others are called v1, v2, ...
+
+    Raises:
+        TypeError: for a Tensor that has no graph.
+        ValueError: for a graph of more than 100,000 lines; ``fold`` shows a loop once.
     """
+    if isinstance(y, Study):
+        return y.to_text()
     lines = _spell_out(y, names)
     left = [
         f"{line.name} = {line.operation}({', '.join(line.arguments)})"
@@ -62,13 +73,17 @@ def to_dot(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
 
 
 def _spell_out(y: Tensor, names: Mapping[str, Tensor] | None) -> list[_Line]:
-    if not isinstance(y, Tensor) or y._node is None:
-        raise TypeError("to_text and to_dot: a Tensor that requires grad, else there is no graph")
-    order = topological_order([y._node])[::-1]
-    metas: dict[Node, Any] = {y._node: (y.shape, y.dtype)}
+    root = graph_of("to_text and to_dot", y)
+    order = topological_order([root])[::-1]
+    if len(order) > _MOST:
+        raise ValueError(
+            f"to_text and to_dot: a graph of {len(order):,} nodes is too long to read; "
+            "to_text(inspect.fold(y)) shows its loops once"
+        )
+    metas: dict[Node, Any] = {root: (y.shape, y.dtype)}
     for node in order:
         metas.update(zip(node.parents, node.metas, strict=False))
-    given = {x._node: name for name, x in (names or {}).items() if x._node is not None}
+    given = names_of(names)
     called: dict[Node, str] = {}
     lines: list[_Line] = []
     for node in order:
@@ -76,12 +91,14 @@ def _spell_out(y: Tensor, names: Mapping[str, Tensor] | None) -> list[_Line]:
             continue  # its outputs have lines of their own
         called[node] = given.get(node, f"v{len(lines) + 1}")
         shape, dtype = metas[node]
-        meta = f"{canonical_dtype(dtype)} {tuple(shape)}"
+        meta = f"{name_of(dtype)} {tuple(shape)}"
         maker = node.parents[0] if node.index is not None and node.parents else node
-        line = _Line(called[node], _operation(node, maker), meta, _kept(maker))
+        line = _Line(called[node], _operation(node, maker), meta)
         if maker.primitive is not None and maker.saved is not None:
             line.inputs = [called[parent] for parent in maker.parents]
-            line.arguments = _arguments(maker, maker.primitive, line.inputs)
+            line.arguments = arguments_of(maker, dict(zip(maker.argnums, line.inputs, strict=True)))
+            line.arguments += [f"{key}={value}" for key, value in (maker.parameters or {}).items()]
+            line.keeps = f"keeps {', '.join(kept(maker))}" if kept(maker) else ""
         lines.append(line)
     return lines
 
@@ -93,36 +110,3 @@ def _operation(node: Node, maker: Node) -> str:
         return "released"  # by backward, which dropped the way to the inputs, too
     output = "" if node.index is None else f"[{node.index}]"
     return f"{maker.primitive.name}{output}"
-
-
-def _arguments(maker: Node, primitive: Primitive, inputs: list[str]) -> list[str]:
-    read = {
-        index: value
-        for argnum, reads in zip(maker.argnums, maker.saved, strict=False)
-        for (index, rest, shape_only), value in zip(
-            primitive.reads[0 if primitive.joint else argnum], reads, strict=False
-        )
-        if not rest and not shape_only
-    }
-    known = dict(zip(maker.argnums, inputs, strict=True))
-    count = max(len(primitive.inputs), max(known, default=-1) + 1)
-    arguments = [known[i] if i in known else _constant(read.get(i)) for i in range(count)]
-    return arguments + [f"{key}={value}" for key, value in (maker.parameters or {}).items()]
-
-
-def _constant(value: Any) -> str:
-    return str(value) if isinstance(value, (bool, int, float)) else "const"
-
-
-def _kept(node: Node) -> str:
-    """What a node keeps for its vjps, by name."""
-    primitive = node.primitive
-    if primitive is None or node.saved is None:
-        return ""
-    kept = []
-    for argnum in node.argnums[:1] if primitive.joint else node.argnums:
-        for index, rest, shape_only in primitive.reads[0 if primitive.joint else argnum]:
-            name = "out" if index < 0 else primitive.rest if rest else primitive.inputs[index]
-            if not shape_only and name not in kept:
-                kept.append(str(name))
-    return f"keeps {', '.join(kept)}" if kept else ""

@@ -1,0 +1,98 @@
+"""A ``Study``: what was found out about a graph, a plan or a run, as one document of plain data.
+
+A study holds numbers, texts, lists and dicts and nothing else, so it can be saved, sent and opened
+elsewhere, without the model and without this library. Text, drawings and pages are renderings of
+it: what one of them says, the others say.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+FORMAT = "tinygrad_rnn study"
+VERSION = 1
+
+
+class Study:
+    """One document: ``kind`` says what of, ``data`` is plain (what JSON can hold).
+
+    ``print(study)`` is text; a notebook shows a drawing; ``save`` writes either, or the data.
+    """
+
+    def __init__(self, kind: str, data: dict[str, Any]) -> None:
+        self.kind = kind
+        self.data = data
+
+    def to_json(self) -> str:
+        """The document as JSON: what ``from_json`` reads."""
+        head = {"format": FORMAT, "version": VERSION, "kind": self.kind}
+        return json.dumps({**head, "data": self.data}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Study:
+        """The document that ``to_json`` wrote. ValueError for anything else."""
+        try:
+            found = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"Study.from_json: no JSON: {error}") from None
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ValueError("Study.from_json: JSON, but no study: Study.to_json writes one")
+        if found.get("version") != VERSION:
+            raise ValueError(
+                f"Study.from_json: version {found.get('version')!r} of the format, and this "
+                f"reads {VERSION}; write it again"
+            )
+        return cls(found["kind"], found["data"])
+
+    def to_text(self) -> str:
+        """For a terminal."""
+        from .render import text_of
+
+        return text_of(self.kind, self.data)
+
+    def to_svg(self) -> str:
+        """A drawing without scripts, for a browser or a document."""
+        from .render import svg_of
+
+        return svg_of(self.kind, self.data)
+
+    def to_html(self) -> str:
+        """A page without scripts, which needs nothing else: the drawing and the text."""
+        from .render import page_of
+
+        return page_of(self.kind, self.data)
+
+    def save(self, path: str | Path) -> Path:
+        """Write it to a file, by its ending: .json, .txt, .svg or .html. Returns the path."""
+        writers = {
+            ".json": self.to_json,
+            ".txt": self.to_text,
+            ".svg": self.to_svg,
+            ".html": self.to_html,
+        }
+        place = Path(path)
+        write = writers.get(place.suffix)
+        if write is None:
+            raise ValueError(
+                f"Study.save: {place.name!r} should end in one of {', '.join(writers)}"
+            )
+        place.write_text(write(), encoding="utf-8")
+        return place
+
+    def __str__(self) -> str:
+        return self.to_text()
+
+    def __repr__(self) -> str:
+        return f"<study of a {self.kind}; print it, save it, or look at it in a notebook>"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Study) and (self.kind, self.data) == (other.kind, other.data)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def _repr_html_(self) -> str:
+        from .render import html_of
+
+        return html_of(self.kind, self.data)

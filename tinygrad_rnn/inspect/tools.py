@@ -1,0 +1,9 @@
+"""The tools, in one place to be imported from when one is first asked for."""
+
+from __future__ import annotations
+
+from .capture import record
+from .document import Study
+from .folding import fold, graph, unfold
+
+__all__ = ["Study", "fold", "graph", "record", "unfold"]
