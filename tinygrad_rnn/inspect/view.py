@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,11 +81,11 @@ class _View:
             for leaf in data["leaves"]
         ]
         self.count = 0
+        self.apart = dict(_apart(data["items"]))
         self.lengths = {i["at"]: i["several"] for i in data["items"] if "several" in i}
 
     def things(self) -> tuple[list[Thing], list[Thing]]:
         items = self.data["items"]
-        _find_apart(items)
         # Loops first: what is in them should have the plain names.
         self._call([i for i in items if "items" in i or "kinds" in i])
         self._call([i for i in items if "items" not in i and "kinds" not in i])
@@ -135,7 +135,7 @@ class _View:
         if "items" in item:
             letter = item.get("symbol") or "tsrqpuvw"[min(len(loops), 7)]
             thing = Thing(self._unique("loop"), "loop", title="loop")
-            loop = _Loop(item, thing, letter, _first_step(item, len(loops), self.lengths))
+            loop = _Loop(item, thing, letter, self._first_step(item, len(loops)))
             thing.inside = [self._thing(i, (*loops, loop)) for i in item["items"]]
             self.loops_of[id(item)] = (*loops, loop)
             return thing
@@ -156,6 +156,19 @@ class _View:
         )
         self.thing_of[at], self.item_of[at], self.loops_of[at] = thing, item, loops
         return thing
+
+    def _first_step(self, item: Item, depth: int) -> int:
+        """The number of the first step: where a series that it reads stands, else 1 or 2."""
+        if item["count"] is None:
+            return 1
+        for inner in item["items"]:
+            for a in inner.get("arguments", []):
+                by = a.get("by", [])
+                if len(by) > depth and a.get("output") is not None and abs(by[depth][1]) == 1:
+                    first: int = a["output"]
+                    end = self.lengths.get(a["from"], first)
+                    return first + 1 if by[depth][1] == 1 else end - first
+        return 2 if id(item) in self.apart else 1
 
     def _link(self, item: Item, loops: tuple[_Loop, ...]) -> None:
         if "kinds" in item:
@@ -338,8 +351,8 @@ class _View:
         for each in flat(loop.thing.inside):
             if each.name in carried:
                 each.after.append(each.name)
-        if item.get("apart"):
-            loop.thing.notes.append(item["apart"])
+        if id(item) in self.apart:
+            loop.thing.notes.append(self.apart[id(item)])
         for each in item["items"]:
             self._describe(each, loop.thing.inside, item["items"])
 
@@ -391,19 +404,6 @@ def starts_of(item: Item) -> list[int]:
     return starts
 
 
-def _first_step(item: Item, depth: int, lengths: dict[int, int]) -> int:
-    """The number of the first step: where a series that it reads stands, else 1."""
-    if item["count"] is None:
-        return 1
-    for inner in item["items"]:
-        for a in inner.get("arguments", []):
-            by = a.get("by", [])
-            if len(by) > depth and a.get("output") is not None and abs(by[depth][1]) == 1:
-                first: int = a["output"]
-                return first + 1 if by[depth][1] == 1 else lengths.get(a["from"], first) - first
-    return 2 if item.get("apart") else 1
-
-
 def _affine(base: int, by: Sequence[int], loops: Sequence[_Loop]) -> str:
     """``base + by * iteration`` in the letters of loops, whose steps count from ``first``."""
     constant, terms = base, ""
@@ -419,13 +419,14 @@ def _affine(base: int, by: Sequence[int], loops: Sequence[_Loop]) -> str:
     return f"{terms}{constant:+d}" if constant else terms
 
 
-def _find_apart(items: Sequence[Item]) -> None:
+def _apart(items: Sequence[Item]) -> Iterator[tuple[int, str]]:
+    """What to say of the step before each loop, by the loop's identity."""
     for item in items:
         if "period" in item:
             words = _stands_apart(item, items)
             if words:
-                item["apart"] = words
-            _find_apart(item["items"])
+                yield id(item), words
+            yield from _apart(item["items"])
 
 
 def _stands_apart(item: Item, siblings: Sequence[Item]) -> str:
