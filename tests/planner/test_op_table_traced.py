@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from op_table import ROWS, Row, Sample, examples
-from tinygrad_rnn.planner.cache import plan_cache
+from tinygrad_rnn.planner.planner import plan_cache
 from tinygrad_rnn.structure import flatten
 from tinygrad_rnn.testing import check_planned
 

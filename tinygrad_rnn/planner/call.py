@@ -22,9 +22,9 @@ from ..apply import outputs_of
 from ..graph import Node, Primitive
 from ..tensor import Tensor, is_grad_enabled, wrap
 from ..transforms import vjp
-from .cache import cache
 from .ir import Kind, Value, base
 from .plan import Plan
+from .planner import planner
 from .runtime.steps import Steps
 from .stages import EACH, ONCE, ROWS, ROWS_ONCE
 from .trace import Step, replay
@@ -87,7 +87,7 @@ class Call:
     @property
     def pool(self) -> Any:
         """Where memory comes from: CuPy has a pool of its own."""
-        return cache.pool if self.np is np else self.np
+        return planner.pool if self.np is np else self.np
 
     def split(self, arrays: Sequence[Any]) -> tuple[Any, Any, Any]:
         """Arrays of x, the state, and from outside."""
@@ -166,7 +166,7 @@ class Call:
     def run(self, arrays: Sequence[Any], hold: bool) -> list[Any]:
         """The forward pass: outputs (T, B, ...), then final states."""
         if self.np is np:
-            cache.pool.begin_call()
+            planner.pool.begin_call()
         xs, states, captured = self.split(arrays)
         graph, segments = self.plan.distribution.graph, self.segments
         state, outside = self.in_order(states), self.outside(captured)
@@ -193,7 +193,7 @@ class Call:
         if self.plan.distribution.backward is None:  # nothing depends on what requires grad
             return [None] * len(arrays)
         if self.np is np:
-            cache.pool.begin_call()
+            planner.pool.begin_call()
         xs, states, captured = self.split(arrays)
         dys, dstate = g[: len(graph.ys)], self.in_order(g[len(graph.ys) :])
         dxs = [None if value is None else _OverTime(self, value) for value in graph.dxs]

@@ -25,7 +25,6 @@ from ..kernels.machine import machine_of
 from ..kernels.settings import SettingError
 from ..structure import Structure, flatten, unflatten
 from ..tensor import Tensor, is_anomaly_detected, is_grad_enabled, wrap
-from .cache import cache
 from .call import Bytes, Call, literally, recorded
 from .compile import compile_step
 from .evidence import Operations
@@ -33,6 +32,7 @@ from .ir import Table, spelled
 from .loop import Loop
 from .passes.rows import Mixed
 from .plan import Plan
+from .planner import planner
 from .report import bytes_of_loop
 from .runtime.steps import Steps
 from .trace import Step, Wanted, trace
@@ -122,7 +122,7 @@ def _found(
 ) -> Prepared | None:
     """The plan of a step; None for steps of unequal lengths whose rows are not independent."""
     at_one = [_at_one_step(x) for x in xs[1]]
-    traced = _traced(step, (xs[0], at_one), states, _signatures())
+    traced = _traced(step, (xs[0], at_one), states, planner.table)
     recording = is_grad_enabled()
     wanted = Wanted(
         *(
@@ -133,10 +133,10 @@ def _found(
     if in_segments and any(map(any, wanted)):
         wanted = wanted._replace(states=tuple([h.dtype.kind == "f" for h in states[1]]))
     key = (traced.key, wanted, ragged, loop.batch, traced.trace.backend.name)
-    plan = cache.get(key)
+    plan = planner.get(key)
     if plan is None:
         plan = _made(step, (xs[0], at_one), states, traced, wanted, loop.batch, ragged)
-        cache.put(key, plan)
+        planner.put(key, plan)
     if isinstance(plan, str):
         if ragged and plan.startswith(_MIXED):
             return None
@@ -150,26 +150,6 @@ _MIXED = "rows are not independent"
 def _at_one_step(x: Tensor) -> Tensor:
     """What a trace is shown of x (T, ...): that it is like its first step."""
     return wrap(x._array[0, ...], x._node)
-
-
-_ENOUGH_VALUES = 100_000
-_table = Table()
-
-
-def _signatures() -> Table:
-    """The values of all traces: those of steps that do the same are the same."""
-    if len(_table) > _ENOUGH_VALUES:
-        cache.clear()  # the plans were found by what is forgotten
-    return _table
-
-
-def _forget() -> None:
-    global _table
-    _table = Table()
-    _layouts.clear()
-
-
-cache.with_it.append(_forget)
 
 
 def _traced(
@@ -276,21 +256,12 @@ def segment_length(plan: Plan, steps: Steps, checkpoint: int | Bytes | None) -> 
     return int(lengths[within[-1]])
 
 
-_layouts: dict[Any, Steps] = {}
-
-
 def _layout(loop: Loop, prepared: Prepared) -> tuple[Steps, Any]:
     """Where the rows of each step are, and the order of the rows if they end at different steps."""
     rows = loop.batch if prepared.plan.has_rows else None
     library = prepared.plan.machine.np
     if not prepared.ragged:
-        key = (loop.steps, rows, loop.reverse, library)
-        found = _layouts.get(key)
-        if found is None:
-            if len(_layouts) > 8:  # each may hold a few integers for each row of each step
-                _layouts.clear()
-            found = _layouts[key] = Steps(loop.steps, rows, reverse=loop.reverse, library=library)
-        return found, None
+        return planner.layout(loop.steps, rows, loop.reverse, library), None
     lengths = np.asarray(loop.lengths)
     order = np.argsort(-lengths, kind="stable")
     ends = lengths[order]

@@ -1,20 +1,23 @@
-"""The cache of plans, by the structure of the steps that they were made for."""
+"""What is kept between calls: plans by the structure of their steps, and memory for them."""
 
 from __future__ import annotations
 
 import ctypes
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from tinygrad_rnn_backends import locks
 
+from .ir import Table
 from .plan import Plan
 from .runtime.pool import Pool
+from .runtime.steps import Steps
+
+_ENOUGH_VALUES = 100_000
 
 
-class Cache:
+class Planner:
     """Plans by the structure of their steps; the least recently used one goes first."""
 
     def __init__(self, bound: int = 128) -> None:
@@ -22,8 +25,26 @@ class Cache:
         self.hits = self.misses = 0
         self.pool = Pool()
         self._plans: OrderedDict[Any, Plan | str] = OrderedDict()
-        self.with_it: list[Callable[[], None]] = []  # what else is forgotten when all plans are
+        self._table = Table()
+        self._layouts: dict[Any, Steps] = {}
         self._lock = locks.lock()
+
+    @property
+    def table(self) -> Table:
+        """The values of all traces: those of steps that do the same are the same."""
+        if len(self._table) > _ENOUGH_VALUES:
+            self.clear()  # the plans were found by what is forgotten
+        return self._table
+
+    def layout(self, steps: int, rows: int | None, reverse: bool, library: Any) -> Steps:
+        """The layout of so many steps, of rows of equal lengths."""
+        key = (steps, rows, reverse, library)
+        found = self._layouts.get(key)
+        if found is None:
+            if len(self._layouts) > 8:  # each may hold a few integers for each row of each step
+                self._layouts.clear()
+            found = self._layouts[key] = Steps(steps, rows, reverse=reverse, library=library)
+        return found
 
     @property
     def bound(self) -> int:
@@ -63,9 +84,9 @@ class Cache:
         with self._lock:
             self._plans.clear()
             self.hits = self.misses = 0
+        self._table = Table()
+        self._layouts.clear()
         self.pool.clear()
-        for forget in self.with_it:
-            forget()
         _return_freed()
 
     def __len__(self) -> int:
@@ -89,13 +110,13 @@ def _return_freed() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-cache = Cache()
+planner = Planner()
 
 
-def plan_cache() -> Cache:
+def plan_cache() -> Planner:
     """The plans that are kept, by the structure of their steps.
 
     ``len()`` of it is how many there are, ``bound`` how many there may be, ``hits`` and ``misses``
     count look-ups, and ``clear()`` forgets all plans and gives their memory back.
     """
-    return cache
+    return planner
