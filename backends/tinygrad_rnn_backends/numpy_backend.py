@@ -58,10 +58,9 @@ class NumpyBackend(ArrayNamespace):
         kind = x.dtype.char
         if kind == "e" and dtype is None:
             return self.sum(x.astype(np.float32), axis=axis, keepdims=keepdims).astype(x.dtype)
-        terms = x.size
-        if axis is not None:
-            axes = (axis,) if type(axis) is int else axis
-            terms = math.prod([x.shape[a] for a in axes])
+        terms = x.size if axis is None else 1
+        for a in () if axis is None else axis if type(axis) is tuple else (axis,):
+            terms *= x.shape[a]
         if terms <= summation.FEW or dtype is not None or kind not in "fd":
             return np.add.reduce(x, axis=axis, dtype=dtype, keepdims=keepdims)
         if x.flags.c_contiguous and (axis is None or axis in (-1, (-1,))):

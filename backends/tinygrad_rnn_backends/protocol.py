@@ -75,6 +75,13 @@ class Backend(Protocol):
     def erf(self, x: Array) -> Array:
         """The error function, to a few units in the last place."""
 
+    # As the standard has it, and as exact as a pairwise sum along every axis; float16 in float32.
+    # ``summation.floating`` makes that of a library's own, which may add up term by term.
+    def sum(
+        self, x: Array, *, axis: Any = None, dtype: Any = None, keepdims: bool = False
+    ) -> Array:
+        """The sum over an axis, several, or all."""
+
     # Indexing by NumPy's rules, with arrays of any integer dtype; the standard has it in part only.
     # An index out of range raises IndexError before anything is written; a device may instead let
     # those in arrays wrap around, because to look at them it would have to wait, but it may not
@@ -85,7 +92,8 @@ class Backend(Protocol):
     def index_add(self, x: Array, key: Key, values: Array) -> Array:
         """``x[key] += values``, every duplicate counted; returns ``x``, or a new array.
 
-        ``values`` has the dtype of ``x`` and broadcasts to ``x[key]``.
+        ``values`` has the dtype of ``x`` and broadcasts to ``x[key]``. What many duplicates add up
+        to is as exact as ``sum``.
         """
 
     def last_writer(self, shape: tuple[int, ...], key: Key) -> Array:

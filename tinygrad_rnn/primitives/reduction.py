@@ -37,7 +37,8 @@ def _share_of_extremum(
 ) -> Any:
     shape = kept(x.shape, axis)
     chosen = x == xp.reshape(out, shape)
-    winners = xp.sum(xp.astype(chosen, g.dtype), axis=axis, keepdims=True)
+    dtype = xp.float32 if _is_half(g) else g.dtype  # to count them in
+    winners = xp.sum(xp.astype(chosen, dtype), axis=axis, keepdims=True)
     return xp.where(chosen, xp.reshape(g, shape) / winners, 0)
 
 
@@ -122,11 +123,11 @@ def in_float32(f: Callable[Arguments, T]) -> Callable[Arguments, T]:
 
     @wraps(f)
     def evaluate(*args: Arguments.args, **kwargs: Arguments.kwargs) -> T:
-        given = (*args, *kwargs.values())
+        given = (*args, *kwargs.values()) if kwargs else args
         for x in given:
             if _is_half(x):
                 break
-        else:
+        else:  # at once, since this is in the way of every call
             return f(*args, **kwargs)
         wide: Any = {name: _widened(x) for name, x in kwargs.items()}
         out: Any = f(*[_widened(x) for x in args], **wide)
@@ -139,9 +140,12 @@ def in_float32(f: Callable[Arguments, T]) -> Callable[Arguments, T]:
     return evaluate
 
 
+_HALF = np.dtype("float16")
+
+
 def _is_half(x: Any) -> bool:
     dtype = getattr(x, "dtype", None)
-    return dtype is not None and canonical_dtype(dtype) == np.float16
+    return dtype is not None and canonical_dtype(dtype) == _HALF
 
 
 def _widened(x: Any) -> Any:
@@ -166,13 +170,11 @@ def mean(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return sum(x, axis=axis, keepdims=keepdims) / (n or math.nan)
 
 
-@in_float32  # for its derivative, which counts the elements that tie
 def max(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The largest element over ``axis``; elements that tie share the cotangent equally."""
     return _extremum(_max, x, axis, keepdims)
 
 
-@in_float32
 def min(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The smallest element over ``axis``; elements that tie share the cotangent equally."""
     return _extremum(_min, x, axis, keepdims)
