@@ -48,7 +48,9 @@ class Primitive:
         forward: ``forward(xp, *arrays, **parameters)``; arrays are positional, the rest is static.
         vjps: one rule ``(xp, g, *reads, **parameters)`` per leading input that has a derivative, in
             order; a single rule named ``joint`` returns the cotangents of all inputs at once.
-        joint: whether the only rule is such a joint one (for any number of inputs).
+        joint: whether the only rule is such a joint one (for any number of inputs). If it names a
+            keyword ``wanted``, it is given the positions of the inputs that a cotangent is asked
+            for.
         outputs: "one", or "several" if ``forward`` returns a tuple and ``g`` is one, too.
         batch: the batching rule ``(size, batched, *tensors, **parameters)``, where it does not
             follow from the kind; see ``batching.py``.
@@ -69,6 +71,7 @@ class Primitive:
         self.forward = forward
         self.vjps: tuple[Any, ...] = vjps
         self.joint = joint
+        self.selective = joint and "wanted" in inspect.signature(vjps[0]).parameters  # type: ignore[arg-type]
         self.several = outputs == "several"
         self.batch = batch
         inputs = [p for p in inspect.signature(forward).parameters.values()][1:]
@@ -399,6 +402,10 @@ class _Walk:
             saved = [self._wrapped(node, *pair) for pair in zip(argnums, saved, strict=False)]
         if primitive.several:
             g = self._filled(node, xp, g)
+        if primitive.selective:
+            pairs = zip(argnums, node.parents, strict=True)
+            asked = [i for i, parent in pairs if wanted is None or parent in wanted]
+            parameters = {**parameters, "wanted": asked}
         parts = vjps[0](xp, g, *saved[0], **parameters) if primitive.joint else None
         for i, parent in enumerate(node.parents):
             if wanted is not None and parent not in wanted:

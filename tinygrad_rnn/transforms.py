@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
@@ -147,12 +148,29 @@ def _fresh(x: Any) -> Tensor:
     return alias(x) if x.requires_grad and is_grad_enabled() else wrap(x._array, Node())
 
 
+_needs_graph: ContextVar[bool] = ContextVar("tinygrad_rnn_needs_graph", default=False)
+
+
+def needs_graph() -> bool:
+    """Whether derivatives of a derivative are to come, or those of many outputs at once.
+
+    They go through the operations of each step, so that a loop is best run literally at once.
+    """
+    return _needs_graph.get()
+
+
 class _Run:
     """A function run on fresh leaves in place of some arguments; its graph can be pulled on."""
 
     def __init__(
-        self, f: Callable[..., Any], arguments: Sequence[Any], argnums: Sequence[int]
+        self,
+        f: Callable[..., Any],
+        arguments: Sequence[Any],
+        argnums: Sequence[int],
+        *,
+        on_graph: bool = False,
     ) -> None:
+        """``on_graph``: what follows needs the graph of every operation; see ``needs_graph``."""
         outer = is_grad_enabled()
         arguments = list(arguments)
         self.inputs: list[Tensor] = []
@@ -165,8 +183,12 @@ class _Run:
             self.inputs += fresh
             self.structures.append(structure)
             arguments[i] = unflatten(structure, fresh)
-        with enable_grad():
-            result = f(*arguments)
+        token = _needs_graph.set(_needs_graph.get() or on_graph)
+        try:
+            with enable_grad():
+                result = f(*arguments)
+        finally:
+            _needs_graph.reset(token)
         leaves, self.structure = flatten(result)
         self.outputs = [as_tensor(y) for y in leaves]
         self.targets: list[Node] = [x._node for x in self.inputs]  # type: ignore[misc]
@@ -268,7 +290,7 @@ def jvp(f: Callable[..., Any], xs: Any, vs: Any) -> tuple[Any, Any]:
     argument.
     """
     arguments, directions = _arguments(xs, vs, "jvp")
-    run = _Run(f, arguments, range(len(arguments)))
+    run = _Run(f, arguments, range(len(arguments)), on_graph=True)
     probes = [wrap(zeros_like(y)._array, Node()) for y in run.outputs if y._node is not None]
     remaining = iter(probes)
     seeds = [next(remaining) if y._node is not None else None for y in run.outputs]
@@ -323,7 +345,7 @@ def hvp(f: Callable[..., Any], xs: Any, vs: Any) -> Any:
     def gradient(*points: Any) -> Any:
         return value_and_grad(f, argnums=range(len(arguments)))(*points)[1]
 
-    run = _Run(gradient, arguments, range(len(arguments)))
+    run = _Run(gradient, arguments, range(len(arguments)), on_graph=True)
     products = run.arranged(run.pull(directions, retain_graph=False))
     return type(xs)(products) if _are_several(xs) else products[0]
 
@@ -337,7 +359,7 @@ def jacobian(f: Callable[..., Any], argnums: int | Sequence[int] = 0) -> Callabl
     """
 
     def evaluate(*arguments: Any) -> Any:
-        run = _Run(f, arguments, _as_tuple(argnums))
+        run = _Run(f, arguments, _as_tuple(argnums), on_graph=True)
         rows = []
         for i, y in enumerate(run.outputs):
             basis = reshape(

@@ -10,8 +10,8 @@ the state at the start of each; the backward pass runs a segment's forward pass 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,8 @@ import tinygrad_rnn_backends as backends
 from .. import random
 from ..apply import outputs_of
 from ..graph import Node, Primitive
-from ..tensor import Tensor, is_grad_enabled, wrap
-from ..transforms import vjp
+from ..primitives.elementwise import alias
+from ..tensor import Tensor, enable_grad, is_grad_enabled, pull_back, wrap
 from .ir import Kind, Value, base
 from .plan import Plan
 from .planner import planner
@@ -68,7 +68,7 @@ class Call:
         self.key = (call or random.next_call()) if plan.draws else None
         self.starts: list[Any] = []  # the states that segments start from
         self.held: Any = None  # of the only segment: what its backward pass needs
-        self.literal: Any = None  # the same loop on Tensors, literally
+        self.literal: Any = None  # the same loop on Tensors: a ``Literal``
 
     def __repr__(self) -> str:
         return f"<{self.steps.steps} steps of a plan>"
@@ -261,7 +261,56 @@ class _OverTime:
         self.array[part.first : part.first + part.steps] = array
 
 
-def literally(call: Call, unroll: Any, lengths: Any, length: int, reverse: bool) -> Any:
+class Replayed(NamedTuple):
+    """The graph of a loop that was run literally, to be pulled back through."""
+
+    leaves: dict[int, Tensor]  # by position, the inputs that it can give cotangents of
+    outputs: Sequence[Tensor]
+    linked: bool  # to the graph that the inputs come from
+
+
+class Literal:
+    """The same loop on Tensors: for derivatives that can be differentiated again, or of a batch.
+
+    It runs when it is first pulled back through, and its graph is kept for the next time.
+    """
+
+    def __init__(self, run: Callable[..., Sequence[Tensor]]) -> None:
+        self._run = run
+        self._replayed: Replayed | None = None
+
+    def pull_back(
+        self, inputs: Sequence[Tensor], g: Sequence[Tensor], wanted: Sequence[int]
+    ) -> list[Tensor | None]:
+        """The cotangents of the wanted inputs, at their positions."""
+        linked = is_grad_enabled() and any(x.requires_grad for x in inputs)
+        wanted = [i for i in wanted if inputs[i].dtype.kind == "f"]
+        graph = self._replayed
+        if graph is None or linked > graph.linked or not graph.leaves.keys() >= set(wanted):
+            graph = self._replayed = self._replay(inputs, wanted, linked)
+        found: list[Tensor | None] = [None] * len(inputs)
+        pairs = [(y, dy) for y, dy in zip(graph.outputs, g, strict=True) if y.requires_grad]
+        if pairs:
+            outputs, given = zip(*pairs, strict=True)
+            record = linked or (is_grad_enabled() and any(dy.requires_grad for dy in given))
+            nodes = {i: graph.leaves[i]._node for i in wanted}
+            targets = [node for node in nodes.values() if node is not None]
+            cotangents = pull_back(outputs, given, targets, create_graph=record, retain_graph=True)
+            for i, node in nodes.items():
+                found[i] = cotangents[node]  # type: ignore[index]
+        return found
+
+    def _replay(self, inputs: Sequence[Tensor], wanted: Sequence[int], linked: bool) -> Replayed:
+        every, leaves = list(inputs), {}
+        with enable_grad():
+            for i in wanted:
+                x = inputs[i]
+                own = linked and x.requires_grad
+                every[i] = leaves[i] = alias(x) if own else wrap(x._array, Node())
+            return Replayed(leaves, self._run(*every), linked)
+
+
+def literally(call: Call, unroll: Any, lengths: Any, length: int, reverse: bool) -> Literal:
     """The same loop on Tensors, literally: the trace is replayed at each step, not the cell.
 
     ``unroll`` runs a cell literally. What is returned does not refer to the call.
@@ -296,23 +345,13 @@ def literally(call: Call, unroll: Any, lengths: Any, length: int, reverse: bool)
         ys, finals = unroll(cell, (*xs, count), tuple(states), lengths, reverse)
         return (*ys, *finals)
 
-    return run
+    return Literal(run)
 
 
-def _rule(xp: Any, g: Any, arrays: Any, *, call: Call) -> Any:
+def _rule(xp: Any, g: Any, arrays: Any, *, call: Call, wanted: Sequence[int]) -> Any:
     if isinstance(xp, backends.protocol.ArrayNamespace):
         return call.pull_back(arrays, g)
-    floating = [i for i, x in enumerate(arrays) if x.dtype.kind == "f"]
-
-    def literal(*given: Any) -> Any:
-        every = list(arrays)
-        for i, x in zip(floating, given, strict=True):
-            every[i] = x
-        return call.literal(*every)
-
-    _, pull = vjp(literal, *[arrays[i] for i in floating])
-    found = dict(zip(floating, pull(tuple(g)), strict=True))
-    return [found.get(i) for i in range(len(arrays))]
+    return call.literal.pull_back(arrays, g, wanted)
 
 
 _unroll = Primitive(

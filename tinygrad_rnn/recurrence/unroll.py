@@ -21,6 +21,7 @@ from ..primitives.creation import asarray, tensor
 from ..primitives.elementwise import result_type
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor, no_grad
+from ..transforms import needs_graph
 from .loop import run
 from .ragged import batch_of, flags, steps_within, unpad_sequences
 
@@ -117,7 +118,7 @@ SEEN = 64
 
 def _executed(loop: Loop, mode: str, checkpoint: Any) -> tuple[Any, Any]:
     """The results of a loop, planned if it may and can be."""
-    if mode == "literal" or loop.steps == 0 or loop.batch == 0:
+    if mode == "literal" or needs_graph() or loop.steps == 0 or loop.batch == 0:
         return run(loop)
     if mode == "auto" and is_watched():
         return run(loop)
