@@ -89,12 +89,23 @@ def test_integers_of_another_byte_order_are_the_same_numbers(door: Door) -> None
     np.testing.assert_array_equal(x.numpy(), [0, 2, 1])
 
 
-def test_masked_tokens_are_refused() -> None:
+def test_masked_options_are_refused() -> None:
     tokens = np.ma.array([0, 1, 2, 3], mask=[False, True, False, False])
-    for door in (
+    flags, one = tokens > 0, np.ma.array(1.0, mask=True)
+    x, cell = tg.ones((4, 1)), lambda x, h: (x, h)
+    doors: tuple[Callable[[], Any], ...] = (
+        lambda: tg.full((2,), one),
+        lambda: tg.pad(x, 1, constant_values=one),
+        lambda: tg.repeat(tg.arange(4), tokens),
+        lambda: tg.unroll(cell, [x[:, 0]], tg.zeros(1), reset=[flags]),
+        lambda: tg.unroll(cell, x, tg.zeros(1), mask=flags[:, None]),
+        lambda: tg.unpad_sequences(x, tokens[:1]),
+        lambda: tg.random.bernoulli(tokens),
+        lambda: tg.ctc_loss(tg.zeros((3, 1, 4)), tokens[None], [3], [4]),
         lambda: data.ContiguousBatches(tokens, 1, 2),
         lambda: data.Vocabulary("abcd").decode(tokens),
-    ):
+    )
+    for door in doors:
         with pytest.raises(TypeError, match="masked array"):
             door()
 

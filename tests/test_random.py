@@ -83,6 +83,8 @@ def test_bernoulli(backend: Any) -> None:
     assert random.bernoulli(p).shape == (3,)
     assert random.bernoulli(0.5, (2, 1), dtype="float32").dtype == np.float32
     np.testing.assert_allclose(values(random.bernoulli(0.7, N)).mean(), 0.7, atol=0.01)
+    with pytest.raises(TypeError, match="before the shape"):
+        random.bernoulli((3, 2), 0.5)
     with pytest.raises(ValueError, match="needs a shape"):
         random.bernoulli(0.5)
     for bad in (lambda: random.bernoulli(1.5, 3), lambda: random.bernoulli(p, (3, 2))):

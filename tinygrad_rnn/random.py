@@ -425,6 +425,8 @@ def bernoulli(
         dtype: of the result, if it is not to be bool: 1 and 0.
         backend: as in ``uniform``; a Tensor's own.
     """
+    if isinstance(p, (tuple, list)):
+        raise TypeError(f"bernoulli: p is a number or a Tensor, not {p}; it comes before the shape")
     if isinstance(p, (int, float)):
         if shape is None:
             raise ValueError(f"bernoulli: p={p} needs a shape, bernoulli({p}, shape)")

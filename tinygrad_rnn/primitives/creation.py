@@ -173,6 +173,7 @@ def full(
     backend: str | None = None,
 ) -> Tensor:
     """``fill_value`` everywhere; the dtype follows it unless given."""
+    refuse_masked("full", fill_value)
     dtype = _dtype_of(fill_value) if dtype is None else dtype
     return _create("full", backend, dtype, requires_grad, _shape(shape), fill_value)
 

@@ -22,6 +22,7 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..apply import apply, apply_several, show
+from ..entering import refuse_masked
 from ..graph import Primitive, unbroadcast
 from ..tensor import Tensor, as_tensor, backend_of, wrap
 from .axes import Axis, negative_axes, negative_axis
@@ -127,6 +128,7 @@ def _transfer(xp: Any, g: Any, target: str) -> Any:
 
 def _integers(given: Any, operation: str, name: str) -> tuple[int, ...]:
     """One integer or several, as a tuple."""
+    refuse_masked(operation, given)
     try:
         if isinstance(given, (int, np.integer)):
             return (int(given),)
@@ -347,6 +349,7 @@ def pad(x: TensorLike, /, pad_width: int | Sequence[Any], *, constant_values: fl
     or one number for all.
     """
     x = as_tensor(x)
+    refuse_masked("pad", constant_values)
     fill = wrap(backend_of(x).asarray(constant_values), None).astype(x.dtype)
     for i, (before, after) in enumerate(_pad_widths(pad_width, x.ndim)):
         sides = [broadcast_to(fill, (*x.shape[:i], n, *x.shape[i + 1 :])) for n in (before, after)]

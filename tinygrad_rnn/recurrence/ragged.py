@@ -57,13 +57,14 @@ def batch_of(
         )
     batch, lengths = pad_sequences(sequences)
     if isinstance(reset, list):
-        reset, _ = pad_sequences([np.asarray(flags, dtype=bool) for flags in reset])
+        reset, _ = pad_sequences([on_host("reset", flags).astype(bool) for flags in reset])
     return batch, lengths, reset
 
 
 def unpad_sequences(batch: Any, lengths: Sequence[int] | np.ndarray[Any, Any]) -> list[Any]:
     """The sequences (T_i, ...) in a batch (T, B, ...), a structure if it is one."""
-    if np.asarray(lengths).dtype.kind not in "iu" or min(lengths, default=0) < 0:
+    host = on_host("unpad_sequences: lengths", lengths)
+    if host.dtype.kind not in "iu" or min(lengths, default=0) < 0:
         raise ValueError(f"unpad_sequences: lengths are numbers of steps, not {list(lengths)}")
     leaves, structure = flatten(batch)
     columns = []
