@@ -248,6 +248,45 @@ def test_arrays_are_padded_as_tensors_are(lengths: list[int], shape: list[int]) 
     assert_array_equal(found, also)
 
 
+@pytest.mark.parametrize("pad", [pad_arrays, tg.pad_sequences])
+def test_a_sequence_of_no_steps_is_a_row_of_padding(pad: Any) -> None:
+    integers, vectors = [[1, 2, 3], []], [[[1.0, 2.0]], [], np.zeros((0, 2))]
+    batch, lengths = pad(integers)
+    assert batch.dtype == "int64" and batch.tolist() == [[1, 0], [2, 0], [3, 0]]
+    assert lengths.tolist() == [3, 0]
+    batch, lengths = pad(integers[::-1])
+    assert batch.dtype == "int64" and batch.tolist() == [[0, 1], [0, 2], [0, 3]]
+    batch, lengths = pad(vectors)
+    assert batch.dtype == "float32" and batch.tolist() == [[[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]]
+    batch, lengths = pad([[], []])
+    assert batch.shape == (0, 2) and lengths.tolist() == [0, 0]
+    assert pad([np.zeros(0, "int32"), np.zeros(0, "int32")])[0].dtype == "int32"
+    for wrong in ([[1.0], np.zeros((0, 2))], [np.zeros((0, 2)), np.zeros((0, 3))]):
+        with pytest.raises(ValueError, match="differ in nothing but T_i"):
+            pad(wrong)
+    with pytest.raises(ValueError, match=r"rectangular.*data\.pad_arrays makes a batch"):
+        pad([[[1, 2], [3]]])
+
+
+class Frame:
+    """As a DataFrame shows itself."""
+
+    def __init__(self, values: Any) -> None:
+        self.values = values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.array(self.values, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "int64"])
+def test_a_frame_is_what_its_array_is(dtype: str) -> None:
+    values = np.arange(12).reshape(6, 2).astype(dtype)
+    for data in (Frame(values), values):
+        inputs, targets = SlidingWindows(data, 2)[0]
+        assert inputs.dtype == targets.dtype == dtype
+        assert pad_arrays([data])[0].dtype == tg.tensor(data).dtype == dtype
+
+
 def test_padding_can_be_any_number_and_go_anywhere(backend: Any) -> None:
     batch, lengths = pad_arrays([[1, 2], [3]], value=-100)
     assert batch.backend == backend.name and batch.dtype == "int64"

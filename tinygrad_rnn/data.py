@@ -168,8 +168,9 @@ def pad_arrays(
 ) -> tuple[Tensor, Array]:
     """Sequences (T_i, ...) as one Tensor (T, B, ...), T the longest, and their lengths (B,).
 
-    As ``pad_sequences``, but for what is on the host and needs no gradient: it is padded there,
-    with ``value``, and sent to the backend in one piece.
+    One of no steps, such as ``[]``, is a row of padding whatever its dtype. As ``pad_sequences``,
+    but for what is on the host and needs no gradient: it is padded there, with ``value``, and sent
+    to the backend in one piece.
 
     Args:
         sequences: arrays or lists of numbers, at least one.
@@ -181,9 +182,19 @@ def pad_arrays(
         ValueError: for none, where they differ in more than their lengths, and for a value that is
             none of their dtype.
     """
-    rows = [_host(sequence) for sequence in sequences]
-    kinds = {(row.shape[1:], row.dtype) for row in rows if row.ndim}
-    if len(kinds) != 1 or not all(row.ndim for row in rows):
+    given = list(sequences)
+    rows = [_host(sequence) for sequence in given]
+    # What dtype, and what shape a step has, is told by those that have steps, if any has.
+    telling = [row for row in rows if row.size] or [
+        row for row, own in zip(rows, given, strict=True) if hasattr(own, "dtype")
+    ]
+    kinds = {(row.shape[1:], row.dtype) for row in telling or rows if row.ndim}
+    steps = {row.shape[1:] for row in rows if row.ndim and row.shape != (0,)}
+    if (
+        len(kinds) != 1
+        or not steps <= {shape for shape, _ in kinds}
+        or not all(row.ndim for row in rows)
+    ):
         raise ValueError(
             "pad_arrays: at least one sequence (T_i, ...), and they differ in nothing but T_i; "
             f"these are {', '.join(f'{row.dtype} {row.shape}' for row in rows) or 'none'}"
@@ -194,7 +205,8 @@ def pad_arrays(
     lengths = np.array([len(row) for row in rows])
     batch = np.full((max(lengths), len(rows), *shape), value, dtype=dtype)
     for b, row in enumerate(rows):
-        batch[: len(row), b] = row
+        if len(row):
+            batch[: len(row), b] = row
     return tensor(batch, backend=backend), lengths
 
 

@@ -23,6 +23,7 @@ from tinygrad_rnn_backends.conformance import check_backend as check_backend
 
 from . import random
 from .graph import topological_order
+from .nn.layers import promotion_is_meant
 from .primitives.creation import asarray, tensor
 from .recurrence import unroll
 from .recurrence.unroll import ROUNDING
@@ -91,11 +92,12 @@ def check_grads(
         return [y for y in ys if y.dtype.kind == "f"]
 
     rng = np.random.default_rng(seed)
-    for n in range(order):
-        name = _ORDINALS[n] if n < len(_ORDINALS) else f"{n + 1}th"
-        check = _Check(function, xs, rng, f"check_grads: {name} order", rtol, atol, step)
-        check.run(modes)
-        function = _pulled_back(function, check.cotangents)
+    with promotion_is_meant():
+        for n in range(order):
+            name = _ORDINALS[n] if n < len(_ORDINALS) else f"{n + 1}th"
+            check = _Check(function, xs, rng, f"check_grads: {name} order", rtol, atol, step)
+            check.run(modes)
+            function = _pulled_back(function, check.cotangents)
 
 
 def check_planned(
@@ -192,7 +194,8 @@ def _rounding_of(
     for seed in range(4):
         note(_run_in("literal", cell, xs, state, options, _last_place(seed)))
     try:
-        note(_run_in("literal", cell, xs, state, options, _widened))
+        with promotion_is_meant():
+            note(_run_in("literal", cell, xs, state, options, _widened))
     except TypeError:  # a cell that insists on the dtype of its state
         return largest
     return largest

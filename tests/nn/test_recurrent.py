@@ -336,8 +336,18 @@ def test_dropout_falls_between_layers_only() -> None:
     layer.train().dropout = 1.0
     nothing, _ = tg.unroll(layer.cell(1), below * 0)
     assert_array_equal(layer(x)[0].numpy(), nothing.numpy())
-    one = nn.RNN(SIZE, 4, dropout=0.5)
+    with pytest.warns(
+        UserWarning, match=r"RNN: dropout=0.5 falls between layers, and there is one"
+    ):
+        one = nn.RNN(SIZE, 4, dropout=0.5)
     assert_array_equal(one(x)[0].numpy(), one(x)[0].numpy())
+    with pytest.warns(UserWarning, match="StackedCell: dropout=0.5 falls between cells"):
+        nn.StackedCell(nn.GRUCell(SIZE, 4), dropout=0.5)
+    for kind in (nn.LSTM, nn.GRU):
+        with pytest.warns(UserWarning, match="add an nn.Dropout behind it") as told:
+            kind(SIZE, 4, bidirectional=True, dropout=0.1)
+        assert told[0].filename == __file__
+    nn.StackedCell(nn.GRUCell(SIZE, 4)), nn.LSTM(SIZE, 4), nn.LSTM(SIZE, 4, 2, dropout=0.1)
 
 
 @pytest.mark.usefixtures("float64")

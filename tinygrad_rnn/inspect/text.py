@@ -34,6 +34,9 @@ class _Line:
 def to_text(y: Tensor | Study, names: Mapping[str, Tensor] | None = None) -> str:
     """The graph that leads to ``y``, a line for each operation, in the order of computation.
 
+    A loop that was planned is one node, and a line says so; ``unroll``, and layers as well, take
+    ``mode="literal"``, which makes a node of every operation of every step.
+
     Args:
         y: a Tensor that requires grad; or a ``Study``, such as ``inspect.fold(y)``, which is
             written as it is.
@@ -57,19 +60,30 @@ def to_text(y: Tensor | Study, names: Mapping[str, Tensor] | None = None) -> str
         f"{text:<{width}}  {line.meta:<20}{line.keeps}"
         for text, line in zip(left, lines, strict=True)
     )
-    return "\n".join(row.rstrip() for row in rows)
+    hint = [f"({_HINT})"] if any(_is_planned(line) for line in lines) else []
+    return "\n".join([*(row.rstrip() for row in rows), *hint])
 
 
 def to_dot(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
     """The same graph in the language of Graphviz, leaves as boxes."""
     rows = ["digraph {", "  rankdir=LR;", "  node [fontname=monospace];"]
-    for line in _spell_out(y, names):
+    lines = _spell_out(y, names)
+    if any(map(_is_planned, lines)):
+        rows.append(f"  label={json.dumps(_HINT)};")
+    for line in lines:
         label = json.dumps(f"{line.name}\n{line.operation}\n{line.meta}", ensure_ascii=False)
         shape = "box" if line.operation == "leaf" else "ellipse"
         name = json.dumps(line.name, ensure_ascii=False)
         rows.append(f"  {name} [label={label}, shape={shape}];")
         rows += [f"  {json.dumps(x, ensure_ascii=False)} -> {name};" for x in line.inputs]
     return "\n".join([*rows, "}"])
+
+
+_HINT = 'unroll is one node for all steps, planned; mode="literal" shows the operations of each'
+
+
+def _is_planned(line: _Line) -> bool:
+    return line.operation.partition("[")[0] == "unroll"
 
 
 def _spell_out(y: Tensor, names: Mapping[str, Tensor] | None) -> list[_Line]:

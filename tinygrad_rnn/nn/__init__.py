@@ -12,7 +12,7 @@ from .cells import (
     RNNCell,
     RWACell,
 )
-from .layers import Dropout, Embedding, LayerNorm, Linear, Sequential
+from .layers import Dropout, Embedding, LayerNorm, Linear, PromotionWarning, Sequential
 from .module import Buffer, Module, Parameter, functional_call
 from .names import OF_NN
 from .recurrent import GRU, LSTM, RNN, Bidirectional, Recurrent
@@ -44,6 +44,7 @@ __all__ = [
     "MultiheadAttention",
     "MultiplicativeAttention",
     "Parameter",
+    "PromotionWarning",
     "PeepholeLSTMCell",
     "RNN",
     "RNNCell",

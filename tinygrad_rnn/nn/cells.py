@@ -21,7 +21,7 @@ from ..primitives.elementwise import exp, maximum, relu, result_type, sigmoid, t
 from ..primitives.movement import broadcast_to, split
 from ..tensor import Tensor
 from . import init
-from .layers import LayerNorm, check_sizes
+from .layers import LayerNorm, check_sizes, look_at_dtype
 from .module import Module, Parameter
 
 Activation = Callable[[Tensor], Tensor]
@@ -69,18 +69,34 @@ class _Cell(Module):
 
     def _project(self, x: Tensor) -> Tensor:
         """``x @ weight_ih + bias``, of all gates."""
-        self._check_width("x", x, self.input_size)
+        self._check_input(x)
         projected = x @ self.weight_ih
         return projected if self.bias is None else projected + self.bias
 
-    def _h(self, state: Tensor) -> Tensor:
-        """The state of a cell that has one part."""
+    def _check_input(self, x: Tensor) -> None:
+        self._check_width("x", x, self.input_size)
+        look_at_dtype(type(self).__name__, "x", x, self.weight_ih)
+
+    def _check_state(self, x: Tensor, **parts: Tensor) -> None:
+        """Whether it has the rows of x: it would broadcast, and so be of some of them only."""
+        for name, part in parts.items():
+            if part.shape[:-1] != x.shape[:-1]:
+                raise ValueError(
+                    f"{type(self).__name__}: the state has the rows of x, but x is {x.shape} and "
+                    f"{name} is {part.shape}; a state that all rows share is given as "
+                    f"broadcast_to({name}, {(*x.shape[:-1], *part.shape[-1:])})"
+                )
+            look_at_dtype(type(self).__name__, f"the state {name}", part, self.weight_hh)
+
+    def _h(self, x: Tensor, state: Tensor) -> Tensor:
+        """The state of a cell that has one part, for an x."""
         if not isinstance(state, Tensor):
             raise TypeError(
                 f"{type(self).__name__}: the state is a Tensor h (B, {self.hidden_size}), as in "
                 f"output, h = cell(x, h), not {_kind(state)}"
             )
         self._check_width("h", state, self.hidden_size)
+        self._check_state(x, h=state)
         return state
 
     def _check_width(self, name: str, part: Tensor, size: int) -> None:
@@ -143,7 +159,7 @@ class RNNCell(_Cell):
 
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step: (B, I), (B, H) to (B, H), (B, H)."""
-        h = self.activation(self._project(x) + self._h(state) @ self.weight_hh)
+        h = self.activation(self._project(x) + self._h(x, state) @ self.weight_hh)
         return h, h
 
     def _options(self) -> list[str]:
@@ -186,7 +202,7 @@ class _CellOfPair(_Cell):
         h = self._zeros(batch_shape, self.output_size, dtype, backend)
         return h, self._zeros(batch_shape, self.hidden_size, dtype, backend)
 
-    def _pair(self, state: Pair) -> Pair:
+    def _pair(self, x: Tensor, state: Pair) -> Pair:
         if not isinstance(state, tuple) or len(state) != 2:
             raise TypeError(
                 f"{type(self).__name__}: the state is a tuple (h, c), as in "
@@ -194,6 +210,7 @@ class _CellOfPair(_Cell):
             )
         self._check_width("h", state[0], self.output_size)
         self._check_width("c", state[1], self.hidden_size)
+        self._check_state(x, h=state[0], c=state[1])
         return state
 
 
@@ -238,7 +255,7 @@ class LSTMCell(_CellOfPair):
 
     def forward(self, x: Tensor, state: Pair) -> tuple[Tensor, Pair]:
         """One step: (B, I), ((B, H), (B, H)) to (B, H), ((B, H), (B, H))."""
-        projected, (h, c) = self._project(x), self._pair(state)
+        projected, (h, c) = self._project(x), self._pair(x, state)
         gate, activation = self.gate_activation, self.activation
         i, f, g, o = split(projected + h @ self.weight_hh, 4, axis=-1)
         c = gate(f) * c + gate(i) * activation(g)
@@ -271,7 +288,7 @@ class PeepholeLSTMCell(_CellOfPair):
 
     def forward(self, x: Tensor, state: Pair) -> tuple[Tensor, Pair]:
         """One step: (B, I), ((B, H), (B, H)) to (B, H), ((B, H), (B, H))."""
-        projected, (h, c) = self._project(x), self._pair(state)
+        projected, (h, c) = self._project(x), self._pair(x, state)
         gate, activation = self.gate_activation, self.activation
         i, f, g, o = split(projected + h @ self.weight_hh, 4, axis=-1)
         i, f = gate(i + self.weight_ci * c), gate(f + self.weight_cf * c)
@@ -303,8 +320,8 @@ class LayerNormLSTMCell(_CellOfPair):
 
     def forward(self, x: Tensor, state: Pair) -> tuple[Tensor, Pair]:
         """One step: (B, I), ((B, H), (B, H)) to (B, H), ((B, H), (B, H))."""
-        self._check_width("x", x, self.input_size)
-        h, c = self._pair(state)
+        self._check_input(x)
+        h, c = self._pair(x, state)
         gate, activation = self.gate_activation, self.activation
         gates = self.norm_ih(x @ self.weight_ih) + self.norm_hh(h @ self.weight_hh)
         i, f, g, o = split(gates if self.bias is None else gates + self.bias, 4, axis=-1)
@@ -351,7 +368,7 @@ class GRUCell(_Cell):
     def forward(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One step: (B, I), (B, H) to (B, H), (B, H)."""
         r, z, n = split(self._project(x), 3, axis=-1)
-        h, gate, activation = self._h(state), self.gate_activation, self.activation
+        h, gate, activation = self._h(x, state), self.gate_activation, self.activation
         if self.reset_after:
             from_r, from_z, from_n = split(h @ self.weight_hh, 3, axis=-1)
             r = gate(r + from_r)
@@ -406,9 +423,10 @@ class RWACell(_Cell):
 
     def forward(self, x: Tensor, state: RWAState) -> tuple[Tensor, RWAState]:
         """One step: (B, I), four times (B, H) to (B, H), four times (B, H)."""
-        self._check_width("x", x, self.input_size)
+        self._check_input(x)
         if not isinstance(state, RWAState):
             raise TypeError(f"RWACell: the state is an RWAState, not {_kind(state)}")
+        self._check_state(x, **state._asdict())
         h, numerator, denominator, largest = state
         u, g, a = split(x @ self.weight_ih, 3, axis=-1)
         from_g, from_a = split(h @ self.weight_hh, 2, axis=-1)

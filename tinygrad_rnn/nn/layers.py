@@ -6,18 +6,23 @@ the subtle difference from PyTorch, whose ``Linear.weight`` is (out, in).
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from ..anomaly import is_library
 from ..functional import dropout, layer_norm
 from ..primitives.elementwise import TensorLike, where
 from ..primitives.indexing import take
-from ..primitives.movement import expand_dims
-from ..recurrence.ragged import placed
+from ..primitives.movement import concat, expand_dims, split
+from ..recurrence.ragged import placed, valid_steps, without_padding
 from ..tensor import Tensor, as_tensor
 from . import init
 from .module import Module, Parameter
@@ -29,10 +34,11 @@ class Sequential(Module):
     A pair ``(output, state)``, which recurrent layers return, hands on its output only; what the
     last one returns is returned whole. Parameters are called ``"0.weight"``, as in PyTorch::
 
-        nn.Sequential(nn.Embedding(1000, 64), nn.LSTM(64, 128), nn.Linear(128, 10))
+        model = nn.Sequential(nn.Embedding(1000, 64), nn.LSTM(64, 128), nn.Linear(128, 10))
+        logits = model(tokens, lengths=lengths)  # (T, B), (B,) to (T, B, 10)
+        logits = model([[5, 2, 7], [1]])  # a list of sequences to a list of (T_i, 10)
 
-    Indexing gives a stage, slicing a Sequential that shares them. Where stages need more than one
-    argument, such as ``lengths``, write a module with a ``forward`` of its own.
+    Indexing gives a stage, slicing a Sequential that shares them.
     """
 
     def __init__(self, *stages: Callable[[Any], Any]) -> None:
@@ -45,13 +51,53 @@ class Sequential(Module):
             setattr(self, str(i), stage)
         self.length = len(stages)
 
-    def forward(self, x: Any) -> Any:
-        """See the class."""
+    @property
+    def takes(self) -> tuple[str, ...]:
+        """Which options any of the stages takes."""
+        return tuple({name: None for stage in self for name in getattr(stage, "takes", ())})
+
+    def forward(
+        self,
+        x: Any,
+        *,
+        lengths: Any = None,
+        mask: Any = None,
+        reset: Any = None,
+        mode: Literal["auto", "literal", "planned"] | None = None,
+    ) -> Any:
+        """The output of the last stage.
+
+        Args:
+            x: what the first stage takes; or a list of sequences (T_i, ...), to each of which the
+                stages are applied, so that what comes out is a list, too.
+            lengths: for the recurrent layers and embeddings among the stages, as they take it. Of
+                the padding, other stages make what they make of zeros.
+            mask: likewise.
+            reset: for the recurrent layers.
+            mode: for the recurrent layers, as for ``unroll``.
+
+        Raises TypeError for an option that no stage takes.
+        """
+        given = {"lengths": lengths, "mask": mask, "reset": reset, "mode": mode}
+        given = {name: option for name, option in given.items() if option is not None}
+        unused = [name for name in given if name not in self.takes]
+        if unused:
+            raise TypeError(
+                f"Sequential: {unused[0]} is for recurrent layers and embeddings; no stage is one"
+            )
+        if isinstance(x, list):
+            x = _sequences(self, x)
         for i, stage in enumerate(self):
             if i and isinstance(x, tuple) and len(x) == 2:
                 x, _ = x
-            x = stage(x)
+            options = {k: v for k, v in given.items() if k in getattr(stage, "takes", ())}
+            if not isinstance(x, list) or getattr(stage, "takes_lists", False):
+                x = stage(x, **options)
+            else:
+                x = [stage(sequence) for sequence in x]
         return x
+
+    takes_lists = True
 
     def __len__(self) -> int:
         return self.length
@@ -68,7 +114,8 @@ class Linear(Module):
     """``x @ weight + bias``: (..., in_features) to (..., out_features).
 
     ``weight`` (in_features, out_features) is drawn by ``weight_init``, ``bias`` (out_features,) by
-    ``bias_init``. Raises ValueError for an x whose last axis is not ``in_features``.
+    ``bias_init``. Raises ValueError for an x whose last axis is not ``in_features``. An x of
+    float64 makes all float64; it warns of that once, since it is seldom meant.
     """
 
     def __init__(
@@ -88,6 +135,7 @@ class Linear(Module):
     def forward(self, x: TensorLike) -> Tensor:
         """See the class."""
         x = _with_last_axis("Linear", x, self.in_features, "in_features", self.weight)
+        look_at_dtype("Linear", "x", x, self.weight)
         out = x @ self.weight
         return out if self.bias is None else out + self.bias
 
@@ -102,7 +150,14 @@ class Embedding(Module):
     ``weight`` is drawn by ``weight_init``, normal with standard deviation 1 as in PyTorch. The row
     ``padding_idx``, counted from the end if negative, starts at zero and gets no gradient. Raises
     IndexError for an integer below 0 or beyond the last row.
+
+    A list of arrays or Tensors (T_i, ...) are sequences, and gives a list of (T_i, ...,
+    embedding_dim). With ``lengths`` (B,) or ``mask`` (T, B), x is (T, B, ...): what stands in the
+    padding may be any number and gives zeros.
     """
+
+    takes = ("lengths", "mask")
+    takes_lists = True
 
     def __init__(
         self,
@@ -125,9 +180,25 @@ class Embedding(Module):
         self.padding_idx = padding_idx
         self.weight = Parameter(initial)
 
-    def forward(self, x: Any) -> Tensor:
+    def forward(self, x: Any, lengths: Any = None, mask: Any = None) -> Any:
         """See the class."""
+        if isinstance(x, list) and any(isinstance(part, (Tensor, np.ndarray)) for part in x):
+            if lengths is not None or mask is not None:
+                raise ValueError("Embedding: a list of sequences has their lengths; give no others")
+            sequences = _sequences(self, x)
+            ends = np.cumsum([sequence.shape[0] for sequence in sequences]).tolist()
+            return list(split(self._rows(concat(sequences)), ends[:-1]))
         indices = placed(x, self.weight.backend)
+        if lengths is None and mask is None:
+            return self._rows(indices)
+        if indices.ndim < 2:
+            raise ValueError(
+                f"Embedding: lengths and mask speak of rows; x is (T, B, ...), not {indices.shape}"
+            )
+        valid = valid_steps("Embedding", indices, mask, lengths)
+        return without_padding(self._rows(without_padding(indices, valid)), valid)
+
+    def _rows(self, indices: Tensor) -> Tensor:
         if indices.dtype.kind not in "iu":
             raise TypeError(f"Embedding: takes integers, not {indices.dtype}; use astype('int64')")
         indices = indices.astype("int64")  # in which every number of a row fits
@@ -219,6 +290,66 @@ def check_sizes(operation: str, least: int = 0, **sizes: Any) -> None:
     for name, size in sizes.items():
         if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or size < least:
             raise ValueError(f"{operation}: {name} is an integer of at least {least}, not {size!r}")
+
+
+def _sequences(module: Module, given: list[Any]) -> list[Tensor]:
+    """A list of sequences as Tensors (T_i, ...) on the backend of a module."""
+    weight = next(module.parameters(), None)
+    home = backends.default().name if weight is None else weight.backend
+    sequences = [placed(sequence, home) for sequence in given]
+    wrong = [x.shape for x in sequences if not x.ndim]
+    if wrong:
+        raise ValueError(
+            f"{type(module).__name__}: a list holds sequences (T_i, ...), not numbers; of one "
+            "sequence make a Tensor, tinygrad_rnn.tensor(list)"
+        )
+    # A sequence of no steps is float by the look of it.
+    kinds = {x.dtype for x in sequences if x.size} or {x.dtype for x in sequences}
+    (first, *_) = kinds
+    return [x if x.size else x.astype(first) for x in sequences]
+
+
+class PromotionWarning(UserWarning):
+    """A layer whose weights are float32 was given float64, and computes in float64, slowly."""
+
+
+_promoted: set[str] = set()  # whose users have been told
+_meant: ContextVar[bool] = ContextVar("tinygrad_rnn_promotion_is_meant", default=False)
+
+
+@contextmanager
+def promotion_is_meant() -> Iterator[None]:
+    """Nothing is said of float64 in this block."""
+    token = _meant.set(True)
+    try:
+        yield
+    finally:
+        _meant.reset(token)
+
+
+def look_at_dtype(operation: str, name: str, x: Tensor, weight: Tensor, *also: str) -> None:
+    """Warn, once in a process for each operation, of an input that promotes a weight."""
+    if x.dtype == weight.dtype or operation in _promoted or _meant.get():
+        return
+    if x.dtype.kind == "f" and x.dtype.itemsize > max(weight.dtype.itemsize, 4):
+        warnings.warn(
+            f"{operation}: {name} is {x.dtype} and the weights are {weight.dtype}, so everything "
+            "from here on is computed in float64, several times slower. NumPy's floats are float64 "
+            "unless told otherwise: convert the data where they come in, x.astype('float32'). If "
+            "float64 is meant, set_default_dtype('float64') before the model is made",
+            PromotionWarning,
+            stacklevel=_levels_to_the_user(),
+        )
+        _promoted.update((operation, *also))
+
+
+def _levels_to_the_user() -> int:
+    """How many calls up from ``look_at_dtype`` the first line is that is not the library's own."""
+    frame: Any = inspect.currentframe()
+    level = -1
+    while frame is not None and is_library(frame.f_code.co_filename):
+        frame, level = frame.f_back, level + 1
+    return level + 1
 
 
 def _with_last_axis(operation: str, x: Any, size: int, name: str, weight: Tensor | None) -> Tensor:

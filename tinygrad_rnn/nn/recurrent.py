@@ -10,6 +10,7 @@ first. Where ``reset`` puts several sequences into one row, each is read from it
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -22,22 +23,27 @@ from ..primitives.creation import zeros
 from ..primitives.elementwise import result_type, where
 from ..primitives.movement import broadcast_to, concat, moveaxis, reshape, stack, unstack
 from ..recurrence import Cell, initial_state, pad_sequences, unpad_sequences, unroll
-from ..recurrence.ragged import batch_of, flags, placed, steps_within
+from ..recurrence.ragged import batch_of, flags, from_lists, placed, steps_within
 from ..recurrence.unroll import initial_state_beside
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor, on_host
 from .cells import Activation, GRUCell, LSTMCell, RNNCell
-from .layers import check_sizes
+from .layers import check_sizes, look_at_dtype
 from .module import Buffer, Module, Parameter
 
 
 class _Steps(NamedTuple):
-    """Which steps the rows take, and where they start anew, as ``unroll`` is told."""
+    """Which steps the rows take, where they start anew, and how, as ``unroll`` is told."""
 
-    lengths: Any
-    mask: Any
-    reset: Any
-    reset_state: Any
+    lengths: Any = None
+    mask: Any = None
+    reset: Any = None
+    reset_state: Any = None
+    mode: Any = None
+
+    def said(self) -> dict[str, Any]:
+        """What is not as usual, by its name."""
+        return {name: option for name, option in self._asdict().items() if option is not None}
 
 
 class _Layer(Module):
@@ -45,6 +51,8 @@ class _Layer(Module):
 
     batch_first = False
     reads_sequences = True  # by which ``unroll`` knows that this is no cell
+    takes = ("lengths", "mask", "reset", "mode")  # of what ``Sequential`` is given
+    takes_lists = True
 
     def forward(
         self,
@@ -55,6 +63,7 @@ class _Layer(Module):
         reset: Any = None,
         reset_state: Any = None,
         reverse: bool = False,
+        mode: Literal["auto", "literal", "planned"] = "auto",
     ) -> tuple[Any, Any]:
         """The outputs (T, B, ...) of a sequence x (T, B, I), and the final state.
 
@@ -69,27 +78,31 @@ class _Layer(Module):
             reset_state: what ``reset`` starts from, if that is not ``state`` as it was given. With
                 a state carried over from another call, give ``initial_state_for(x)``.
             reverse: the other way round: from each row's last step to its first.
+            mode: as for ``unroll``. "literal" makes every operation of every step a node of the
+                graph, which ``to_text`` and ``to_dot`` then show.
 
         Outputs are zero where a row skips a step, and its final state is that at its own end.
         Raises ValueError for shapes that do not fit, and whatever ``unroll`` does.
         """
         if isinstance(x, list):
-            x = map_leaves(self._placed, x)
+            x = [map_leaves(self._placed, from_lists(sequence)) for sequence in x]
             batch, lengths, reset = batch_of(type(self).__name__, x, lengths, mask, reset)
-            steps = _Steps(lengths, None, reset, reset_state)
+            steps = _Steps(lengths, None, reset, reset_state, None if mode == "auto" else mode)
             output, state = self._run(batch, state, steps, reverse)
             return unpad_sequences(output, lengths), state
         x, swapped = self._time_first(x)
         if swapped:
             mask = self._flags_time_first("mask", mask)
             reset = self._flags_time_first("reset", reset)
-        output, state = self._run(x, state, _Steps(lengths, mask, reset, reset_state), reverse)
+        steps = _Steps(lengths, mask, reset, reset_state, None if mode == "auto" else mode)
+        output, state = self._run(x, state, steps, reverse)
         return map_leaves(_swapped, output) if swapped else output, state
 
     def initial_state_for(self, x: Any) -> Any:
         """The state that a call with x starts from if none is given: learned, or zeros."""
         if isinstance(x, list):
-            x, _ = pad_sequences(map_leaves(self._placed, x))
+            x = [map_leaves(self._placed, from_lists(sequence)) for sequence in x]
+            x, _ = pad_sequences(x)
             return self._initial(x)
         return self._initial(self._time_first(x)[0])
 
@@ -135,7 +148,7 @@ def _swapped(x: Tensor) -> Tensor:
 def _over_time(cell: Cell, x: Any, state: Any, steps: _Steps, reverse: bool) -> tuple[Any, Any]:
     if reverse and steps.reset is not None:
         steps = steps._replace(reset=_ends(steps, flatten(x)[0][0]))
-    return unroll(cell, x, state, **steps._asdict(), reverse=reverse)
+    return unroll(cell, x, state, **steps.said(), reverse=reverse)
 
 
 def _ends(steps: _Steps, x: Tensor) -> Tensor:
@@ -239,7 +252,7 @@ class Bidirectional(_Layer):
         runs = []
         for place, layer in enumerate((self.forward_layer, self.backward_layer)):
             own = steps._replace(reset_state=fresh[place])
-            runs.append(layer(x, states[place], *own, reverse=reverse != bool(place)))
+            runs.append(layer(x, states[place], **own.said(), reverse=reverse != bool(place)))
         (output, final), (backward_output, backward_final) = runs
         return _side_by_side(output, backward_output), (final, backward_final)
 
@@ -267,6 +280,7 @@ class _Stacked(_Layer):
     """
 
     cell_class: type[RNNCell] | type[LSTMCell] | type[GRUCell]
+    weight_ih_l0: Parameter
 
     def __init__(
         self,
@@ -284,6 +298,12 @@ class _Stacked(_Layer):
         check_sizes(name, least=1, hidden_size=hidden_size, num_layers=num_layers)
         if not isinstance(dropout, (int, float)) or not 0 <= dropout <= 1:
             raise ValueError(f"{name}: dropout is a probability between 0 and 1, not {dropout!r}")
+        if dropout and num_layers == 1:
+            warnings.warn(
+                f"{name}: dropout={dropout} falls between layers, and there is one; add an "
+                "nn.Dropout behind it, or VariationalDropout around its cell",
+                stacklevel=3,
+            )
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
         self.learn_initial_state = learn_initial_state
@@ -360,15 +380,16 @@ class _Stacked(_Layer):
                 f"{name}: x is {x.dtype}; numbers of symbols go through an Embedding first, "
                 "anything else through astype('float32')"
             )
-        given = [k for k, v in steps._asdict().items() if v is not None] if x.ndim == 2 else []
-        if given:
+        look_at_dtype(name, "x", x, self.weight_ih_l0, self.cell_class.__name__)
+        of_rows = [option for option in steps.said() if option != "mode"]
+        if x.ndim == 2 and of_rows:
             raise ValueError(
-                f"{name}: {given[0]} speaks of rows, and one sequence (T, {size}) has none; "
+                f"{name}: {of_rows[0]} speaks of rows, and one sequence (T, {size}) has none; "
                 "a batch of one is x[:, None]"
             )
 
     def _initial(self, x: Any) -> Any:
-        self._check_input(x, _Steps(None, None, None, None))
+        self._check_input(x, _Steps())
         return map_leaves(_together, *self._initial_states(x))
 
     def _initial_states(self, x: Tensor) -> list[Any]:

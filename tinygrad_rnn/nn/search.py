@@ -109,8 +109,9 @@ def beam_search(
         cell: ``cell(tokens, state) -> (logits, state)``, or ``cell(tokens, state, memory)`` if a
             memory is given; tokens (B,) int64, logits (B, V), where -inf forbids a symbol. In
             evaluation mode, if it has one.
-        state: a structure of Tensors, rows along axis 0. If None,
-            ``cell.initial_state(batch_shape, dtype, backend)`` is asked for it.
+        state: a structure of Tensors, rows along axis 0, as cells have it; that of a layer has
+            them along axis 1. If None, ``cell.initial_state(batch_shape, dtype, backend)`` is asked
+            for it.
         start: the first symbol that the cell is given, one for all rows or integers (B,). It alone
             says how many rows there are if there is neither a state nor a memory.
         stop: the symbol that ends a string; None if only ``max_length`` does.
@@ -263,6 +264,11 @@ class _Search:
         if stop is not None:
             _check_integer(name, "stop", stop, least=0)
         _check_integer(name, "max_length", max_length, least=0)
+        if getattr(cell, "reads_sequences", False):
+            raise TypeError(
+                f"{name}: {type(cell).__name__} is a layer, which reads whole sequences; a cell "
+                f"takes a step, cell(tokens, state) -> (logits, state). {_OF_LAYERS}"
+            )
         if isinstance(cell, AttentionDecoder) or not callable(cell):
             raise TypeError(
                 f"{name}: the cell is called cell(tokens, state) for one step; a "
@@ -329,7 +335,12 @@ class _Search:
         last = [one.tokens[-1] for one in live] if live[0].tokens else self.start[rows]
         tokens = asarray(np.array(last, dtype=np.int64), backend=self.backend)
         beside = () if self.memory is None else (self.memory,)
-        result = self.cell(tokens, self.state, *beside)
+        try:
+            result = self.cell(tokens, self.state, *beside)
+        except (TypeError, ValueError) as error:
+            if _looks_like_a_layers(self.state):
+                error.add_note(f"{self.name}: the state has three axes. {_OF_LAYERS}")
+            raise
         if not isinstance(result, tuple) or len(result) != 2:
             raise TypeError(
                 f"{self.name}: a cell returns (logits, state), not {flatten(result)[1]}; a state "
@@ -414,6 +425,7 @@ class _Search:
             raise ValueError(
                 f"{self.name}: all have the same rows, along axis 0; not "
                 + ", ".join(f"{what} {shape}" for what, shape in shapes)
+                + (f". {_OF_LAYERS}" if _looks_like_a_layers(given.get("state")) else "")
             )
         return int(rows.pop()[0])
 
@@ -424,6 +436,20 @@ class _Search:
                 "initial_state(batch_shape, dtype, backend)"
             )
         return initial_state(self.cell, (rows,), default_dtype(), self.backend)
+
+
+_OF_LAYERS = (
+    "Recurrent layers keep rows on axis 1 of their state, behind layers and directions, and a "
+    "search needs them on axis 0, as cells have them: step by "
+    "nn.StackedCell(*map(rnn.cell, range(rnn.num_layers))), whose state is "
+    "tuple(zip(*map(tg.unstack, (h_n, c_n)))) for an LSTM and tuple(tg.unstack(h_n)) for a GRU"
+)
+
+
+def _looks_like_a_layers(state: Any) -> bool:
+    """Whether every part of a state is (layers * directions, B, H)."""
+    leaves = flatten(state)[0] if state is not None else []
+    return bool(leaves) and all(leaf.ndim == 3 for leaf in leaves)
 
 
 def _check_integer(name: str, what: str, value: Any, least: int) -> None:

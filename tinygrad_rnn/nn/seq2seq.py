@@ -36,6 +36,8 @@ from .module import Module
 from .recurrent import GRU, LSTM, RNN, Bidirectional, Recurrent
 from .wrappers import StackedCell, VariationalDropout, Zoneout
 
+Mode = Literal["auto", "literal", "planned"]
+
 
 class Encoder(Module):
     """Recurrent layers on top of each other, the lowest on an embedding of its input.
@@ -46,6 +48,8 @@ class Encoder(Module):
         layers: as in ``nn.LSTM``, or ``nn.Recurrent(cell)``: called
             ``output, state = layer(x, lengths=, mask=)``, time first.
     """
+
+    takes = ("lengths", "mask", "mode")  # of what ``Sequential`` is given
 
     def __init__(self, embedding: Module | None, *layers: Module) -> None:
         if not layers:
@@ -59,11 +63,14 @@ class Encoder(Module):
             raise ValueError("Encoder: layers with batch_first=False are needed; time comes first")
         self.embedding, self.layers = embedding, list(layers)
 
-    def forward(self, x: TensorLike, lengths: Any = None, mask: Any = None) -> tuple[Tensor, Any]:
+    def forward(
+        self, x: TensorLike, lengths: Any = None, mask: Any = None, mode: Mode = "auto"
+    ) -> tuple[Tensor, Any]:
         """What to attend to, (S, B, E), and the final state, a list of them for several layers.
 
         ``x`` is (S, B) tokens or (S, B, I); ``lengths`` (B,) or ``mask`` (S, B) say what of it is
-        there. The rest has no influence, may hold nan or any token, and gives zeros.
+        there. The rest has no influence, may hold nan or any token, and gives zeros. ``mode`` is
+        that of ``unroll``.
         """
         if isinstance(x, (list, tuple)):
             raise TypeError(
@@ -78,7 +85,8 @@ class Encoder(Module):
         values = x if self.embedding is None else self.embedding(x)
         states = []
         for layer in self.layers:
-            values, state = layer(values, lengths=lengths, mask=mask)
+            options = {} if mode == "auto" else {"mode": mode}
+            values, state = layer(values, lengths=lengths, mask=mask, **options)
             states.append(state)
         return values, states if len(states) > 1 else states[0]
 
@@ -346,6 +354,7 @@ class AttentionDecoder(Module):
         mask: Any = None,
         return_weights: bool = False,
         sampling_probability: float = 0.0,
+        mode: Mode = "auto",
     ) -> Any:
         """Logits (T, B, V) of what comes after each of the tokens that are given (teacher forcing).
 
@@ -360,6 +369,7 @@ class AttentionDecoder(Module):
                 most likely (argmax) at the one before, instead of the token (Bengio et al. 2015,
                 scheduled sampling). Each row and step draws for itself; the first never does. No
                 gradient flows through the choice.
+            mode: as for ``unroll``.
 
         Raises ValueError for tokens, a memory and a state of different rows.
         """
@@ -389,7 +399,8 @@ class AttentionDecoder(Module):
             tokens = astype(tokens, "int64")
             cell = _sampling(cell, sampling_probability)
             state = state, full_like(tokens[0], _NOTHING)
-        (logits, weights), _ = unroll(cell, tokens, state, lengths=lengths, mask=mask)
+        options: dict[str, Any] = {} if mode == "auto" else {"mode": mode}
+        (logits, weights), _ = unroll(cell, tokens, state, lengths=lengths, mask=mask, **options)
         return (logits, weights) if return_weights else logits
 
     def extra_repr(self) -> str:

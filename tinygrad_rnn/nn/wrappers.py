@@ -7,6 +7,7 @@ step out of their counter (``random.same_at_every_step``), so they come out the 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -123,6 +124,12 @@ class StackedCell(Module):
             check_cell("StackedCell", cell)
         self.cells = list(cells)
         self.dropout = _probabilities(dropout, "StackedCell")
+        if dropout and len(cells) == 1:
+            warnings.warn(
+                f"StackedCell: dropout={dropout} falls between cells, and there is one; see "
+                "VariationalDropout",
+                stacklevel=2,
+            )
 
     def forward(self, x: Any, state: tuple[Any, ...]) -> tuple[Any, tuple[Any, ...]]:
         """One step of all cells, the lowest first."""

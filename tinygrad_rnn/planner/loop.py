@@ -18,12 +18,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
+import tinygrad_rnn_backends as backends
+
+from ..graph import topological_order
 from ..primitives.creation import arange, zeros_like
 from ..primitives.elementwise import astype, where
 from ..primitives.movement import flip, reshape
 from ..primitives.reduction import any, argmax
 from ..structure import Structure, flatten, map_leaves, unflatten
-from ..tensor import Tensor, as_tensor
+from ..tensor import Tensor, as_tensor, detect_anomaly, enable_grad, origin
 
 Cell = Callable[[Any, Any], tuple[Any, Any]]
 
@@ -150,7 +153,7 @@ class Loop:
                 f"unroll: a cell returns (output, state), not {flatten(result)[1]}; "
                 "a state of several parts is one tuple: return h, (h, c)"
             )
-        return result[0], _checked_state(state, result[1])
+        return result[0], _checked_state(self.cell, x, state, result[1])
 
     def check_rows(self, name: str, structure: Structure, leaves: list[Tensor]) -> None:
         """Raise ValueError for leaves that have not the rows along axis 0."""
@@ -221,7 +224,7 @@ def _choose(flags: Any, chosen: Any, other: Any) -> Any:
     return map_leaves(lambda a, b: where(_beside(flags, a), a, b), chosen, other)
 
 
-def _checked_state(given: Any, returned: Any) -> Any:
+def _checked_state(cell: Cell, x: Any, given: Any, returned: Any) -> Any:
     """The state that a cell returned, if it is like the one that it was given."""
     before, structure = flatten(given)
     after, own = flatten(returned, structure)
@@ -233,10 +236,42 @@ def _checked_state(given: Any, returned: Any) -> Any:
         )
     numbers = [leaf for leaf in after if not isinstance(leaf, Tensor)]
     after = [as_tensor(leaf) for leaf in after] if numbers else after
-    for a, b in zip(before, after, strict=True):
+    for place, (a, b) in enumerate(zip(before, after, strict=True)):
         if a.shape != b.shape or a.dtype != b.dtype:
+            part = _paths("state", structure)[place] if structure.container else "state"
+            cause = "" if a.dtype == b.dtype else _where_promoted(cell, x, given, place)
             raise TypeError(
-                f"unroll: the cell was given a state of {a.dtype} {a.shape} and returned "
-                f"{b.dtype} {b.shape}; both must agree from step to step"
+                f"unroll: the cell was given a {part} of {a.dtype} {a.shape} and returned "
+                f"{b.dtype} {b.shape}; both must agree from step to step{cause}"
             )
     return unflatten(structure, after) if numbers else returned
+
+
+def _where_promoted(cell: Cell, x: Any, state: Any, place: int) -> str:
+    """The line that gave a part of the state its dtype, by one more step; nothing if not found."""
+
+    def own(leaf: Tensor) -> Tensor:
+        if backends.of(leaf._array) is None:
+            raise TypeError("a tensor without values")
+        return Tensor(leaf.detach(), requires_grad=leaf.dtype.kind == "f")
+
+    try:
+        with enable_grad(), detect_anomaly():
+            after = flatten(cell(map_leaves(own, x), map_leaves(own, state))[1])[0][place]
+    except Exception:  # of a cell that is not the same twice, or whose numbers are not finite
+        return ""
+    if after._node is None:
+        return ""
+    order = topological_order([after._node])
+    dtypes = {after._node: after.dtype}
+    for node in order:
+        dtypes |= {parent: meta[1] for parent, meta in zip(node.parents, node.metas, strict=False)}
+    made = [n for n in order if n.witness and dtypes[n] not in [meta[1] for meta in n.metas]]
+    if not made:
+        return ""
+    first = min(made, key=lambda node: node.serial)
+    return (
+        f". {origin(first)} made {dtypes[first]} of {first.metas[0][1]} at {first.witness.line}: a "
+        "NumPy scalar or array beside it decides the dtype, where a Python number does not; "
+        "float(x) makes one of a scalar, astype converts the rest"
+    )

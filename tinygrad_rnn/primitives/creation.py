@@ -94,7 +94,8 @@ def _from_data(data: Any, dtype: Any, backend: str | None, operation: str = "ten
         host = np.asarray(data)
     except (ValueError, TypeError) as error:
         raise type(error)(
-            f"tensor: {type_name(data)} is no rectangular nesting of numbers ({error})"
+            f"tensor: {type_name(data)} is no rectangular nesting of numbers ({error}); of "
+            "sequences of different lengths, data.pad_arrays makes a batch"
         ) from None
     try:
         host = native(real(host))

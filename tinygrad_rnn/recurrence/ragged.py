@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..primitives.creation import tensor
-from ..primitives.elementwise import where
+from ..primitives.elementwise import astype, where
 from ..primitives.movement import pad, reshape, stack, unstack
 from ..structure import flatten, unflatten
 from ..tensor import Tensor, as_tensor, on_host
@@ -21,12 +21,14 @@ from ..tensor import Tensor, as_tensor, on_host
 def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray[Any, Any]]:
     """Sequences (T_i, ...) as one batch (T, B, ...), T the longest, and their lengths (B,).
 
-    A sequence may be a structure of Tensors that share axis 0, and then so is the batch.
+    A sequence may be a structure of Tensors that share axis 0, and then so is the batch; or a list
+    of numbers, nested as an array would be. One of no steps takes the dtype of the others.
 
     Raises ValueError where there are none, or where they differ in more than their lengths.
     """
     if not len(sequences):
         raise ValueError("pad_sequences: there are no sequences, so their shape is not known")
+    sequences = [from_lists(sequence) for sequence in sequences]
     structure = flatten(sequences[0])[1]
     rows = []
     for i, sequence in enumerate(sequences):
@@ -36,7 +38,7 @@ def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray[Any, Any]]:
         rows.append([as_tensor(x) for x in leaves])
     lengths = [_length(row, i) for i, row in enumerate(rows)]
     batch = []
-    for column in zip(*rows, strict=True):
+    for column in map(_alike_if_empty, zip(*rows, strict=True)):
         if len({(x.shape[1:], x.dtype) for x in column}) > 1:
             raise ValueError(
                 "pad_sequences: sequences (T_i, ...) differ in nothing but T_i; these are "
@@ -44,6 +46,24 @@ def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray[Any, Any]]:
             )
         batch.append(stack([_padded(x, max(lengths)) for x in column], axis=1))
     return unflatten(structure, batch), np.array(lengths)
+
+
+def from_lists(sequence: Any) -> Any:
+    """A list of numbers, nested as an array would be, as a Tensor; anything else as it is."""
+    if isinstance(sequence, list) and not any(hasattr(x, "dtype") for x in flatten(sequence)[0]):
+        return tensor(sequence)
+    return sequence
+
+
+def _alike_if_empty(column: tuple[Tensor, ...]) -> list[Tensor]:
+    """Sequences of no steps in the dtype, and with the steps' shape, of the first that has any."""
+    like = next((x for x in column if x.size), column[0])
+    return [
+        astype(reshape(x, (0, *like.shape[1:])), like.dtype)
+        if x.shape in ((0,), (0, *like.shape[1:]))
+        else x
+        for x in column
+    ]
 
 
 def batch_of(

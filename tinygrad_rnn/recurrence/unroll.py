@@ -47,7 +47,8 @@ def unroll(
             of (T,) is the same for all rows, at steps that they skip, too. Or a list of sequences
             (T_i, ...) of different lengths, a row each: the outputs are such a list, too, and so
             may ``reset`` be.
-        state: a structure of Tensors that the cell takes and returns, batch along axis 0. If None,
+        state: a structure of Tensors that the cell takes and returns, batch along axis 0: it has
+            the rows of xs (``broadcast_to`` gives all of them the same). If None,
             ``cell.initial_state(batch_shape, dtype, backend)`` is asked for it.
         lengths: how many steps each row takes, B integers on the host. Outputs after a row's end
             are zero, and its final state is the one at its end. Not together with ``mask``.
@@ -298,6 +299,7 @@ def _checked(
     if state is None:
         state = initial_state_beside(cell, parts)
     loop = Loop(cell, parts, structure, map_leaves(as_tensor, state), reverse, _literally)
+    _check_one_row(loop)
     _check_batch(loop, lengths=lengths, mask=mask, reset=reset)
     if lengths is not None:
         if mask is not None:
@@ -331,6 +333,20 @@ def _fresh(loop: Loop, reset_state: Any) -> Any:
             f"{shapes[1]}; they must agree"
         )
     return fresh
+
+
+def _check_one_row(loop: Loop) -> None:
+    """Refuse inputs of one row beside a state of several, which would silently make them many."""
+    vectors = [x for x in loop.xs if x.ndim > 2]
+    rows = {h.shape[0] if h.ndim > 1 else 1 for h in loop.states}
+    if vectors and all(x.shape[1] == 1 for x in vectors) and len(rows) == 1 and rows != {1}:
+        (count,) = rows
+        raise ValueError(
+            f"unroll: xs {[x.shape for x in loop.xs]} have 1 row, and the state "
+            f"{[h.shape for h in loop.states]} has {count}; a state has the rows of xs. What all "
+            f"rows read is broadcast_to(xs, (T, {count}, ...)), and a state without rows, of which "
+            "a cell makes what it likes, gets an axis: state[None]"
+        )
 
 
 def _check_batch(loop: Loop, **options: Any) -> None:
