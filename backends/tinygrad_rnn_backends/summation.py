@@ -85,7 +85,7 @@ def _along(
     if whole < n:
         rest = _along(xp, add, tail, axis, is_pairwise, block)
         sums = xp.concat([sums, rest], axis=axis)
-    return _along(xp, add, sums, axis, is_pairwise, block)
+    return _along(xp, add, sums, axis, is_pairwise, max(8, block // 2))
 
 
 def cumulative(xp: Any, x: Any, *, axis: int | None = None, **options: Any) -> Any:
