@@ -12,24 +12,32 @@ from __future__ import annotations
 
 import collections
 import contextvars
+import copy
 import datetime
 import functools
+import gc
 import itertools
 import os
 import queue
 import random as python_random
+import re
 import threading
 import time
 import types
+import warnings
+import weakref
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
-from tinygrad_rnn.planner import evidence
+from tinygrad_rnn.planner import evidence, reach
 
 STEPS, ROWS, WIDTH = 9, 2, 3
 U = tg.tensor(np.random.default_rng(7).normal(size=(WIDTH, WIDTH)) * 0.4, requires_grad=True)
@@ -412,6 +420,14 @@ def scheduled_sampling() -> Any:
     return cell
 
 
+def draws_and_does_nothing() -> Any:
+    def cell(x: Any, h: Any) -> Any:
+        h = step(x, h)
+        return halved(h, np.random.rand() < 0), h
+
+    return cell
+
+
 def swapped_names() -> Any:
     a, b = 1.0, 2.0
 
@@ -715,8 +731,6 @@ def decorated() -> Any:
 
 
 def weak_reference() -> Any:
-    import weakref
-
     clock = Ticking()
     ref = weakref.ref(clock)
 
@@ -816,3 +830,720 @@ def assert_alike(
 @pytest.mark.parametrize("make", IMPURE)
 def test_an_impure_cell(make: Any) -> None:
     assert_alike(make)
+
+
+@pytest.mark.parametrize(
+    "make", [global_through_a_helper, iterator, generator_in_a_closure, deque_of_states]
+)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lengths": [9, 4]},
+        {"mask": np.arange(18).reshape(9, 2) % 3 > 0},
+        {"reset": np.arange(18).reshape(9, 2) % 5 == 0},
+        {"reverse": True},
+        {"checkpoint": 2},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_an_impure_cell_with_options(make: Any, options: Any) -> None:
+    found = [
+        calls_of(
+            make,
+            mode,
+            4,
+            **{k: v for k, v in options.items() if mode == "auto" or k != "checkpoint"},
+        )
+        for mode in ("auto", "literal")
+    ]
+    for auto, literal in zip(*found, strict=True):
+        for a, b in zip(auto, literal, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("make", [method_of_an_object, popped_list, numpys_random])
+def test_an_impure_cell_of_many_steps(make: Any) -> None:
+    xs = tg.tensor(np.random.default_rng(0).normal(size=(280, 2, 3)))
+    found = []
+    for mode in ("auto", "literal"):
+        cell = make()
+        found.append([tg.unroll(cell, xs, H, mode=mode)[0].numpy()])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("make", [attribute_of_itself, generator, class_attribute])
+def test_an_impure_cell_in_truncated_steps(make: Any) -> None:
+    xs = tg.tensor(np.random.default_rng(0).normal(size=(30, 2, 3)))
+    found = []
+    for mode in ("auto", "literal"):
+        cell, h, ys = make(), H, []
+        for n in range(0, 30, 5):
+            y, h = tg.unroll(cell, xs[n : n + 5], h, mode=mode)  # type: ignore[arg-type]
+            h = h.detach()
+            ys.append(y.numpy())
+        found.append(ys)
+    np.testing.assert_array_equal(*found)
+
+
+def test_impure_cells_of_one_class_in_threads() -> None:
+    class Cell:
+        def __init__(self, every: int) -> None:
+            self.every, self.t = every, 0
+
+        def __call__(self, x: Any, h: Any) -> Any:
+            h = step(x, h)
+            self.t += bool(self.every)
+            return halved(h, bool(self.every) and self.t % self.every == 0), h
+
+    def outputs(every: int, mode: Any) -> list[Any]:
+        cell = Cell(every)
+        return [tg.unroll(cell, XS, H, mode=mode)[0].numpy() for _ in range(5)]
+
+    settings = [0, 4, 0, 7, 0, 11, 4, 0]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda every: outputs(every, "auto"), settings))
+    for every, own in zip(settings, found, strict=True):
+        np.testing.assert_allclose(own, outputs(every, "literal"), rtol=1e-11 if not every else 0)
+
+
+@pytest.mark.parametrize("order", [(False, True), (True, False)])
+def test_two_settings_of_one_class(order: tuple[bool, bool]) -> None:
+    class Halving:
+        def __init__(self, every: bool) -> None:
+            self.every, self.t = every, 0
+
+        def __call__(self, x: Any, h: Any) -> Any:
+            h = step(x, h)
+            self.t += self.every
+            return (h * 0.5 if self.every and self.t % 4 == 0 else h), h
+
+    for every in order:
+        for _ in range(4):
+            auto, literal = (
+                tg.unroll(Halving(every), XS, H, mode=mode)[0].numpy()  # type: ignore[arg-type]
+                for mode in ("auto", "literal")
+            )
+            np.testing.assert_allclose(auto, literal, rtol=1e-11)
+        assert is_planned(Halving(every)) is not every
+
+
+def is_planned(cell: Any, xs: Any = XS, state: Any = H, **options: Any) -> bool:
+    """Whether a call in the default mode runs by a plan: it calls the cell on traced values."""
+    seen = []
+
+    def primitive(y: Any) -> Any:
+        node = y._node
+        return None if node is None else (node.primitive or node.parents[0].primitive)
+
+    y, _ = tg.unroll(cell, xs, state, **options)
+    seen.append(primitive(y))
+    return seen[0] is not None and seen[0].name == "unroll"
+
+
+# Pure cells, and when they are known.
+
+
+def plain() -> Any:
+    return lambda x, h: (step(x, h),) * 2
+
+
+def test_a_cell_of_ones_own_is_planned_at_its_second_call() -> None:
+    cell = plain()
+    assert [is_planned(cell) for _ in range(3)] == [False, True, True]
+    assert is_planned(plain())  # the same, made anew
+    assert "Default: planned" in tg.plan(plain(), XS, H).report()
+
+
+def test_it_takes_eight_steps_in_calls_of_more_than_one() -> None:
+    cell = plain()
+    assert not any(is_planned(cell, XS[:1]) for _ in range(10))
+    assert "0 so far" in tg.plan(cell, XS, H).report()
+    evidence.forget()
+    assert [is_planned(cell, XS[:3]) for _ in range(4)] == [False, False, False, True]
+
+
+def test_other_lengths_and_batches_of_a_known_cell_are_planned() -> None:
+    cell = plain()
+    is_planned(cell)
+    for steps, rows in ((3, 2), (9, 5), (1, 1), (20, 7)):
+        assert is_planned(
+            cell, tg.ones((steps, rows, 3), "float64"), tg.zeros((rows, 3), "float64")
+        )
+
+
+def test_training_and_evaluating_each_take_evidence_of_their_own() -> None:
+    class Cell(nn.Module):
+        def forward(self, x: Any, h: Any) -> Any:
+            h = step(x, h)
+            return tg.dropout(h, 0.5, training=self.training), h
+
+    cell = Cell()
+    ways = [is_planned(cell.train(training)) for training in (True, True, False, False, True)]
+    assert ways == [False, True, False, True, True]
+
+
+def test_operations_that_differ_from_call_to_call() -> None:
+    """Whatever the reason is that another branch is taken, it is watched before it is planned."""
+    where = tg.tensor([0.0])
+
+    def cell(x: Any, h: Any) -> Any:
+        h = step(x, h)
+        return (h if float(where.numpy()[0]) < 1 else tg.sigmoid(h)), h
+
+    ways = []
+    for value in (0.0, 0.5, 0.6, 2.0, 2.5, 0.5):
+        where.data = np.full(1, value, dtype="float32")
+        ways.append(is_planned(cell))
+    # 0.0 is told from other numbers, 0.5 from 0.6 is not; 2.0 is by what it makes the cell do.
+    assert ways == [False, False, True, False, True, True]
+
+
+def test_a_branch_that_is_impure_and_was_not_seen_is_run_as_often_as_literally() -> None:
+    """The trace that finds out about it leaves the cell as it was."""
+
+    class Cell:
+        def __init__(self) -> None:
+            self.late, self.t, self.log = 0.5, 0, []  # type: ignore[var-annotated]
+
+        def __call__(self, x: Any, h: Any) -> Any:
+            h = step(x, h)
+            if self.late > 0.7:
+                self.t += 1
+                self.log.append(self.t)
+                h = h * float(self.t)
+            return h, h
+
+    found = []
+    for mode in ("auto", "literal"):
+        cell, ys = Cell(), []
+        for late in (0.5, 0.6, 0.8, 0.9, 0.8):
+            cell.late = late
+            ys.append(tg.unroll(cell, XS * 0.1, H, mode=mode)[0].numpy())  # type: ignore[arg-type]
+        found.append((ys, cell.t, cell.log))
+    np.testing.assert_allclose(found[0][0], found[1][0], rtol=1e-11)
+    assert found[0][1:] == found[1][1:]
+
+
+def test_no_grad_then_grad() -> None:
+    cell = plain()
+    with tg.no_grad():
+        tg.unroll(cell, XS, H)
+    assert is_planned(cell)
+
+
+@pytest.mark.parametrize("length", [0.25, 3])
+def test_numbers_that_change_between_calls(length: float) -> None:
+    """Of floats it matters whether they are 0, since an annealed rate is no new cell; ints are."""
+    ways = [is_planned(lambda x, h, n=n: (step(x * n, h),) * 2) for n in (length, length * 2, 0)]
+    assert ways == ([False, True, False] if isinstance(length, float) else [False] * 3)
+
+
+def test_what_a_first_step_sets_up_may_stay() -> None:
+    class Lazy:
+        scale: Any = None
+
+        def __call__(self, x: Any, h: Any) -> Any:
+            if self.scale is None:
+                self.scale = tg.ones_like(x) * 2.0
+            h = step(x * self.scale, h)
+            return h, h
+
+    cell = Lazy()
+    assert [is_planned(cell) for _ in range(4)] == [False, False, True, True]
+    assert_alike(Lazy, exact=False)
+
+
+def test_constants_made_anew_at_each_step() -> None:
+    def cell(x: Any, h: Any) -> Any:
+        h = step(x * tg.tensor([1.0, 2.0, 3.0], dtype="float64") + np.arange(3.0), h)
+        return h * np.float64(0.5), h
+
+    assert [is_planned(cell) for _ in range(2)] == [False, True]
+    assert_alike(lambda: cell, exact=False)
+
+
+def test_constants_made_anew_that_are_too_large_to_be_held(monkeypatch: Any) -> None:
+    monkeypatch.setattr(evidence, "HELD", 100)
+
+    def cell(x: Any, h: Any) -> Any:
+        h = step(x * tg.ones((ROWS, WIDTH), "float64"), h)
+        return h, h
+
+    assert not any(is_planned(cell) for _ in range(4))
+    assert is_planned(lambda x, h: (step(x, h),) * 2) is is_planned(plain()) is False
+
+
+def test_state_that_is_captured_returned_twice_or_handed_on() -> None:
+    """What a value is called by may differ from step to step; what it is does not."""
+
+    def cell(x: Any, state: Any) -> Any:
+        h, same, fixed = state
+        h = step(x, h + same + fixed + H)
+        return (h, x), (h, h, fixed)
+
+    given = (H, tg.zeros_like(H), H)
+    assert not is_twice_planned(cell, given)[0]
+    assert is_twice_planned(cell, given)[1]
+
+
+def is_twice_planned(cell: Any, state: Any) -> list[bool]:
+    found = []
+    for _ in range(2):
+        (y, _), _ = tg.unroll(cell, XS, state)
+        found.append(
+            y._node.parents[:1] != ()
+            and (y._node.parents[0].primitive or y._node.primitive).name == "unroll"
+        )
+    return found
+
+
+def test_rows_of_two_states_that_are_swapped() -> None:
+    def make() -> Any:
+        turn = [0]
+
+        def cell(x: Any, state: Any) -> Any:
+            a, b = state
+            turn[0] += 1
+            first, second = (a, b) if turn[0] % 3 else (b, a)
+            return first, (step(x, first), second)
+
+        return cell
+
+    found = []
+    for mode in ("auto", "literal"):
+        cell = make()
+        found.append([tg.unroll(cell, XS, (H, H + 1.0), mode=mode)[0].numpy() for _ in range(5)])  # type: ignore[arg-type]
+    np.testing.assert_array_equal(*found)
+
+
+# Long calls.
+
+
+def dropping(x: Any, h: Any) -> Any:
+    h = step(x, h)
+    return tg.dropout(h, 0.5), h
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"reverse": True},
+        {"lengths": [300, 150]},
+        {"lengths": [300, 20], "reverse": True},
+        {"lengths": [60, 20]},
+        {"mask": np.arange(600).reshape(300, 2) % 7 > 0},
+        {"reset": np.arange(600).reshape(300, 2) % 50 == 0},
+        {"checkpoint": 10},
+    ],
+    ids=str,
+)
+def test_a_long_call_is_planned_before_it_ends(options: Any) -> None:
+    """In the same random call, t going on; results and gradients of both orders are the loop's."""
+    rng = np.random.default_rng(0)
+    steps = 100 if "checkpoint" in options else 300
+    data = rng.normal(size=(steps, 2, 3)) * 0.5
+    calls = 0
+
+    def counted(x: Any, h: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return dropping(x, h)
+
+    found = []
+    for mode in ("auto", "literal"):
+        kept = {k: v for k, v in options.items() if mode == "auto" or k != "checkpoint"}
+        tg.manual_seed(5)
+        xs = tg.tensor(data, requires_grad=True)
+        h0 = tg.tensor(rng.normal(size=(2, 3)) * 0 + 0.1, requires_grad=True)
+        y, h = tg.unroll(dropping, xs, h0, mode=mode, **kept)  # type: ignore[arg-type]
+        g = tg.grad(tg.sum(y * y) + tg.sum(h), [xs, h0, U], create_graph=True)
+        gg = tg.grad(sum(tg.sum(x * x) for x in g), xs)
+        found.append([x.numpy() for x in (y, h, *g, gg, tg.random.uniform((3,)))])
+        evidence.forget()
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
+    tg.unroll(tg.pure(counted), tg.tensor(data), h0, **options)
+    assert calls <= 4
+
+
+def test_a_long_call_calls_a_cell_sixty_four_times_and_once_or_twice_more(monkeypatch: Any) -> None:
+    calls = []
+    real = evidence.Operations.call
+    watched = evidence.Evidence.call
+
+    def traced(self: Any, cell: Any, x: Any, state: Any) -> Any:
+        calls.append("traced")
+        return real(self, cell, x, state)
+
+    def literal(self: Any, cell: Any, x: Any, state: Any) -> Any:
+        calls.append("literal")
+        return watched(self, cell, x, state)
+
+    monkeypatch.setattr(evidence.Operations, "call", traced)
+    monkeypatch.setattr(evidence.Evidence, "call", literal)
+    tg.unroll(plain(), tg.zeros((257, 2, 3), "float64"), H)
+    assert collections.Counter(calls)["literal"] == 64 and 1 <= calls.count("traced") <= 2
+    calls.clear()
+    tg.unroll(lambda x, h: (step(x, h) + 1.0,) * 2, tg.zeros((256, 2, 3), "float64"), H)
+    assert calls == ["literal"] * 256
+
+
+# Giving up.
+
+
+def test_after_three_calls_a_cell_is_not_watched_any_more() -> None:
+    cell = attribute_of_itself()
+    for _ in range(3):
+        tg.unroll(cell, XS, H)
+    plan = tg.plan(cell, XS, H)
+    assert not plan.planned and "the cell Cell" in plan.report() and cell.t == 27
+    standing = evidence.Standing(cell)
+    assert standing.record is not None and standing.record.hopeless
+    tg.unroll(cell, XS, H)
+    assert evidence.Standing(cell).reason is not None and cell.t == 36
+
+
+def test_one_warning_for_a_long_call_that_stays_literal() -> None:
+    xs = tg.zeros((301, 2, 3), "float64")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        cell = attribute_of_itself()
+        for _ in range(7):
+            tg.unroll(cell, xs, H)
+        for _ in range(5):
+            tg.unroll(iterator(), xs[:290], H)
+    messages = [str(w.message) for w in caught]
+    assert len(messages) == 1, messages
+    assert "the cell Cell" in messages[0] and "tinygrad_rnn.pure" in messages[0]
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (draws_at_every_third_step, "changes count"),
+        (branch_on_a_value, r"read on the host.*test_evidence\.py:\d+: .*item\(\)"),
+        (swapped_tensors, r"multiply at .*test_evidence\.py:\d+: .*pair\[0\].*, at step 1"),
+        (draws_and_does_nothing, "draws random numbers"),
+        (iterator, "reaches flags, a list_iterator"),
+        (attribute_of_itself, "Cell changes t"),
+        (shared_memory, "written to|changes memory"),
+        (clock, r"time\.perf_counter\(\)"),
+    ],
+)
+def test_the_reason_names_what_and_where(make: Any, reason: str) -> None:
+    cell = make()
+    tg.unroll(cell, XS, H)
+    plan = tg.plan(cell, XS, H)
+    assert not plan.planned and plan.reason is not None
+    assert re.search(reason, plan.report()), plan.report()
+
+
+# Trust.
+
+
+def test_what_is_marked_is_planned_at_once() -> None:
+    class Cell:
+        def __init__(self) -> None:
+            self.t = 0
+
+        def __call__(self, x: Any, h: Any) -> Any:
+            return self.step(x, h)
+
+        def step(self, x: Any, h: Any) -> Any:
+            self.t += 1
+            h = step(x, h)
+            return h, h
+
+    class Marked(Cell):
+        pass
+
+    class Below(Marked):
+        pass
+
+    assert tg.pure(Marked) is Marked
+    marked = tg.pure(Cell())
+    by_method = Cell()
+    method = by_method.step
+    assert tg.pure(method) is method
+    for cell in (
+        tg.pure(plain()),
+        Marked(),
+        marked,
+        by_method.step,
+        Marked().step,
+        tg.pure(functools.partial(plain())),
+    ):
+        assert is_planned(cell)
+    for cell in (Cell(), Below(), by_method, copy.deepcopy(marked), plain()):
+        assert not is_planned(cell)
+    assert is_planned(nn.Zoneout(tg.pure(OfWidth()), 0.1), state=None)
+    assert not is_planned(nn.Zoneout(OfWidth(), 0.1), state=None)
+
+
+class OfWidth(Counting):
+    def forward(self, x: Any, h: Any) -> Any:
+        h = step(x, h)
+        return h, h
+
+
+@pytest.mark.parametrize("x", [3, object(), "cell", None])
+def test_what_cannot_be_marked(x: Any) -> None:
+    with pytest.raises(TypeError, match="pure: a cell is a callable"):
+        tg.pure(x)
+
+
+def test_an_object_without_weak_references_cannot_be_marked() -> None:
+    class Cell:
+        __slots__ = ()
+
+        def __call__(self, x: Any, h: Any) -> Any:
+            return h, h
+
+    with pytest.raises(TypeError, match=r'add "__weakref__" to its __slots__, or mark its class'):
+        tg.pure(Cell())
+    assert tg.pure(Cell) is Cell
+
+
+def test_a_mark_is_no_mark_of_what_comes_after_it() -> None:
+    """A mark ends with what was marked: its address may be that of another one later."""
+    for _ in range(50):
+        tg.pure(lambda x, h: (step(x, h),) * 2)
+        assert not evidence.is_marked(lambda x, h: (h, h))
+    assert len(reach._marked) < 50
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.RNNCell(3, 3),
+        lambda: nn.RNNCell(3, 3, nonlinearity=tg.sigmoid),
+        lambda: nn.GRUCell(3, 3),
+        lambda: nn.LSTMCell(3, 3, activation=functools.partial(tg.leaky_relu, negative_slope=0.1)),
+        lambda: nn.Zoneout(nn.GRUCell(3, 3), 0.2),
+        lambda: nn.VariationalDropout(nn.LayerNormLSTMCell(3, 3), 0.2),
+        lambda: nn.StackedCell(nn.RWACell(3, 3), nn.PeepholeLSTMCell(3, 3)),
+    ],
+)
+def test_cells_of_the_library_are_trusted(make: Any) -> None:
+    assert evidence.Standing(make()).trusted
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.RNNCell(3, 3, nonlinearity=lambda x: tg.tanh(x)),
+        lambda: nn.Zoneout(Counting(), 0.2),
+        lambda: type("Own", (nn.GRUCell,), {})(3, 3),
+        lambda: patched(nn.GRUCell(3, 3)),
+        lambda: nn.GRUCell(3, 3).forward if False else functools.partial(plain()),
+    ],
+)
+def test_what_holds_anything_of_the_users_is_not(make: Any) -> None:
+    assert not evidence.Standing(make()).trusted
+
+
+def patched(cell: Any) -> Any:
+    cell.forward = lambda x, h: (h, h)
+    return cell
+
+
+def test_a_method_of_a_class_of_the_library_that_was_replaced(monkeypatch: Any) -> None:
+    cell = nn.GRUCell(3, 3)
+    assert evidence.Standing(cell).trusted
+    monkeypatch.setattr(nn.GRUCell, "forward", lambda self, x, h: (h, h))
+    assert not evidence.Standing(cell).trusted
+
+
+# Everything else that a call may meet.
+
+
+def test_an_error_in_the_middle_is_no_evidence() -> None:
+    broken = True
+    calls = 0
+
+    def cell(x: Any, h: Any) -> Any:
+        nonlocal calls
+        if broken and float(np.asarray(x)[0, 0]) == XS.numpy()[5, 0, 0]:
+            raise KeyError("mine")
+        h = step(x, h)
+        return h, h
+
+    for _ in range(5):
+        with pytest.raises(KeyError, match="mine"):
+            tg.unroll(cell, XS, H)
+    assert evidence.Standing(cell).record is None
+    assert not evidence.is_watched()
+
+
+def test_nothing_is_learned_inside_vmap_or_anomaly_detection() -> None:
+    cell = plain()
+    for _ in range(3):
+        with tg.detect_anomaly():
+            tg.unroll(cell, XS, H)
+        tg.vmap(lambda x: tg.unroll(cell, x, tg.zeros(3, dtype="float64"))[0], in_axes=1)(XS)
+    assert evidence.Standing(cell).record is None
+    assert not is_planned(cell) and is_planned(cell)
+
+
+def test_loops_within_a_cell() -> None:
+    m = tg.tensor(np.random.default_rng(1).normal(size=(5, 2, 3)))
+
+    def inner(x: Any, h: Any) -> Any:
+        h = step(x, h)
+        return h, h
+
+    def cell(x: Any, h: Any) -> Any:
+        _, s = tg.unroll(inner, m, H)
+        _, r = tg.unroll(inner, m * 0.5, h)
+        h = step(x, h + s + r)
+        return h, h
+
+    assert [is_planned(cell) for _ in range(3)] == [False, True, True]
+    assert_alike(lambda: cell, exact=False)
+
+
+def test_plans_that_are_evicted_take_no_evidence_with_them() -> None:
+    cell = plain()
+    is_planned(cell)
+    tg.plan_cache().clear()
+    assert is_planned(cell)
+
+
+def test_what_is_known_keeps_nothing_alive() -> None:
+
+    class Cell(nn.Module):
+        def __init__(self) -> None:
+            self.u = nn.Parameter(tg.ones((3, 3), "float64"))
+
+        def forward(self, x: Any, h: Any) -> Any:
+            h = tg.tanh(x + h @ self.u)
+            return h, h
+
+    cell = Cell()
+    for _ in range(3):
+        tg.unroll(cell, XS, H)
+    dead = [weakref.ref(x) for x in (cell, cell.u, cell.u._array, Cell)]
+    del cell, Cell
+    gc.collect()
+    assert [ref() for ref in dead] == [None] * 4
+
+
+def test_threads_gather_evidence_apart_and_put_it_together() -> None:
+    cell = plain()
+    barrier = threading.Barrier(4)
+
+    def work(_: int) -> Any:
+        barrier.wait()
+        return tg.unroll(cell, XS[:2], H)[0].numpy()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(work, range(4)))
+    assert all(np.array_equal(y, found[0]) for y in found)
+    assert is_planned(cell)
+
+
+def test_the_check_by_the_environment(monkeypatch: Any) -> None:
+    def wrong() -> Any:
+        count = [0]
+
+        def cell(x: Any, h: Any) -> Any:
+            count[0] += 1
+            h = step(x, h)
+            return halved(tg.dropout(h, 0.5), count[0] % 5 == 0), h
+
+        return tg.pure(cell)
+
+    tg.unroll(wrong(), XS, H)
+    monkeypatch.setenv("TINYGRAD_RNN_CHECK", "1")
+    with pytest.raises(tg.PlanError, match=r"TINYGRAD_RNN_CHECK.*wrong.*cell"):
+        tg.unroll(wrong(), XS, H)
+    found = []
+    for check in ("1", "0"):
+        monkeypatch.setenv("TINYGRAD_RNN_CHECK", check)
+        tg.manual_seed(1)
+        found.append([tg.unroll(tg.pure(dropping), XS, H)[0].numpy() for _ in range(3)])
+    np.testing.assert_array_equal(*found)
+
+
+def test_tracing_on_request_leaves_a_cell_as_it_was() -> None:
+    cell = attribute_of_itself()
+    plan = tg.plan(cell, XS, H)
+    assert cell.t == 0 and not plan.planned and "changes t" in plan.report()
+    lazy = collections.defaultdict(list)  # type: ignore[var-annotated]
+
+    def keeping(x: Any, h: Any) -> Any:
+        lazy["h"].append(h)
+        return step(x, h), h
+
+    assert not tg.plan(keeping, XS, H).planned and not lazy
+
+
+@given(st.data())
+def test_random_cells_of_random_periods(data: Any) -> None:
+    """Whatever changes, and however rarely: the default mode is the literal loop."""
+    period = data.draw(st.integers(1, 24))
+    phase = data.draw(st.integers(0, 23))
+    where = data.draw(st.sampled_from(["list", "attribute", "array", "dict", "closure", "tensor"]))
+    what = data.draw(st.sampled_from(["scale", "operation", "input", "captured", "draw", "output"]))
+    lengths = data.draw(st.lists(st.integers(1, 12), min_size=3, max_size=6))
+    twos = tg.full((WIDTH,), 2.0, dtype="float64")
+
+    def make() -> Any:
+        box, held = [phase], types.SimpleNamespace(n=phase)
+        array, table, n = np.array([phase]), {"n": phase}, phase
+        tensor = tg.tensor([phase])
+
+        def count() -> int:
+            nonlocal n
+            if where == "list":
+                box.append(box.pop() + 1)
+                return box[0]
+            if where == "attribute":
+                held.n += 1
+                return held.n
+            if where == "array":
+                array[0] += 1
+                return int(array[0])
+            if where == "dict":
+                table["n"] += 1
+                return table["n"]
+            if where == "tensor":
+                tensor.data = tensor.data + 1
+                return int(tensor.item())
+            n += 1
+            return n
+
+        def cell(x: Any, h: Any) -> Any:
+            now = count() % period == 0
+            if what == "input":
+                x, h = (h, x) if now else (x, h)
+            y = h = step(x, h)
+            if what == "scale":
+                y = h * (2.0 if now else 1.0)
+            elif what == "operation" and now:
+                y = tg.sin(h)
+            elif what == "captured":
+                y = h * (twos if now else U[0])
+            elif what == "draw" and now:
+                y = h * tg.random.uniform((WIDTH,), dtype="float64")
+            elif what == "output":
+                y = x if now else h
+            return y, h
+
+        return cell
+
+    found = []
+    for mode in ("auto", "literal"):
+        tg.manual_seed(0)
+        cell = make()
+        found.append(
+            [
+                tg.unroll(cell, XS[:n] if n < 10 else tg.concat([XS, XS])[:n], H, mode=mode)[
+                    0
+                ].numpy()
+                for n in lengths
+            ]
+        )  # type: ignore[arg-type]
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -362,7 +362,7 @@ class Evidence(Operations):
         try:
             self._compare("return", (structure,), leaves, ())
             if self.steps and self._place != len(self._first):
-                self._unlike("it did less than at its first step", None)
+                self._unlike(": it did less than at the first", "return")
         except _Unlike:
             return
         self._fresh.clear()
@@ -454,22 +454,24 @@ class Evidence(Operations):
             self._place += 1
             return
         if self._place >= len(self._first):
-            self._unlike("it did more than at its first step", what)
+            self._unlike(", where its first step was done", what)
         first, before, earlier = self._first[self._place]
         self._place += 1
         if first is not what:
-            self._unlike(f"it did {_called(first)} at its first step", what)
+            self._unlike(f", where its first step did {_called(first)}", what)
         if before != parameters:
-            self._unlike("static parameters, shapes or dtypes changed", what)
+            self._unlike(": parameters, shapes or dtypes changed", what)
         if len(earlier) != len(origins):
-            self._unlike("the number of inputs changed", what)
+            self._unlike(": the number of inputs changed", what)
         for now, then in zip(origins, earlier, strict=True):
             if now != then and not self._same(now, then):
                 self._unlike(_why(now, then), what)
 
     def _unlike(self, why: str, what: Any) -> None:
-        where = "" if what is None else f" in {_called(what)}{_line()}"
-        self.reason = f"{name_of(self.cell)} is not the same at every step: {why}{where}"
+        where = "" if what == "return" else _line()
+        self.reason = (
+            f"{name_of(self.cell)} is not the same at every step: {_called(what)}{where}{why}"
+        )
         raise _Unlike
 
     def _origin(self, i: int, x: Any) -> tuple[Any, ...]:
@@ -491,7 +493,7 @@ class Evidence(Operations):
         if place is not None and self._held(place) is array:
             return (("captured", place),)
         if type(array) not in backends._of_type:
-            self._unlike("a value is inside vmap", None)
+            self._unlike(": a value is inside vmap", "an input")
         if self.steps == 0:
             return (("captured", self._capture(array)),)
         self._fresh.append(array)
@@ -549,15 +551,15 @@ def _equal(a: Any, b: Any) -> bool:
 
 
 def _called(what: Any) -> str:
-    return what.name if isinstance(what, Primitive) else f"a {what}"
+    return what.name if isinstance(what, Primitive) else f"its {what}"
 
 
 def _why(now: tuple[Any, ...], then: tuple[Any, ...]) -> str:
     if now[0][0] == "number":
-        return "a Python number changed"
+        return ": a Python number changed"
     if now[0][0] == "kept":
-        return "it reads a value that it kept from an earlier step"
-    return "a captured value changed" if now[0][0] == "fresh" else "other values are read"
+        return ", of a value that it kept from an earlier step"
+    return ": a captured value changed" if now[0][0] == "fresh" else ", of other values"
 
 
 def _line() -> str:

@@ -27,6 +27,9 @@ class Plan(Compiled):
         """The plan of a loop that runs literally."""
         return _Literal(reason)
 
+    def __repr__(self) -> str:
+        return f"<Plan, {self}>"
+
     @property
     def planned(self) -> bool:
         """Whether there is a program."""

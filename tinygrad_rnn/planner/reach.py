@@ -109,6 +109,12 @@ _NOISE = frozenset(
 )
 
 
+class _Slot(str):
+    """The name of an attribute that is in no ``__dict__``."""
+
+    __slots__ = ()
+
+
 class Code(NamedTuple):
     """What the code of a function names, that of functions within it included."""
 
@@ -125,7 +131,7 @@ class Class(NamedTuple):
 
     token: int
     origin: str
-    bases: tuple[type, ...]  # those of the user, itself included
+    bases: tuple[weakref.ref[type], ...]  # those of the user, itself included
     slots: tuple[str, ...]
     taking: bool
     handler: Callable[[Reach, str, Any], None]
@@ -183,7 +189,7 @@ def _code(code: types.CodeType, token: int) -> Code:
 
 
 def _class(kind: type, token: int) -> Class:
-    bases = tuple(base for base in kind.__mro__ if _origin(base) is _THEIRS)
+    bases = tuple(weakref.ref(base) for base in kind.__mro__ if _origin(base) is _THEIRS)
     slots = tuple(
         name
         for base in kind.__mro__
@@ -425,7 +431,7 @@ class Reach:
             self._dates |= issubclass(kind, datetime.date)
             return
         self.theirs = True
-        self._spaces += [(base, True) for base in about.bases]
+        self._spaces += [(base(), True) for base in about.bases]
 
     def _module(self, name: str, module: types.ModuleType) -> None:
         root = module.__name__.partition(".")[0]
@@ -496,7 +502,7 @@ class Reach:
             self.theirs = True
             if id(kind) not in self._seen:
                 self._seen[id(kind)] = len(self._seen)
-                self._spaces += [(base, False) for base in about.bases]
+                self._spaces += [(base(), False) for base in about.bases]
         elif about.origin is _OURS:
             rule = getattr(kind, "forward", None)
             self.theirs |= rule is not None and not anomaly.is_library(rule.__code__.co_filename)
@@ -521,7 +527,7 @@ class Reach:
                 value = getattr(x, slot)
             except AttributeError:
                 continue
-            self._saved.append((slot, x, slot, value))
+            self._saved.append((slot, x, _Slot(slot), value))
             self._pending.append((slot, value))
         if isinstance(x, dict):
             self._dict("", x)
@@ -576,18 +582,19 @@ class Reach:
                 holder._array = before
             elif isinstance(holder, types.CellType):
                 holder.cell_contents = before
-            elif key is not None:
-                if isinstance(holder, dict):
+            elif type(key) is _Slot:
+                object.__setattr__(holder, key, before)
+            elif isinstance(holder, dict):
+                if key is not None:
                     holder[key] = before
-                else:
-                    (setattr if isinstance(holder, type) else object.__setattr__)(
-                        holder, key, before
-                    )
-            elif len(now) != len(before) or not all(
-                map(operator.is_, _parts_of(now), _parts_of(before))
-            ):
+                elif len(now) != len(before) or not _same_parts(now, before):
+                    holder.clear()
+                    holder.update(before)
+            elif key is not None:
+                setattr(holder, key, before)
+            elif len(now) != len(before) or not _same_parts(now, before):
                 holder.clear()
-                (holder.update if isinstance(holder, (dict, set)) else holder.extend)(before)
+                (holder.update if isinstance(holder, set) else holder.extend)(before)
 
 
 def _content(holder: Any, key: Any) -> Any:
@@ -598,9 +605,13 @@ def _content(holder: Any, key: Any) -> Any:
         return holder.cell_contents
     if key is None:
         return holder
-    if isinstance(holder, dict):
-        return holder.get(key)
-    return vars(holder).get(key) if hasattr(holder, "__dict__") else getattr(holder, key, None)
+    if type(key) is _Slot:
+        return getattr(holder, key, None)
+    return holder.get(key) if isinstance(holder, dict) else vars(holder).get(key)
+
+
+def _same_parts(now: Any, before: Any) -> bool:
+    return all(map(operator.is_, _parts_of(now), _parts_of(before)))
 
 
 def _parts_of(x: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import random
+from ..batching import running_batches
 from ..dtypes import default_dtype
 from ..kernels.settings import switch
 from ..planner.call import Bytes
@@ -157,6 +158,8 @@ def _as_evidence(loop: Loop, standing: Standing, checkpoint: Any) -> tuple[Any, 
     try:
         check_fit(loop)
     except Unplanned:
+        return run(loop), False
+    if loop.steps == 1 or running_batches():  # neither shows anything
         return run(loop), False
     if standing.reason is not None:
         standing.warn(loop.steps)
