@@ -393,6 +393,9 @@ class Tensor:
 
     def detach(self) -> Tensor:
         """The same array without a graph: no gradient flows through it."""
+        watch = MODE.get().watch
+        if watch is not None:
+            watch.detach(self)
         if type(self._array) in _backend_of_type:
             return wrap(self._array, None)
         return wrap(self._array.detach(), None)

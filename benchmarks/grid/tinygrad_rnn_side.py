@@ -86,7 +86,8 @@ def by_hand(problem: Problem) -> tuple[Callable[[Any, Any], Any], Any, list[Any]
     def cell(x: Any, state: Any) -> tuple[Any, Any]:
         return CELLS[problem.kind](x, state, *parameters)
 
-    return cell, (zeros, zeros) if problem.kind == "LSTM" else zeros, parameters
+    state = (zeros, zeros) if problem.kind == "LSTM" else zeros
+    return tg.pure(cell), state, parameters  # what is measured is the plan, from the first step on
 
 
 def unrolled(problem: Problem, mode: Any = "auto") -> Training:

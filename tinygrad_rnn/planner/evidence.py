@@ -257,6 +257,10 @@ class Operations:
         """Random numbers were drawn."""
         self.names.append("draw")
 
+    def detach(self, x: Tensor) -> None:
+        """A value was taken out of the graph."""
+        self.names.append("detach")
+
     def read(self, x: Tensor, asked: str) -> None:
         """A value was read on the host."""
         self.names.append(("read", _of_value(x._array)))
@@ -427,6 +431,17 @@ class Evidence(Operations):
         if self.steps == 0:
             self.names.append("draw")
         self._made(out._array, (("made", self._place, 0),))
+
+    def detach(self, x: Tensor) -> None:
+        """A value was taken out of the graph."""
+        if self.reason is not None:
+            return
+        try:
+            self._compare("detach", (), (x,), ())
+        except _Unlike:
+            return
+        if self.steps == 0:
+            self.names.append("detach")
 
     def read(self, x: Tensor, asked: str) -> None:
         """A value was read on the host."""

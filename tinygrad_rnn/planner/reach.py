@@ -12,6 +12,7 @@ time it is. A cell that reaches such a thing is refused, with its name.
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import datetime
 import decimal
@@ -19,6 +20,7 @@ import dis
 import enum
 import fractions
 import functools
+import gc
 import itertools
 import logging
 import operator
@@ -58,18 +60,33 @@ _IMMUTABLE = (
 _GENERATORS = (
     *(np.random.Generator, np.random.BitGenerator, np.random.RandomState, python_random.Random),
 )
-_TAKING = ("__next__", "recv", "get_nowait", "read", "fetchone")
-"""Methods of what gives something else each time: iterators, sockets, queues, files, cursors."""
+_TAKING = (
+    *("recv", "get_nowait", "read", "fetchone", "update", "write", "compress", "spawn", "feed"),
+    *("execute", "seek", "advance", "dump", "decode"),
+)
+"""Methods by which C code changes what cannot be seen: sockets, queues, files, digests, cursors."""
 
 _CLOCKS = frozenset(
-    [f for f in vars(time).values() if isinstance(f, types.BuiltinFunctionType)]
-    + [os.urandom, os.times, os.getloadavg, os.stat, os.listdir]
+    [
+        f
+        for module in (time, gc)
+        for f in vars(module).values()
+        if isinstance(f, types.BuiltinFunctionType)
+    ]
+    + [os.urandom, os.times, os.stat, os.listdir, os.scandir, os.read, os.open]
+    + [sys._getframe, sys.getrefcount, sys.getallocatedblocks]
 )
-_CLOCK_FILES = frozenset(["secrets.py", "uuid.py", "tempfile.py", "glob.py", "shutil.py"])
+_CLOCK_FILES = frozenset(
+    ("secrets.py", "uuid.py", "tempfile.py", "glob.py", "genericpath.py", "inspect.py")
+)
+_BUILTINS = dict(vars(builtins))
 _UNSEEN = frozenset(
     ["globals", "locals", "eval", "exec", "open", "input", "id", "__import__", "__builtins__"]
 )
 """Builtins whose results are nowhere to be reached."""
+
+_NOW = frozenset(("now", "today", "utcnow"))
+_READING = frozenset(("read_text", "read_bytes", "open", "exists", "stat", "iterdir", "glob"))
 
 _OURS, _INSTALLED, _THEIRS = "ours", "installed", "theirs"
 
@@ -78,6 +95,7 @@ _PACKAGES = os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep
 _NUMPY = os.path.dirname(np.__file__) + os.sep
 _ROOTS = frozenset(["tinygrad_rnn", "tinygrad_rnn_backends"])
 _KNOWN_ROOTS = sys.stdlib_module_names | {"numpy", "cupy", "builtins"}
+_CALLED = ("forward", "initial_state")
 _MAKING = ("__init__", "__new__", "__post_init__")
 _NOISE = frozenset(
     [
@@ -132,6 +150,7 @@ class Class(NamedTuple):
     token: int
     origin: str
     bases: tuple[weakref.ref[type], ...]  # those of the user, itself included
+    whole: bool  # whether methods are called by those of a class of the library
     slots: tuple[str, ...]
     taking: bool
     handler: Callable[[Reach, str, Any], None]
@@ -183,7 +202,7 @@ def _code(code: types.CodeType, token: int) -> Code:
         origin = _INSTALLED
     refused = None
     if origin is _INSTALLED and os.path.basename(file) in _CLOCK_FILES:
-        refused = f"{os.path.basename(file)}, which gives something else each time"
+        refused = f"{os.path.basename(file)}, which may give something else each time"
     listed = tuple(sorted(names)), dict.fromkeys(sorted(attributes)), tuple(sorted(imports))
     return Code(token, origin, *listed, refused)
 
@@ -197,8 +216,17 @@ def _class(kind: type, token: int) -> Class:
         for name, member in vars(base).items()
         if isinstance(member, types.MemberDescriptorType)
     )
-    taking = any(hasattr(kind, method) for method in _TAKING)
-    return Class(token, _origin(kind), bases, slots, taking, _handler(kind))
+    origin = _origin(kind)
+    written = any(
+        type(x) is types.FunctionType for base in kind.__mro__ for x in vars(base).values()
+    )
+    taking = hasattr(kind, "__next__") or (
+        origin is _INSTALLED  # and in C: what is written in Python can be looked into
+        and not (written or issubclass(kind, (dict, list, tuple, set, frozenset, deque)))
+        and any(hasattr(kind, method) for method in _TAKING)
+    )
+    whole = any(_origin(base) is _OURS and base.__name__ != "Module" for base in kind.__mro__)
+    return Class(token, origin, bases, whole, slots, taking, _handler(kind))
 
 
 def _origin(kind: type) -> str:
@@ -275,13 +303,16 @@ class Reach:
         self._saved: list[tuple[Any, Any, Any, Any]] = []  # name, container, key, content
         self._attributes: dict[str, None] = {}  # that any function names
         self._spaces: list[tuple[Any, bool]] = []  # modules and classes, which are read by name
-        self._dates = False
+        self._dates = self._files = False
         self._walk()
         done: set[tuple[int, str]] = set()
         while self._pending_names(done):
             self._walk()
-        if self._dates and not self._attributes.keys().isdisjoint(("now", "today", "utcnow")):
+        names = self._attributes.keys()
+        if (self._dates or "datetime64" in names) and not names.isdisjoint(_NOW):
             self.refuse("a clock")
+        if self._files and not names.isdisjoint(_READING):
+            self.refuse("a file")
         self.key = tuple(self._atoms)
 
     def _pending_names(self, done: set[tuple[int, str]]) -> bool:
@@ -290,9 +321,10 @@ class Reach:
             held = vars(space)
             names: Any = self._attributes
             if isinstance(space, type):
-                names = [*names, *(n for n in held if n[:2] == "__" and n not in _NOISE)]
-                if called:
-                    names += _MAKING
+                dunder = [n for n in held if n[:2] == "__" and n not in _NOISE]
+                names = [*names, *dunder, *_CALLED, *(_MAKING if called else ())]
+                if _about(space, _class)[1].whole:
+                    names = [n for n in held if n not in _NOISE]
             for name in names:
                 if name in held and (id(space), name) not in done:
                     done.add((id(space), name))
@@ -334,16 +366,21 @@ class Reach:
             kind = type(x)
             if kind in _VALUES:
                 atoms += (name, kind, x)
-            elif kind is float:
+                continue
+            if kind is float:
                 atoms += (name, float, repr(x) if exactly else x == 0)
-            elif not isinstance(x, Tensor):
+                continue
+            if not isinstance(x, Tensor):
                 self._pending.append((name, x))
-            elif exactly:
+                continue
+            if exactly:
                 self._alive += (x, x._array)
                 atoms += (name, id(x), (id(x._array), x._node is None))
             else:
                 self._saved.append((name, x, None, x._array))
                 atoms += (name, Tensor, kind.__name__)
+            if kind.__dictoffset__:  # of a Tensor of a class of the user's
+                self._pending.append((name, x.__dict__))
 
     # Kinds of things.
 
@@ -357,6 +394,9 @@ class Reach:
                 try:
                     content = cell.cell_contents
                 except ValueError:  # not assigned yet
+                    continue
+                if variable == "__class__":  # for super(), which makes none
+                    self._spaces.append((content, False))
                     continue
                 self._saved.append((variable, cell, None, content))
                 self._pending.append((variable, content))
@@ -376,6 +416,8 @@ class Reach:
                 self._pending.append((variable, value))
             elif variable in _UNSEEN:
                 self.refuse(f"{variable}()")
+            elif (value := vars(builtins).get(variable)) is not _BUILTINS.get(variable):
+                self._pending.append((variable, value))
         self._attributes.update(code.attributes)
         for module in code.imports:
             if module in sys.modules:
@@ -432,6 +474,8 @@ class Reach:
             return
         self.theirs = True
         self._spaces += [(base(), True) for base in about.bases]
+        if type(kind) is not type:
+            self._pending.append((name, type(kind)))
 
     def _module(self, name: str, module: types.ModuleType) -> None:
         root = module.__name__.partition(".")[0]
@@ -464,6 +508,7 @@ class Reach:
 
     def _immutable(self, name: str, x: Any) -> None:
         self._atoms += (name, type(x).__name__, str(x))
+        self._files |= isinstance(x, pathlib.Path)
 
     def _number(self, name: str, x: Any) -> None:
         inexact = not self.exactly and isinstance(x, (float, np.inexact))
@@ -474,6 +519,7 @@ class Reach:
 
     def _member(self, name: str, x: enum.Enum) -> None:
         self._atoms += (name, _about(type(x), _class)[0], x.name)
+        self._pending.append((name, x.value))
 
     def _generator(self, name: str, x: Any) -> None:
         self._atoms += (name, "generator", type(x).__name__)
@@ -509,9 +555,12 @@ class Reach:
         elif callable(x):
             self.theirs = True
         if about.taking:
-            self.refuse(f"{name}, a {kind.__name__}, which gives something else each time")
+            self.refuse(f"{name}, a {kind.__name__}, which may give something else each time")
         elif not self._attributes_of(name, x):
             self._opaque(name, x)
+        if self.exactly:
+            with contextlib.suppress(TypeError, ValueError, BufferError):
+                self._atoms += (name, "bytes", zlib.crc32(memoryview(x)))
 
     def _attributes_of(self, name: str, x: Any) -> bool:
         """Look at attributes and parts, if there are any to be seen."""
@@ -545,9 +594,6 @@ class Reach:
         except TypeError:
             self.refuse(f"{name}, a {type(x).__name__}, which cannot be looked into")
             return
-        if self.exactly:
-            with contextlib.suppress(TypeError, ValueError, BufferError):
-                self._atoms += (name, "bytes", zlib.crc32(memoryview(x)))
 
     # What became of it.
 
