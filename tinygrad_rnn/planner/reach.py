@@ -81,7 +81,7 @@ _CLOCK_FILES = frozenset(
 )
 _BUILTINS = dict(vars(builtins))
 _UNSEEN = frozenset(
-    ["globals", "locals", "eval", "exec", "open", "input", "id", "__import__", "__builtins__"]
+    ["globals", "eval", "exec", "open", "input", "id", "__import__", "__builtins__"]
 )
 """Builtins whose results are nowhere to be reached."""
 
