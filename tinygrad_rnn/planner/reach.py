@@ -274,6 +274,35 @@ def is_marked(x: Any) -> bool:
     return False
 
 
+def is_ours(cell: Any) -> bool:
+    """Whether a cell is one of the library's own classes, and all that it holds and calls is."""
+    pending, seen = [cell], set()
+    while pending:
+        x = pending.pop()
+        kind = type(x)
+        if kind in _VALUES or kind is float or isinstance(x, Tensor) or id(x) in seen:
+            continue
+        seen.add(id(x))
+        if kind is list or kind is tuple:
+            pending += x
+        elif kind is dict:
+            pending += x.values()
+        elif kind is functools.partial:
+            pending += (x.func, x.args, x.keywords)
+        elif kind is types.FunctionType:
+            if _about(x.__code__, _code)[1].origin is not _OURS and not is_marked(x):
+                return False
+            pending += [cell.cell_contents for cell in x.__closure__ or ()]
+        elif _about(kind, _class)[1].origin is _OURS:
+            rule = kind.forward if hasattr(kind, "forward") else None
+            if rule is not None and not anomaly.is_library(rule.__code__.co_filename):
+                return False
+            pending += vars(x).values()
+        elif not is_marked(x):
+            return False
+    return True
+
+
 def digest(array: np.ndarray[Any, Any]) -> Any:
     """A checksum of an array: of a large one, of its sums by rows and columns."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
@@ -287,13 +316,12 @@ def digest(array: np.ndarray[Any, Any]) -> Any:
 class Reach:
     """What can be reached from a cell, as it is now.
 
-    ``key`` is the list of atoms. ``theirs`` tells whether any of it is not the library's own,
-    ``refused`` what there is that cannot be seen, and ``generators`` are of random numbers.
+    ``key`` is the list of atoms, ``refused`` is what there is that cannot be seen, ``generators``
+    are those of random numbers.
     """
 
     def __init__(self, cell: Any, exactly: bool = False) -> None:
         self.exactly = exactly
-        self.theirs = False
         self.refused: str | None = None
         self.generators: list[Any] = []
         self._atoms: list[Any] = []
@@ -306,7 +334,10 @@ class Reach:
         self._dates = self._files = False
         self._walk()
         done: set[tuple[int, str]] = set()
-        while self._pending_names(done):
+        looked = 0, 0
+        while (now := (len(self._spaces), len(self._attributes))) != looked:
+            looked = now
+            self._read_by_name(done)
             self._walk()
         names = self._attributes.keys()
         if (self._dates or "datetime64" in names) and not names.isdisjoint(_NOW):
@@ -315,22 +346,26 @@ class Reach:
             self.refuse("a file")
         self.key = tuple(self._atoms)
 
-    def _pending_names(self, done: set[tuple[int, str]]) -> bool:
-        """Go on with what functions name of modules and classes; whether there is anything."""
+    def _read_by_name(self, done: set[tuple[int, str]]) -> None:
+        """Go on with what functions name of modules and classes."""
+        asked = self._attributes
         for space, called in self._spaces:
-            held = vars(space)
-            names: Any = self._attributes
+            held: Any = vars(space)
+            names: Any = asked
             if isinstance(space, type):
-                dunder = [n for n in held if n[:2] == "__" and n not in _NOISE]
-                names = [*names, *dunder, *_CALLED, *(_MAKING if called else ())]
-                if _about(space, _class)[1].whole:
-                    names = [n for n in held if n not in _NOISE]
+                whole = _about(space, _class)[1].whole
+                names = [
+                    name
+                    for name in held
+                    if (name not in _NOISE or (called and name in _MAKING))
+                    and (whole or name in asked or name in _CALLED or name[:2] == "__")
+                ]
             for name in names:
                 if name in held and (id(space), name) not in done:
                     done.add((id(space), name))
-                    self._saved.append((name, space, name, held[name]))
-                    self._pending.append((name, held[name]))
-        return bool(self._pending)
+                    value = held[name]
+                    self._saved.append((name, space, name, value))
+                    self._pending.append((name, value))
 
     def refuse(self, what: str) -> None:
         """Note something that cannot be seen."""
@@ -377,8 +412,7 @@ class Reach:
                 self._alive += (x, x._array)
                 atoms += (name, id(x), (id(x._array), x._node is None))
             else:
-                self._saved.append((name, x, None, x._array))
-                atoms += (name, Tensor, kind.__name__)
+                atoms += (name, Tensor, None)
             if kind.__dictoffset__:  # of a Tensor of a class of the user's
                 self._pending.append((name, x.__dict__))
 
@@ -407,7 +441,6 @@ class Reach:
             if code.refused:
                 self.refuse(code.refused)
             return
-        self.theirs = True
         known = f.__globals__
         for variable in code.names:
             if variable in known:
@@ -431,7 +464,6 @@ class Reach:
     def _builtin(self, name: str, f: Any) -> None:
         owner = getattr(f, "__self__", None)
         self._atoms += (name, "builtin", f.__name__)
-        self.theirs = True
         if owner is not None and not isinstance(owner, types.ModuleType):
             self._pending.append((name, owner))
         elif f in _CLOCKS and f is not time.sleep:
@@ -472,7 +504,6 @@ class Reach:
         if about.origin is not _THEIRS:
             self._dates |= issubclass(kind, datetime.date)
             return
-        self.theirs = True
         self._spaces += [(base(), True) for base in about.bases]
         if type(kind) is not type:
             self._pending.append((name, type(kind)))
@@ -545,15 +576,13 @@ class Reach:
         if is_marked(x):
             return
         if about.origin is _THEIRS:
-            self.theirs = True
             if id(kind) not in self._seen:
                 self._seen[id(kind)] = len(self._seen)
                 self._spaces += [(base(), False) for base in about.bases]
         elif about.origin is _OURS:
             rule = getattr(kind, "forward", None)
-            self.theirs |= rule is not None and not anomaly.is_library(rule.__code__.co_filename)
-        elif callable(x):
-            self.theirs = True
+            if rule is not None and not anomaly.is_library(rule.__code__.co_filename):
+                self._pending.append((name, rule))
         if about.taking:
             self.refuse(f"{name}, a {kind.__name__}, which may give something else each time")
         elif not self._attributes_of(name, x):
@@ -624,9 +653,7 @@ class Reach:
             now = _content(holder, key)
             if now is before or (before is None and key is None):
                 continue
-            if isinstance(holder, Tensor):
-                holder._array = before
-            elif isinstance(holder, types.CellType):
+            if isinstance(holder, types.CellType):
                 holder.cell_contents = before
             elif type(key) is _Slot:
                 object.__setattr__(holder, key, before)
@@ -644,9 +671,7 @@ class Reach:
 
 
 def _content(holder: Any, key: Any) -> Any:
-    """What is held now: an array, the content of a closure's cell, an item or the whole."""
-    if isinstance(holder, Tensor):
-        return holder._array
+    """What is held now: the content of a closure's cell, an item or the whole."""
     if isinstance(holder, types.CellType):
         return holder.cell_contents
     if key is None:

@@ -245,6 +245,7 @@ def trace(
     results = [_value(found, leaf) for leaf in [*leaves, *after]]
     for w, array in zip(found.captured, found.arrays, strict=True):
         if w._array is not array:
+            w._array = array
             raise Untraceable(f"a captured tensor {w.dtype} {w.shape} was rebound inside the cell")
     outside = tuple([(w.shape, w.dtype) for w in found.captured])
     key = (tuple(results), outside, len(found.scalars), tuple(found.draws), structure, *states[:1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -124,12 +125,14 @@ def _executed(loop: Loop, mode: str, checkpoint: Any) -> tuple[Any, Any]:
         return run(loop)
     if mode == "auto" and is_watched():
         return run(loop)
-    at = random.position() if switch("TINYGRAD_RNN_CHECK") else None
+    check = "TINYGRAD_RNN_CHECK" in os.environ and switch("TINYGRAD_RNN_CHECK")
+    at = random.position() if check else None
     standing = Standing(loop.cell)
     planned = True
     if mode == "planned" or standing.known:
         try:
-            results = run_planned(loop, checkpoint, None if mode == "planned" else standing.knows)
+            asked = mode == "auto" and not standing.trusted
+            results = run_planned(loop, checkpoint, standing.knows if asked else None)
             if mode == "planned" and (name := standing.kept()) is not None:
                 raise Unplanned(
                     f"{name_of(loop.cell)} changes {name}: it keeps a tensor of a trace"
