@@ -260,7 +260,7 @@ def _where_promoted(cell: Cell, x: Any, state: Any, place: int) -> str:
             after = flatten(cell(map_leaves(own, x), map_leaves(own, state))[1])[0][place]
     except Exception:  # of a cell that is not the same twice, or whose numbers are not finite
         return ""
-    if after._node is None:
+    if not isinstance(after, Tensor) or after._node is None:
         return ""
     order = topological_order([after._node])
     dtypes = {after._node: after.dtype}
