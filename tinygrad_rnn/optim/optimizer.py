@@ -176,7 +176,8 @@ class Optimizer:
                 "nonfinite='skip'"
             )
         try:
-            updates = [(member, *self._updated(member, grad)) for member, grad in trained]
+            with np.errstate(over="warn" if self.nonfinite == "allow" else "raise"):
+                updates = [(member, *self._updated(member, grad)) for member, grad in trained]
         except FloatingPointError:
             if self.nonfinite == "skip":
                 return False
@@ -188,7 +189,7 @@ class Optimizer:
 
     def _check_fit(self, member: Member, grad: Tensor) -> None:
         position, p, _ = member
-        if not _alike(grad._array, p, p.dtype):
+        if not _alike(grad._array, p, p._array.dtype):
             raise ValueError(
                 f"{type(self).__name__}: {self._called(position)} is {show(p)} on {p.backend!r}, "
                 f"but its gradient is {show(grad)} on {grad.backend!r}; compute it again"
@@ -198,27 +199,30 @@ class Optimizer:
         """The new array and state of a parameter, which can be assigned without a further look."""
         position, p, settings = member
         xp = backend_of(p)
+        array, gradient, own = p._array, grad._array, p._array.dtype
+        wide = native_dtype(xp, _wide(p))
+        if wide != own:
+            array, gradient = xp.astype(array, wide), xp.astype(gradient, wide)
         state = {
-            name: _as_moment(value, p) if name in self.moments else value
+            name: _as_moment(value, p, wide) if name in self.moments else value
             for name, value in self.state.get(position, {}).items()
         }
-        array, gradient = (_widened(xp, x._array, p) for x in (p, grad))
         if not self._needed(settings) <= state.keys():
             state = {**self._initial(xp, array, settings), **state}
-        if settings.get("weight_decay"):
-            array, gradient = self._decay(array, gradient, settings)
         try:
-            with np.errstate(over="warn" if self.nonfinite == "allow" else "raise"):
-                array, state = self._update(xp, array, gradient, state, settings)
-                # asarray: what NumPy computes from 0-d arrays are scalars
-                array = _narrowed(xp, xp.asarray(array), p)
+            if settings.get("weight_decay"):
+                array, gradient = self._decay(array, gradient, settings)
+            array, state = self._update(xp, array, gradient, state, settings)
+            array = xp.asarray(array)  # what NumPy computes from 0-d arrays are scalars
+            if array.dtype == wide != own:
+                array = xp.astype(array, own)
         except FloatingPointError as error:
             raise FloatingPointError(
                 f"{type(self).__name__}: the step of {self._called(position)}, {show(p)}, "
                 f"overflows ({error}); nothing was changed. Clip the gradients by "
                 "clip_grad_norm_, or pass over such steps by nonfinite='skip'"
             ) from error
-        if not _alike(array, p, p.dtype):
+        if not _alike(array, p, own):
             raise ValueError(
                 f"{type(self).__name__}: {self._called(position)} is {show(p)}, but with the "
                 f"settings {settings} becomes {show(array)}"
@@ -408,36 +412,24 @@ def _not_finite(grads: Sequence[Tensor]) -> list[int]:
 
 
 def _alike(array: Array, p: Tensor, dtype: Any) -> bool:
-    """Whether an array has the shape and the backend of a parameter, and a dtype."""
-    xp = backend_of(p)
+    """Whether an array has the shape and the backend of a parameter, and a dtype of that."""
+    own = p._array
     return (
-        backends.of(array) is xp
-        and tuple(array.shape) == p.shape
-        and array.dtype == native_dtype(xp, dtype)
+        backends.of(array) is backends.of(own)
+        and tuple(array.shape) == tuple(own.shape)
+        and array.dtype == dtype
     )
 
 
 def _wide(p: Tensor) -> np.dtype[Any]:
     """The dtype in which the step of a parameter is computed, which is that of its moments."""
-    return np.dtype(np.float32) if p.dtype == np.float16 else p.dtype
+    dtype = p.dtype
+    return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
-def _widened(xp: Backend, array: Array, p: Tensor) -> Array:
-    wide = _wide(p)
-    return array if wide == p.dtype else xp.astype(array, native_dtype(xp, wide))
-
-
-def _narrowed(xp: Backend, array: Array, p: Tensor) -> Array:
-    """What ``_widened`` made of it, undone; a dtype that is neither stays, for ``_alike``."""
-    wide = _wide(p)
-    if wide == p.dtype or array.dtype != native_dtype(xp, wide):
-        return array
-    return xp.astype(array, native_dtype(xp, p.dtype))
-
-
-def _as_moment(array: Array, p: Tensor) -> Array:
+def _as_moment(array: Array, p: Tensor, dtype: Any) -> Array:
     """A moment in its dtype and on the backend of its parameter, which may have moved."""
-    if _alike(array, p, _wide(p)):
+    if _alike(array, p, dtype):
         return array
     host = backends.of(array).to_host(array)  # type: ignore[union-attr]
     return backend_of(p).from_host(host.astype(_wide(p)))
