@@ -63,7 +63,7 @@ class NumpyBackend(ArrayNamespace):
             terms *= x.shape[a]
         if terms <= summation.FEW or dtype is not None or kind not in "fd":
             return np.add.reduce(x, axis=axis, dtype=dtype, keepdims=keepdims)
-        if x.flags.c_contiguous and (axis is None or axis in (-1, (-1,))):
+        if x.flags.c_contiguous and (terms == x.size or axis in (-1, (-1,))):
             return np.add.reduce(x, axis=axis, keepdims=keepdims)  # which is pairwise already
         return summation.in_blocks(np, np.add.reduce, x, axis, keepdims, _is_innermost)
 
