@@ -48,6 +48,7 @@ ORDER = (
     "serialization",
     "distributed",
     "interop",
+    "onnx",
     "testing",
     "__init__",
     "__main__",

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..primitives.creation import tensor
+from ..primitives.creation import arange, tensor
 from ..primitives.elementwise import astype, where
 from ..primitives.movement import pad, reshape, stack, unstack
 from ..structure import flatten, unflatten
@@ -99,9 +99,19 @@ def unpad_sequences(batch: Any, lengths: Sequence[int] | np.ndarray[Any, Any]) -
     return [unflatten(structure, row) for row in zip(*columns, strict=True)]
 
 
+def has_values(lengths: Any) -> bool:
+    """Whether lengths can be looked at, unlike those of a traced or a batched Tensor."""
+    return not (isinstance(lengths, Tensor) and hasattr(lengths._array, "why_no_value"))
+
+
+def steps_before(lengths: Tensor, steps: int) -> Tensor:
+    """``steps_within`` of lengths that have no values, (T, B), unchecked."""
+    return reshape(arange(steps, backend=lengths.backend), (-1, 1)) < lengths
+
+
 def steps_within(operation: str, lengths: Any, steps: int, rows: int) -> np.ndarray[Any, Any]:
     """Booleans (T, B) on the host, True at the steps that each row takes; checked."""
-    if isinstance(lengths, Tensor) and hasattr(lengths._array, "why_no_value"):
+    if not has_values(lengths):
         raise TypeError(
             f"{operation}: lengths are integers on the host, and inside vmap or a traced cell they "
             "have no values; give a mask (T, B) of booleans, arange(T)[:, None] < lengths"
@@ -148,7 +158,9 @@ def valid_steps(operation: str, x: Tensor, mask: Any, lengths: Any) -> Tensor:
     steps, rows = x.shape[:2]
     if mask is not None and lengths is not None:
         raise ValueError(f"{operation}: give lengths or a mask, not both")
-    if lengths is not None:
+    if not has_values(lengths):
+        mask = steps_before(lengths, steps)
+    elif lengths is not None:
         mask = steps_within(operation, lengths, steps, rows)
     if mask is None:
         mask = np.ones((steps, rows), dtype=bool)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +28,23 @@ from ..tensor import Tensor, as_tensor, no_grad
 from ..transforms import needs_graph
 from .loop import run
 from .ragged import batch_of, flags, steps_within, unpad_sequences
+
+Note = Callable[..., tuple[Any, Any]]
+_note: ContextVar[Note | None] = ContextVar("tinygrad_rnn_loops_noted", default=None)
+
+
+@contextmanager
+def loops_noted(note: Note) -> Iterator[None]:
+    """Loops in this block are not run: ``note`` is told of each, and gives what stands for it.
+
+    It is called with what ``unroll`` was given, by name: for whoever makes a graph of a model, and
+    wants its loops as they are.
+    """
+    token = _note.set(note)
+    try:
+        yield
+    finally:
+        _note.reset(token)
 
 
 def unroll(
@@ -105,12 +124,24 @@ def unroll(
             f"unroll: {type(cell).__name__} is a layer, which reads whole sequences; call it as it "
             "is, or unroll a cell, such as those in nn"
         )
+    note = _note.get()
+    if note is not None:
+        return note(
+            cell=cell,
+            xs=xs,
+            state=state,
+            lengths=lengths,
+            mask=mask,
+            reset=reset,
+            reset_state=reset_state,
+            reverse=reverse,
+        )
     if isinstance(xs, list):
         batch, lengths, reset = batch_of("unroll", xs, lengths, mask, reset)
-        loop = _checked(cell, batch, state, lengths, None, reset, reset_state, reverse)
+        loop = checked(cell, batch, state, lengths, None, reset, reset_state, reverse)
         outputs, state = _executed(loop, mode, checkpoint)
         return unpad_sequences(outputs, lengths), state
-    loop = _checked(cell, xs, state, lengths, mask, reset, reset_state, reverse)
+    loop = checked(cell, xs, state, lengths, mask, reset, reset_state, reverse)
     return _executed(loop, mode, checkpoint)
 
 
@@ -238,7 +269,7 @@ def plan(
     """
     if isinstance(xs, list):
         xs, lengths, reset = batch_of("plan", xs, lengths, mask, reset)
-    loop = _checked(cell, xs, state, lengths, mask, reset, None, reverse)
+    loop = checked(cell, xs, state, lengths, mask, reset, None, reverse)
     if loop.steps == 0 or loop.batch == 0:
         return Plan.literal("there are no steps, or no rows: nothing is computed")
     standing = Standing(cell)
@@ -286,7 +317,7 @@ def initial_state_beside(cell: Cell, xs: Sequence[Tensor]) -> Any:
     return initial_state(cell, vectors[0].shape[1:-1], dtype, xs[0].backend)
 
 
-def _checked(
+def checked(
     cell: Cell,
     xs: Any,
     state: Any,
@@ -324,7 +355,7 @@ def _checked(
 
 def _literally(cell: Cell, xs: Any, state: Any, lengths: Any, reverse: bool) -> tuple[Any, Any]:
     """``unroll`` in mode "literal"."""
-    return run(_checked(cell, xs, state, lengths, None, None, None, reverse))
+    return run(checked(cell, xs, state, lengths, None, None, None, reverse))
 
 
 def _fresh(loop: Loop, reset_state: Any) -> Any:
