@@ -25,7 +25,7 @@ from ..primitives.movement import (
     stack,
     unstack,
 )
-from ..recurrence import unroll
+from ..recurrence import pure, unroll
 from ..tensor import Tensor
 from .functions import elu, hard_sigmoid, leaky_relu, thresholded_relu
 from .library import ImportedModelError
@@ -207,7 +207,7 @@ def _recurrent(make: Any, names: Sequence[str], states: int) -> Any:
             )
             cell = make(call, weights, functions[d])
             state: Any = given[0][d] if states == 1 else tuple(s[d] for s in given)
-            output, final = unroll(cell, x, state, lengths=lengths, reverse=reverse)
+            output, final = unroll(pure(cell), x, state, lengths=lengths, reverse=reverse)
             outputs.append(output)
             finals.append([final] if states == 1 else list(final))
         together = [stack(list(each)) for each in zip(*finals, strict=True)]
@@ -251,7 +251,7 @@ def _scanned(call: Any, states: list[Any], xs: list[Any]) -> tuple[list[Any], li
         call.room(xs[0].shape[0], sum(y.size for y in found))
         return tuple(found[len(state) :]), tuple(found[: len(state)])
 
-    outputs, finals = unroll(cell, tuple(xs), tuple(states))
+    outputs, finals = unroll(pure(cell), tuple(xs), tuple(states))
     return list(outputs), list(finals)
 
 

@@ -25,24 +25,51 @@ Array = np.ndarray[Any, Any]
 
 
 class Native(NamedTuple):
-    """A cell as ONNX has it: weights with a first axis of one direction."""
+    """A cell that ONNX has a node for."""
 
     kind: str
-    w: Array  # (1, G * H, I)
-    r: Array  # (1, G * H, H)
-    b: Array  # (1, 2 * G * H)
-    p: Array | None  # peepholes (1, 3 * H)
-    projection: Array | None  # (H, P)
-    hidden_size: int
+    cell: Any
+    order: tuple[int, ...]  # in which its gates are there
     activations: tuple[str, ...]
     options: tuple[tuple[str, int], ...]
 
     def goes_with(self, other: Native) -> bool:
         """Whether both may be directions of one node."""
-        same = (self.kind, self.hidden_size, self.w.shape, self.options)
-        return same == (other.kind, other.hidden_size, other.w.shape, other.options) and (
-            (self.p is None) == (other.p is None)
-        )
+        return bool(self._form() == other._form())
+
+    def _form(self) -> Any:
+        cell = self.cell
+        return self.kind, type(cell), cell.hidden_size, cell.weight_ih.shape, self.options
+
+    @property
+    def projection(self) -> Array | None:
+        """(H, P), of a projected LSTM."""
+        weight = getattr(self.cell, "weight_hr", None)
+        return None if weight is None else weight.numpy()
+
+    def weights(self) -> dict[str, Array]:
+        """As ONNX has them, with a first axis of one direction.
+
+        They are w (1, G * H, I), r (1, G * H, H), b (1, 2 * G * H), and of peepholes p (1, 3 * H).
+        """
+        cell, order, size = self.cell, list(self.order), self.cell.hidden_size
+        from_input, hidden = cell.weight_ih.numpy(), cell.weight_hh.numpy()
+        if self.projection is not None:
+            hidden = self.projection @ hidden
+        bias = np.zeros((2, len(order), size), dtype=from_input.dtype)
+        if cell.bias is not None:
+            bias[0] = cell.bias.numpy().reshape(len(order), size)
+        if getattr(cell, "bias_hn", None) is not None:
+            bias[1, 2] = cell.bias_hn.numpy()
+        found = {
+            "w": _gates(from_input, order, size),
+            "r": _gates(hidden, order, size),
+            "b": bias[:, order].reshape(1, -1),
+        }
+        if isinstance(cell, PeepholeLSTMCell):
+            each = (cell.weight_ci, cell.weight_co, cell.weight_cf)
+            found["p"] = np.concatenate([x.numpy() for x in each])[None]
+        return found
 
 
 class Step(NamedTuple):
@@ -87,48 +114,13 @@ def native(loop: Loop, parts: list[Value], plain: bool) -> Native | None:
     weights = [x for x in vars(cell).values() if hasattr(x, "_array")]
     if any(backends.of(x._array) is None or x.dtype != parts[0].dtype for x in weights):
         return None
-    order: list[int]
-    activations: tuple[str, ...]
-    options: tuple[tuple[str, int], ...] = ()
     of_gate, of_state = _ACTIVATIONS[gate], _ACTIVATIONS[cell.activation]
     if isinstance(cell, GRUCell):
-        order, activations = [1, 0, 2], (of_gate, of_state)
         options = (("linear_before_reset", int(cell.reset_after)),)
-        kind = "GRU"
-    elif isinstance(cell, RNNCell):
-        order, activations, kind = [0], (of_state,), "RNN"
-    else:
-        order, activations = [0, 3, 1, 2], (of_gate, of_state, of_state)
-        kind = "LSTM"
-    size = cell.hidden_size
-    bias = np.zeros((len(order), size), dtype=parts[0].dtype)
-    if cell.bias is not None:
-        bias += cell.bias.numpy().reshape(len(order), size)
-    recurrent = np.zeros_like(bias)
-    if getattr(cell, "bias_hn", None) is not None:
-        recurrent[2] = cell.bias_hn.numpy()
-    hidden = cell.weight_hh.numpy()
-    projection = None
-    if getattr(cell, "weight_hr", None) is not None:
-        projection = cell.weight_hr.numpy()
-        hidden = projection @ hidden
-    peepholes = None
-    if isinstance(cell, PeepholeLSTMCell):
-        each = (cell.weight_ci, cell.weight_co, cell.weight_cf)
-        peepholes = np.concatenate([x.numpy() for x in each])[None]
-    both = np.concatenate([bias[order].reshape(-1), recurrent[order].reshape(-1)])
-    weights_ih = _gates(cell.weight_ih.numpy(), order, size)
-    return Native(
-        kind,
-        weights_ih,
-        _gates(hidden, order, size),
-        both[None],
-        peepholes,
-        projection,
-        size,
-        activations,
-        options,
-    )
+        return Native("GRU", cell, (1, 0, 2), (of_gate, of_state), options)
+    if isinstance(cell, RNNCell):
+        return Native("RNN", cell, (0,), (of_state,), ())
+    return Native("LSTM", cell, (0, 3, 1, 2), (of_gate, of_state, of_state), ())
 
 
 def _gates(weight: Array, order: list[int], size: int) -> Array:
@@ -165,10 +157,9 @@ def write_native(w: Writer, steps: list[Step]) -> list[list[str]]:
     alone = len(x.shape) == 2  # one sequence without a batch
     source = w.op("Unsqueeze", w.name(x), w.ints(1)) if alone else w.name(x)
     sizes = "" if lengths is None else w.cast(w.name(lengths), lengths.dtype, np.dtype(np.int32))
-    weights = [
-        w.constant(np.concatenate([getattr(cell, name) for cell in cells]))
-        for name in ("w", "r", "b")
-    ]
+    arrays = [cell.weights() for cell in cells]  # type: ignore[union-attr]
+    named = {name: np.concatenate([each[name] for each in arrays]) for name in arrays[0]}
+    weights = {name: w.constant(array) for name, array in named.items()}
     initial = [
         _initial(w, step, number, alone) for step in steps for number in range(len(step.states))
     ]
@@ -177,15 +168,15 @@ def write_native(w: Writer, steps: list[Step]) -> list[list[str]]:
         initial[number] if count == 1 else w.op("Concat", *initial[number::states], axis=0)
         for number in range(states)
     ]
-    inputs = [source, *weights, sizes, *given]
-    if first.p is not None:
-        inputs.append(w.constant(np.concatenate([cell.p for cell in cells])))  # type: ignore[union-attr]
+    inputs = [source, weights["w"], weights["r"], weights["b"], sizes, *given]
+    if "p" in weights:
+        inputs.append(weights["p"])
     direction = "bidirectional" if count == 2 else "reverse" if steps[0].loop.reverse else "forward"
     outputs = w.ops(
         first.kind,
         1 + states,
         *inputs,
-        hidden_size=first.hidden_size,
+        hidden_size=first.cell.hidden_size,
         direction=direction,
         activations=[name for cell in cells for name in cell.activations],  # type: ignore[union-attr]
         **dict(first.options),
