@@ -146,7 +146,7 @@ def test_a_step_reads_what_is_around_the_loop() -> None:
 class Tagger(nn.Module):
     def __init__(self) -> None:
         self.embedding = nn.Embedding(9, I)
-        self.lstm = nn.LSTM(I, H, bidirectional=True, dropout=0.3)
+        self.lstm = nn.LSTM(I, H, num_layers=2, bidirectional=True, dropout=0.3)
         self.readout = nn.Linear(2 * H, 3)
 
     def forward(self, tokens: tg.Tensor, lengths: Any = None) -> tg.Tensor:
