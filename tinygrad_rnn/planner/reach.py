@@ -297,7 +297,7 @@ def is_ours(cell: Any) -> bool:
             rule = kind.forward if hasattr(kind, "forward") else None
             if rule is not None and not anomaly.is_library(rule.__code__.co_filename):
                 return False
-            pending += vars(x).values()
+            pending += x if isinstance(x, tuple) else vars(x).values()
         elif not is_marked(x):
             return False
     return True
