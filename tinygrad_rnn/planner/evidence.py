@@ -20,7 +20,6 @@ change that shows neither in a cell's steps nor in what it can reach is not foun
 from __future__ import annotations
 
 import random as python_random
-import threading
 import types
 import warnings
 import weakref
@@ -30,6 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 import tinygrad_rnn_backends as backends
+from tinygrad_rnn_backends import locks
 
 from .. import anomaly, random
 from ..graph import Primitive
@@ -103,7 +103,7 @@ class Record:
 
 _records: OrderedDict[Any, Record] = OrderedDict()
 _warned: set[Any] = set()
-_lock = threading.Lock()
+_lock = locks.lock()
 
 
 def forget() -> None:

@@ -183,16 +183,22 @@ def _made(
     """A plan for a new structure, or the reason why there can be none."""
     second = _traced(step, xs, states, Table(), lines=True)
     _compare(first, second)
-    try:
-        return compile_step(second, wanted, rows, ragged)
-    except Mixed as error:
-        return f"{_MIXED}: {error}"
-    except SettingError:
-        raise
-    except Exception as error:  # a mistake of the planner's is no reason to stop
-        reason = f"the planner failed on it, please report this: {type(error).__name__}: {error}"
-        warnings.warn(f"a loop runs literally, since {reason}", stacklevel=2)
-        return reason
+    reason: str | None = None
+    for instead in ("as a program of NumPy", "literally"):
+        try:
+            plan = compile_step(second, wanted, rows, ragged, reason)
+        except Mixed as error:
+            return f"{_MIXED}: {error}"
+        except (SettingError, Warning):  # the environment's, or a warning that is to be an error
+            raise
+        except Exception as error:  # a mistake of the planner's is no reason to stop
+            kind = type(error).__name__
+            reason = f"the planner failed on it, please report this: {kind}: {error}"
+            warnings.warn(f"a loop runs {instead}, since {reason}", stacklevel=2)
+        else:
+            return plan
+    assert reason is not None
+    return reason
 
 
 def _compare(first: Step, second: Step) -> None:

@@ -313,12 +313,13 @@ class _Kernels:
         if self._in_concat(value):
             return False  # its columns there are its memory
         return value in schedule.outside or any(
-            schedule.is_product(reader)
-            or schedule.level[reader] != schedule.level[value]
-            or not all(map(schedule.whole, schedule.reads(reader, value)))
+            not all(map(schedule.whole, schedule.reads(reader, value)))
+            or (
+                reader.name != "concat"
+                and (schedule.is_product(reader) or schedule.level[reader] != schedule.level[value])
+            )
             for reader in schedule.readers[value]
-            if reader.name != "concat"
-            and not (reader in schedule.added and schedule.added[reader][0] is value)
+            if not (reader in schedule.added and schedule.added[reader][0] is value)
         )
 
     def _in_concat(self, value: Value) -> bool:

@@ -7,7 +7,6 @@ stands for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -79,7 +78,10 @@ def _stacked(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | Non
 
 
 def folded(graph: Graph) -> Graph:
-    """Without arithmetic on constants: what is added to 0, multiplied by 0 or 1, or moved."""
+    """Without arithmetic on constants: what is added to 0, multiplied by 0 or 1, or moved.
+
+    What has no elements is a constant, so sums and products over nothing are zeros.
+    """
     return graph.rebuilt(_folded)
 
 
@@ -91,6 +93,11 @@ def _folded(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None
     def same(x: Any) -> bool:
         return isinstance(x, Value) and x.shape == shape and x.dtype == dtype
 
+    if 0 in shape and value.source is None and value.primitive is not full:
+        return _full(table, 0, value)
+    if name == "concat" and any(0 in x.shape for x in arrays):
+        parts = [x for x in arrays if 0 not in x.shape]
+        return parts[0] if len(parts) == 1 else table.again(value, tuple(parts))
     if name in ("add", "subtract") and numbers[1] == 0 and same(inputs[0]):
         return inputs[0]  # type: ignore[no-any-return]
     if name == "add" and numbers[0] == 0 and same(inputs[1]):
@@ -133,19 +140,19 @@ def _ordered_sum(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value |
 def owned(graph: Graph) -> Graph:
     """What goes round as values of their own: copies of views, of inputs, of what goes round twice.
 
-    Each then has memory of its own, and the next step may not find it overwritten.
+    Each then has memory of its own, and the next step may not find it overwritten. What goes round
+    in both passes, as zeros may, is made in both.
     """
+    found: list[Value | None] = []
 
-    def each(values: Sequence[Value | None]) -> tuple[Value | None, ...]:
-        found: list[Value | None] = []
-        for value in values:
-            while value is not None and (value in found or not _owns_memory(value)):
-                value = graph.table.value(copied, value)
-            found.append(value)
-        return tuple(found)
+    def own(value: Value | None) -> Value | None:
+        while value is not None and (value in found or not _owns_memory(value)):
+            value = graph.table.value(copied, value)
+        found.append(value)
+        return value
 
-    states: Any = each(graph.states)
-    return replace(graph, states=states, dstates=each(graph.dstates))
+    states: Any = tuple([own(value) for value in graph.states])
+    return replace(graph, states=states, dstates=tuple([own(value) for value in graph.dstates]))
 
 
 def _owns_memory(value: Value) -> bool:
