@@ -17,9 +17,18 @@ from ..tensor import Tensor
 from .text import to_dot, to_text
 
 if TYPE_CHECKING:
-    from .tools import Study, fold, graph, record, unfold
+    from .tools import Study, explain_nonfinite, fold, graph, record, unfold
 
-__all__ = ["Study", "fold", "graph", "record", "to_dot", "to_text", "unfold"]
+__all__ = [
+    "Study",
+    "explain_nonfinite",
+    "fold",
+    "graph",
+    "record",
+    "to_dot",
+    "to_text",
+    "unfold",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from . import drawing, listing
+from . import drawing, listing, strips, words
 from .markup import page
 
 
@@ -19,6 +19,7 @@ class Rendering(NamedTuple):
 
 RENDERINGS = {
     "graph": Rendering("Graph", listing.text_of_graph, drawing.svg_of_graph),
+    "nonfinite": Rendering("Not finite", words.text_of_nonfinite, strips.svg_of_nonfinite),
 }
 
 

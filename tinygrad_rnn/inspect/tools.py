@@ -5,5 +5,6 @@ from __future__ import annotations
 from .capture import record
 from .document import Study
 from .folding import fold, graph, unfold
+from .nonfinite import explain_nonfinite
 
-__all__ = ["Study", "fold", "graph", "record", "unfold"]
+__all__ = ["Study", "explain_nonfinite", "fold", "graph", "record", "unfold"]

@@ -1,0 +1,73 @@
+"""Heat strips and curves over time as SVG: a row for each quantity, a cell for each step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from .drawing import svg, text
+
+_CELLS = 200  # across; more steps are taken together, the largest of each group
+_HEIGHT, _LABEL, _WIDTH = 18.0, 110.0, 640.0
+
+
+def strip(
+    rows: Sequence[tuple[str, Sequence[float]]],
+    low: float,
+    high: float,
+    label: str,
+    unit: str = "",
+) -> str:
+    """Rows of cells coloured by value from ``low`` to ``high``; nan and inf are red."""
+    body: list[str] = []
+    for n, (name, values) in enumerate(rows):
+        y = n * (_HEIGHT + 4)
+        body.append(text(0, y + 13, name))
+        groups = grouped(values)
+        wide = _WIDTH / max(len(groups), 1)
+        for k, (first, last, value) in enumerate(groups):
+            steps = f"step {first + 1}" if first == last else f"steps {first + 1} to {last + 1}"
+            title = f"<title>{escape(f'{name}, {steps}: {value:.4g} {unit}')}</title>"
+            body.append(
+                f'<rect x="{_LABEL + k * wide:.1f}" y="{y:.0f}" width="{wide + 0.3:.1f}" '
+                f'height="{_HEIGHT:.0f}" fill="{colour(value, low, high)}">{title}</rect>'
+            )
+    foot = len(rows) * (_HEIGHT + 4) + 12
+    body.append(text(_LABEL, foot, f"step 1 ... {len(rows[0][1]) if rows else 0}; {label}"))
+    return svg(_LABEL + _WIDTH, foot + 6, body, label)
+
+
+def grouped(values: Sequence[float]) -> list[tuple[int, int, float]]:
+    """At most so many groups of neighbours: (first, last, the largest; nan if one is)."""
+    each = math.ceil(len(values) / _CELLS) if len(values) else 1
+    groups = []
+    for b in range(0, len(values), each):
+        part = values[b : b + each]
+        worst = next((v for v in part if not math.isfinite(v)), None)
+        groups.append((b, b + len(part) - 1, max(part) if worst is None else worst))
+    return groups
+
+
+def colour(value: float, low: float, high: float) -> str:
+    """From dark blue over green to yellow, as in viridis; red for what is not finite."""
+    if not math.isfinite(value):
+        return "#d62728"
+    place = min(max((value - low) / ((high - low) or 1.0), 0.0), 1.0) * (len(_SCALE) - 1)
+    k = min(int(place), len(_SCALE) - 2)
+    mixed = [
+        round(a + (b - a) * (place - k)) for a, b in zip(_SCALE[k], _SCALE[k + 1], strict=True)
+    ]
+    return "#" + "".join(f"{c:02x}" for c in mixed)
+
+
+_SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37))
+
+
+def svg_of_nonfinite(data: dict[str, Any]) -> str:
+    """The share of rows that are not finite, by step."""
+    spread = data.get("spread")
+    if not spread:
+        return ""
+    return strip([("not finite", spread)], 0.0, 1.0, "share of rows", "of rows")

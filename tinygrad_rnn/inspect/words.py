@@ -1,0 +1,59 @@
+"""Findings about runs, in words: what a terminal shows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def text_of_nonfinite(data: dict[str, Any]) -> str:
+    """The finding in a few lines."""
+    how = "by its plan" if data.get("planned", True) else f"literally, since {data.get('why')}"
+    if not data["found"]:
+        return f"All finite: {data['looked']} of {data['steps']} steps, run {how}."
+    where = "in the loss" if data.get("in") == "loss" else "at the start"
+    if data.get("step") is not None:
+        where = f"at step {data['step'] + 1} of {data['steps']} (index {data['step']})"
+    if data.get("row") is not None:
+        where += f", row {data['row']}"
+    verdict = data.get("verdict")
+    if verdict == "not reproduced":
+        return (
+            f"The plan's {data['where']} are not finite {where}, but not reproduced literally: "
+            "the same step, taken by itself, is finite. A kernel differs by more than rounding; "
+            "please report it."
+        )
+    if verdict is not None:
+        return f"Not finite {where}: {data.get('outside', 'the initial state was given so')}."
+    if data.get("unit") is not None:
+        where += f", unit {data['unit']}"
+    if data.get("gate"):
+        where += f", of {data['gate']}"
+    what = "gradients" if data["where"] == "gradients" else "values"
+    lines = [f"The first {data['made']} in {what}: {where}"]
+    verb = f"the vjp of {data['operation']} by {data.get('input')}"
+    made_by = verb if what == "gradients" else data["operation"]
+    lines.append(f"  made by {made_by}, {data['line']}")
+    lines += [f"  read {_shown(r)}" for r in data["read"]]
+    if what == "gradients":
+        lines.append(f"  cotangent of its output there: {data['cotangent']:.6g}")
+    if data.get("outside"):
+        lines.append(f"  it came from {data['outside']}")
+    lines += [f"  {f['made']} follows in {f['operation']}, {f['line']}" for f in data["follows"]]
+    spread = data.get("spread")
+    if spread:
+        n = sum(s > 0 for s in spread)
+        lines.append(
+            f"  it spread to {n} of {len(spread)} steps, {max(spread):.0%} of rows at most"
+        )
+    if data.get("cure"):
+        lines.append(f"  what helps: {data['cure']}")
+    return "\n".join(lines)
+
+
+def _shown(read: dict[str, Any]) -> str:
+    name = f"{read['name']} = " if read.get("name") else ""
+    if "value" in read:
+        value = read["value"]
+        return f"{name}{value:.9g}" if isinstance(value, float) else f"{name}{value}"
+    bad = f", {read['not finite']} not finite" if read["not finite"] else ""
+    return f"{name}{tuple(read['shape'])}, at most {read['largest']:.6g} in size{bad}"
