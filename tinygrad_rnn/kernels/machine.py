@@ -11,9 +11,9 @@ from __future__ import annotations
 import functools
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,6 +21,25 @@ from . import settings
 from .cpu import run as cpu
 from .gpu import run as gpu
 from .gpu.device import library_of
+from .ir import Loop
+
+
+class Compiler(Protocol):
+    """What makes loops machine code."""
+
+    @property
+    def SUPPORTED(self) -> frozenset[str]:
+        """The names of instructions, besides loads, constants and stores."""
+
+    @property
+    def DTYPES(self) -> frozenset[str]:
+        """What slots may hold."""
+
+    def available(self) -> str | None:
+        """None, or why there is none here."""
+
+    def compile(self, loops: list[Loop]) -> Sequence[Callable[..., None]]:
+        """A function ``(arrays, table, context, threads)`` for each loop."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +47,7 @@ class Machine:
     """The processor that the arrays of a backend are for, and what runs there."""
 
     np: Any  # the library of the arrays, as programs call it
-    compiler: Any  # of loops: ``cpu.run`` or ``gpu.run``
+    compiler: Compiler  # ``cpu.run`` or ``gpu.run``
     gemm: Callable[..., None]  # products around them
 
 

@@ -105,7 +105,7 @@ def why_not(graph: Graph, machine: Machine) -> str | None:
     floating = machine.compiler.DTYPES - {"bool"}
     if not any(value.dtype.name in floating for value in graph.results):
         return f"kernels are for {' and '.join(sorted(floating))}"
-    reason: str | None = machine.compiler.available()
+    reason = machine.compiler.available()
     return None if reason is None else warned(reason)
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from tinygrad_rnn_backends import Backend
+
 from ..kernels.machine import Machine
 from ..random import Draw
 from ..structure import Structure
@@ -28,7 +30,7 @@ class Compiled:
     output: Structure
     draws: list[Draw]
     constants: list[Any]  # arrays that rules made
-    backend: Any
+    backend: Backend
     wanted: Wanted
     depends: tuple[bool, ...]  # which results depend on anything that a derivative is wanted by
     rows: int | None

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from tinygrad_rnn_backends import Backend
+
 from ...kernels.ir import Loop
 from ..passes.schedule import Scheduled
 from ..stages import Distribution
@@ -27,7 +29,7 @@ class Program(NamedTuple):
 
 
 def write(
-    distribution: Distribution, scheduled: Scheduled, storages: list[Storage], backend: Any
+    distribution: Distribution, scheduled: Scheduled, storages: list[Storage], backend: Backend
 ) -> Program:
     """The program of a distribution whose values have their places."""
     context, loops = Context(backend, bool(scheduled.schedules)), list[Loop]()

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 import tinygrad_rnn_backends as backends
+from tinygrad_rnn_backends import Backend
 
 from ...graph import TABLE
 from ..facts import facts_of
@@ -24,7 +25,7 @@ Line: TypeAlias = Callable[[str, Value], None]
 class Context:
     """What a program is written for, and what its text names beside its arguments."""
 
-    backend: Any
+    backend: Backend
     fused: bool  # loops are machine code, and products around them by the same threads
     given: dict[str, Any] = field(default_factory=dict)
 
@@ -150,7 +151,7 @@ class Writer:
         """An operand in a line for all steps."""
         return repr(x) if not isinstance(x, Value) else self.over_steps(x)
 
-    def view(self, value: Value, operand: Any, step: bool = False) -> str:
+    def view(self, value: Value, operand: Callable[[Value], str], step: bool = False) -> str:
         """The expression of a view of an operand over all steps, or at one step."""
         x = value.operands[0]
         inner, extent = operand(x), self.extents[value]

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any
 
 from ...graph import TABLE
+from ...kernels.machine import Compiler
 from ..ir import Graph, Number, Table, Value, base, is_view, users
 from ..stages import ROWS, Distribution, Pass, Stage
 from .slices import sliced, sliced_axis
@@ -85,7 +86,7 @@ def _slice_of(table: Table, x: Value, axis: int, start: int, stop: int) -> Value
     return table.again(x, tuple(inputs))
 
 
-def draw_into_loops(distribution: Distribution, compiler: Any) -> Distribution:
+def draw_into_loops(distribution: Distribution, compiler: Compiler) -> Distribution:
     """Draw elementwise work into the loops beside it, in both passes, as far as kernels hold it."""
     for part in distribution.passes:
         _Drawing(distribution, part, compiler).run()
@@ -93,7 +94,7 @@ def draw_into_loops(distribution: Distribution, compiler: Any) -> Distribution:
 
 
 class _Drawing:
-    def __init__(self, distribution: Distribution, part: Pass, compiler: Any) -> None:
+    def __init__(self, distribution: Distribution, part: Pass, compiler: Compiler) -> None:
         self.distribution = distribution
         self.part = part
         self.compiler = compiler

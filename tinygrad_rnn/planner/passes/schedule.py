@@ -6,8 +6,9 @@ work of one level is one kernel; then follow its products.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ...kernels.machine import Compiler
 from ..ir import Value, base, elements, is_view
 from ..stages import EACH, ONCE, ROWS, Carry, Distribution, Extent, Pass, Stage
 from .slices import sliced_axis
@@ -47,7 +48,7 @@ _WHOLE_ROWS = frozenset(["matmul", "concat", "sum", "max"])
 """What reads each column of its operands for itself: none may broadcast."""
 
 
-def why_not(stage: Stage, extents: dict[Value, Extent], compiler: Any) -> str | None:
+def why_not(stage: Stage, extents: dict[Value, Extent], compiler: Compiler) -> str | None:
     """Why kernels and products cannot do what a stage does; None if they can."""
     if stage.sums:
         return "sums over time that grow in the loop"
@@ -59,7 +60,7 @@ def why_not(stage: Stage, extents: dict[Value, Extent], compiler: Any) -> str | 
     return None
 
 
-def _why_not(value: Value, extents: dict[Value, Extent], compiler: Any) -> str | None:
+def _why_not(value: Value, extents: dict[Value, Extent], compiler: Compiler) -> str | None:
     dtypes = {x.dtype.name for x in [value, *value.operands]}
     if not dtypes <= compiler.DTYPES:
         return f"{value.name} of {', '.join(sorted(dtypes))}"
@@ -230,7 +231,7 @@ class Scheduled(NamedTuple):
     reasons: list[str]
 
 
-def schedule_loops(distribution: Distribution, compiler: Any) -> Scheduled:
+def schedule_loops(distribution: Distribution, compiler: Compiler) -> Scheduled:
     """The loops of both passes that kernels can do."""
     found = Scheduled({}, [])
     for part in distribution.passes:
