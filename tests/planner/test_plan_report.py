@@ -1,4 +1,4 @@
-"""What a plan says of itself: what was hoisted, what goes round, and what is held.
+"""What a plan says of itself: what was hoisted, what is carried, and what is held.
 
 The words may change; what they have to tell may not. So a report is taken apart into its stages, by
 their headings, and numbers and the lines of cells are looked for in the right one. The cells stand

@@ -30,6 +30,7 @@ from both_ways import (
 )
 from cells_from_papers import CELLS, inputs_for
 from tinygrad_rnn import Tensor, nn
+from tinygrad_rnn.kernels.cpu import run as cpu
 from tinygrad_rnn.structure import flatten
 
 CELLS_OF_NN: dict[str, Callable[[], nn.Module]] = {
@@ -73,7 +74,8 @@ def traced() -> tuple[int, int]:
     gc.collect()
     gc.unfreeze()
     arrays = tracemalloc.DomainFilter(True, np.lib.tracemalloc_domain)
-    snapshot = tracemalloc.take_snapshot().filter_traces([arrays])
+    of_threads = tracemalloc.Filter(False, cpu.__file__)  # what each keeps from its first work on
+    snapshot = tracemalloc.take_snapshot().filter_traces([arrays, of_threads])
     in_arrays = sum(statistic.size for statistic in snapshot.statistics("filename"))
     return in_arrays, tracemalloc.get_traced_memory()[0]
 

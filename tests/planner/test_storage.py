@@ -17,6 +17,7 @@ from loop_interpreter import interpreted
 from tinygrad_rnn import Tensor, nn
 from tinygrad_rnn.planner.ir import Value
 from tinygrad_rnn.planner.plan import Plan
+from tinygrad_rnn.planner.report import bytes_of_loop
 from tinygrad_rnn.planner.runtime.pool import Pool, rounded
 from tinygrad_rnn.planner.storage import Memory, Storage, held
 from tinygrad_rnn.structure import flatten
@@ -305,3 +306,14 @@ def test_what_is_held_is_what_the_backward_pass_reads() -> None:
     with tg.no_grad():
         plan = plan_of(elman, 4)
     assert held(plan.distribution, plan.storage[0]) == []
+
+
+def test_what_a_segment_takes_is_never_less_than_its_buffers() -> None:
+    for numpy in (True, False):
+        plan = plan_of(nn_cell(), 4, 4, numpy=numpy)
+        each, besides, start = bytes_of_loop(plan, ROWS)
+        assert start == 2 * ROWS * 4 * 8
+        for steps in (1, 2, 3, 10, 100, 1000):
+            memories = [m for storage in plan.storage for m in storage.memories]
+            taken = sum(m.bytes(plan.extents[m.like], steps, ROWS, ROWS) for m in memories)
+            assert taken <= each * steps + besides <= 1.13 * taken + 64 * len(memories)

@@ -20,16 +20,31 @@ from . import storage
 from .emit.program import Program, write
 from .ir import Graph
 from .passes.distribute import distribute
-from .passes.fuse import draw_into_loops, products_first, slices_pushed
+from .passes.fuse import fuse_into_loops, push_slices, put_products_first
 from .passes.rows import prove
 from .passes.schedule import Scheduled, schedule_loops
-from .passes.simplify import differences, folded, owned, plain, stacked
-from .passes.slices import placed
+from .passes.simplify import (
+    canonicalize,
+    fold_constants,
+    own_carries,
+    put_rows_in_front,
+    subtract_negatives,
+)
+from .passes.slices import join_slices
 from .plan import Plan
 from .trace import Step, Wanted, derive, differentiable
 
-SIMPLIFY = (plain, stacked, folded, placed, folded, placed, differences, owned)
-FUSE = (products_first, slices_pushed)
+SIMPLIFY = (
+    canonicalize,
+    put_rows_in_front,
+    fold_constants,
+    join_slices,
+    fold_constants,
+    join_slices,
+    subtract_negatives,
+    own_carries,
+)
+FUSE = (put_products_first, push_slices)
 
 
 def through(passes: Sequence[Callable[[Graph], Graph]], graph: Graph) -> Graph:
@@ -63,7 +78,7 @@ def compile_step(
         proof = prove(fused, rows, ragged)
         if proof.mixed is None:
             distribution = distribute(fused, proof.extents, ragged)
-            distribution = draw_into_loops(distribution, machine.compiler)
+            distribution = fuse_into_loops(distribution, machine.compiler)
             loops = schedule_loops(distribution, machine.compiler)
     if not loops.schedules:
         proof = prove(graph, rows, ragged)

@@ -1,7 +1,7 @@
 """The graph of one time step: values, how they are made, and how a graph is rebuilt.
 
 A value is an operation of the table on earlier values, or a source: an input of the step, a state,
-an array from outside, a cotangent. It knows its shape and dtype at one step, and nothing of how
+a captured array, a cotangent. It knows its shape and dtype at one step, and nothing of how
 many steps there are: a plan holds for any number.
 
 The subtle point is that values are interned: the same primitive on the same inputs with the same
@@ -35,8 +35,8 @@ Kind = Literal["x", "state", "captured", "scalar", "constant", "draw", "dy", "ds
 class Source(NamedTuple):
     """Where a value comes from that no operation made.
 
-    A part of the step's input (x) or of the state before it, an array or number from outside
-    (captured, scalar), an array that a rule made (constant), random numbers (draw), and the
+    A part of the step's input (x) or of the state before it, a captured array or number (captured,
+    scalar), an array that a rule made (constant), random numbers (draw), and the
     cotangents of an output (dy) and of the state after the step (dstate). ``index`` counts within
     the kind.
     """
@@ -226,12 +226,12 @@ def _metas_of(
 
 @dataclass(frozen=True)
 class Graph:
-    """One step and its derivative: what goes round, what comes out, what is summed over time.
+    """One step and its derivative: what is loop-carried, what comes out, what is summed over time.
 
     ``states`` are the states after the step, as ``ys`` its outputs. Backwards the cotangents of the
-    states before it, ``dstates``, go round; ``dxs`` come out, and ``dcaptured``, for each captured
-    array, is made of sums over time. None stands for a cotangent that nobody asked for, or of what
-    nothing depends on; a state that no step reads has one of zeros.
+    states before it, ``dstates``, are carried; ``dxs`` come out, and ``dcaptured``, for each
+    captured array, is made of sums over time. None stands for a cotangent that nobody asked for, or
+    of what nothing depends on; a state that no step reads has one of zeros.
     """
 
     table: Table
@@ -252,7 +252,7 @@ class Graph:
         """All values that the results need, each after its inputs."""
         return ordered(self.results)
 
-    def rebuilt(
+    def rebuild(
         self, rule: Callable[[Table, Value, tuple[Value | Number, ...]], Value | None]
     ) -> Graph:
         """The graph with each value as ``rule(table, value, inputs)`` makes it, None as it was.
@@ -265,9 +265,9 @@ class Graph:
             inputs = tuple([new[x] if isinstance(x, Value) else x for x in value.inputs])
             made = rule(self.table, value, inputs)
             new[value] = self.table.again(value, inputs) if made is None else made
-        return self.renamed(new)
+        return self.with_results(new)
 
-    def renamed(self, new: dict[Value, Value]) -> Graph:
+    def with_results(self, new: dict[Value, Value]) -> Graph:
         """The graph with other results in place of these."""
 
         def each(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -304,8 +304,8 @@ def ordered(results: Iterable[Value], known: Iterable[Value] = ()) -> list[Value
 def check(graph: Graph, like: Graph | None = None) -> None:
     """Raise AssertionError for a graph that no pass may leave: run after each pass, in tests.
 
-    Each value has the shape and dtype that its primitive makes of its inputs; nothing goes round
-    in a circle; and the results are of the shapes and dtypes of those of ``like``.
+    Each value has the shape and dtype that its primitive makes of its inputs; there is no
+    cycle; and the results are of the shapes and dtypes of those of ``like``.
     """
     place = {value: i for i, value in enumerate(graph.values())}
     for value, i in place.items():
@@ -383,7 +383,7 @@ def keeps_all(key: tuple[Any, ...], shape: Shape) -> bool:
     return True
 
 
-def reshaped(table: Table, x: Value, shape: Shape) -> Value:
+def reshape(table: Table, x: Value, shape: Shape) -> Value:
     """The same elements in another shape."""
     if x.name == "reshape":
         x = x.operands[0]

@@ -247,11 +247,10 @@ def segment_length(plan: Plan, steps: Steps, checkpoint: int | Bytes | None) -> 
         return None
     if not isinstance(checkpoint, Bytes):
         return int(checkpoint)
-    each, state = bytes_of_loop(plan, steps.rows)
+    each, besides, start = bytes_of_loop(plan, steps.rows)
     count = steps.steps
-
     lengths = np.arange(1, count + 1)
-    needed = lengths * each + -(-count // lengths) * state
+    needed = lengths * each + besides + -(-count // lengths) * start
     within = np.flatnonzero(needed <= checkpoint)
     if not within.size:
         least = int(needed.argmin())

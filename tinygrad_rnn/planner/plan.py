@@ -1,7 +1,7 @@
 """A plan: a compiled step that can be called, or the reason why there is none.
 
-A plan is made for a structure: operations, shapes, dtypes, static parameters, and which values come
-from outside. What those values are is an argument, so a plan cannot be stale; how many steps there
+A plan is made for a structure: operations, shapes, dtypes, static parameters, and which values are
+captured. What those values are is an argument, so a plan cannot be stale; how many steps there
 are is one, too, so preparing one never grows with time.
 """
 

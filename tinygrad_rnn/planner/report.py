@@ -127,7 +127,7 @@ def _headline(plan: Compiled) -> list[str]:
             "Rows of the batch are independent. Hence T steps of B rows are one batch of T*B rows "
             "for all that is outside of loops."
         )
-    why = "What goes round, from step to step, keeps a loop a loop; the line beside it makes it."
+    why = "What is carried from step to step keeps a loop a loop; the line beside it makes it."
     first = f"Planned: {', '.join(loops)}; {_dtypes(d.graph)}."
     return [first, *textwrap.wrap(rows, WIDTH), why]
 
@@ -163,9 +163,9 @@ def _kept(plan: Compiled, stage: Stage, *, backwards: bool) -> list[str]:
         which = f"state {before.source.index}"
         if backwards:
             line = _reader(plan.graph, "state", before.source.index)
-            lines.append(_row(f"goes round: cotangent of {which}", line))
+            lines.append(_row(f"carried: cotangent of {which}", line))
         else:
-            lines.append(_row(f"goes round: {which} {_shape(plan, before, True)}", _line(after)))
+            lines.append(_row(f"carried: {which} {_shape(plan, before, True)}", _line(after)))
     for value in stage.sums:
         grows = f"grows: a sum over time {_shape(plan, value, True)}"
         lines.append(_row(grows, _origin(plan, value) or _line(value)))
@@ -441,12 +441,16 @@ def _place_held(plan: Compiled, value: Value) -> str | None:
     return _line(plan.distribution.graph.states[value.source.index])
 
 
-def bytes_of_loop(plan: Compiled, rows: int) -> tuple[int, int]:
-    """What a step of a segment takes while it is differentiated, and what one state takes."""
-    extents = plan.extents
-    memories = [m for each in plan.storage for m in each.memories]
-    each = [
-        m.bytes(extents[m.like], 9, rows, rows) - m.bytes(extents[m.like], 1, rows, rows)
-        for m in memories
-    ]
-    return sum(each) // 8, sum(state.bytes for state in plan.distribution.graph.states)
+def bytes_of_loop(plan: Compiled, rows: int) -> tuple[int, int, int]:
+    """What a segment takes while it is differentiated: for each step, besides, and to start it.
+
+    The first two are all that both passes store, held or not, with what is spare in buffers; the
+    last is a state.
+    """
+    memories = [memory for each in plan.storage for memory in each.memories]
+    one, two = (
+        sum(m.size(plan.extents[m.like], steps, rows, rows) for m in memories) for steps in (1, 2)
+    )
+    each, besides = two - one, 2 * one - two
+    start = sum(state.bytes for state in plan.distribution.graph.states)
+    return each + each // 8, besides + besides // 8 + 64 * len(memories), start

@@ -28,7 +28,7 @@ ONCE, ROWS_ONCE, EACH, ROWS, MERGED, SUMMED = Extent
 
 
 class Carry(NamedTuple):
-    """What goes round: what a step is given, and what it makes of it."""
+    """A loop-carried value: what a step is given, and what it makes of it."""
 
     before: Value
     after: Value

@@ -46,8 +46,8 @@ class Memory:
         """Whether it is there once a loop is done."""
         return self.kind in ("given", "steps", "states", "result")
 
-    def bytes(self, extent: Extent, steps: int, rows: int, most: int) -> int:
-        """Its size, for so many steps of rows, of which ``most`` are active at a time."""
+    def size(self, extent: Extent, steps: int, rows: int, most: int) -> int:
+        """The bytes of so many steps of rows, of which ``most`` are active at a time."""
         by_rows = extent in (ROWS, ROWS_ONCE)
         shape = self.like.shape[1:] if by_rows else self.like.shape
         count = once = most if by_rows else 1
@@ -55,9 +55,12 @@ class Memory:
             count = {ROWS: steps * rows, EACH: steps}.get(extent, once)
         if self.kind == "states":
             count += once
-        size = elements(shape) * self.like.dtype.itemsize * count
-        pooled = self.kind in ("steps", "states", "scratch", "total")
-        return rounded(size) if pooled else size
+        return elements(shape) * self.like.dtype.itemsize * count
+
+    def bytes(self, extent: Extent, steps: int, rows: int, most: int) -> int:
+        """The bytes of the buffer: one of the pool's is rounded up."""
+        size = self.size(extent, steps, rows, most)
+        return rounded(size) if self.kind in ("steps", "states", "scratch", "total") else size
 
 
 class Place(NamedTuple):

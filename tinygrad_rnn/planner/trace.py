@@ -4,7 +4,7 @@
 by the engine's own walk and the table's own rules: they compute with Tensors, and these hold traced
 arrays, so the derivative comes out as a graph, too. There is no rule for it here.
 
-The subtle point is what is *not* traced. An operation on nothing but arrays from outside, such as
+The subtle point is what is *not* traced. An operation on nothing but captured arrays, such as
 the transpose of a weight, is not one of the loop's: it is carried out at once and recorded as ever,
 and its result is captured. Loop-invariant code is hoisted by never having been inside.
 """
@@ -115,7 +115,7 @@ class TracedArray:
 
 
 class Trace:
-    """What a cell did: its values, what they were made of, and what it took from outside."""
+    """What a cell did: its values, what they were made of, and what it captured."""
 
     def __init__(self, backend: Any, table: Table) -> None:
         self.backend = backend
@@ -135,7 +135,7 @@ class Trace:
         return wrap(TracedArray(self, self.table.source(kind, index, x.shape, x.dtype)), None)
 
     def enter(self, x: Tensor) -> Value:
-        """A Tensor from outside: captured."""
+        """Capture a Tensor."""
         known = self._entered.get(id(x))
         if known is not None:
             return known
@@ -185,7 +185,7 @@ class Trace:
         return value
 
     def forget(self) -> None:
-        """Let go of what was taken from outside: a plan keeps no array of anybody."""
+        """Let go of what was captured: a plan keeps no array of anybody."""
         self.captured.clear()
         self.arrays.clear()
         self.scalars.clear()
@@ -200,7 +200,7 @@ class Trace:
 
 
 class Step(NamedTuple):
-    """A traced step: its structure, and what it took from outside in this call."""
+    """A traced step: its structure, and what it captured in this call."""
 
     key: Any
     graph: Graph  # without derivatives
@@ -209,7 +209,7 @@ class Step(NamedTuple):
 
     @property
     def captured(self) -> list[Tensor]:
-        """The Tensors from outside."""
+        """The captured Tensors."""
         return self.trace.captured
 
 
@@ -299,7 +299,7 @@ def differentiable(graph: Graph, wanted: Wanted, ragged: bool) -> tuple[bool, ..
 def derive(step: Step, wanted: Wanted) -> Graph:
     """The step with its derivative: the cotangents of what is wanted, given those of its results.
 
-    The state's own cotangents go round, whatever is wanted, as far as anything wanted depends on
+    The state's own cotangents are carried, whatever is wanted, as far as anything wanted depends on
     them.
     """
     found, graph = step.trace, step.graph

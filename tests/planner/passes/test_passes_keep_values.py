@@ -15,9 +15,15 @@ from small_graphs import Lines, assert_same_results, drawn
 from tinygrad_rnn.planner.compile import FUSE, SIMPLIFY, through
 from tinygrad_rnn.planner.facts import full
 from tinygrad_rnn.planner.ir import Graph, Value, check, is_view
-from tinygrad_rnn.planner.passes.fuse import products_first, slices_pushed
-from tinygrad_rnn.planner.passes.simplify import differences, folded, owned, plain, stacked
-from tinygrad_rnn.planner.passes.slices import placed
+from tinygrad_rnn.planner.passes.fuse import push_slices, put_products_first
+from tinygrad_rnn.planner.passes.simplify import (
+    canonicalize,
+    fold_constants,
+    own_carries,
+    put_rows_in_front,
+    subtract_negatives,
+)
+from tinygrad_rnn.planner.passes.slices import join_slices
 
 EVERY = list(dict.fromkeys([*SIMPLIFY, *FUSE]))
 
@@ -58,7 +64,7 @@ def test_all_passes_together_keep_every_result_of_a_drawn_graph(rng: random.Rand
         graph = after
 
 
-# plain
+# canonicalize
 
 
 def test_permutations_that_do_not_commute_are_one_in_the_right_order() -> None:
@@ -66,13 +72,13 @@ def test_permutations_that_do_not_commute_are_one_in_the_right_order() -> None:
     first, second = (-1, -4, -2, -3), (-3, -2, -4, -1)
     x = g.permute_dims(g.permute_dims(g.x(2, 3, 4, 5), axes=first), axes=second)
     before = g.graph(x)
-    after = plain(before)
+    after = canonicalize(before)
     assert names(y(after)) == ["permute_dims", "x"]
     assert_same_results(before, after)
     there_and_back = g.permute_dims(
         g.permute_dims(g.x(2, 3, 4), axes=(-1, -3, -2)), axes=(-2, -1, -3)
     )
-    assert names(y(plain(g.graph(there_and_back)))) == ["x"]
+    assert names(y(canonicalize(g.graph(there_and_back)))) == ["x"]
 
 
 @pytest.mark.parametrize("axis", [-1, -2, -3])
@@ -80,7 +86,7 @@ def test_pieces_of_a_split_are_slices(axis: int) -> None:
     g = Lines()
     x = g.x(3, 3, 3)
     before = g.graph(*g.split(x, axis=axis, sizes=(1, 2)), *g.unstack(x, axis=axis))
-    after = plain(before)
+    after = canonicalize(before)
     assert all(names(value)[-2:] == ["getitem", "x"] for value in after.ys)
     assert_same_results(before, after)
 
@@ -89,7 +95,7 @@ def test_pieces_of_a_split_are_slices(axis: int) -> None:
 def test_what_is_turned_is_a_slice(axis: tuple[int, ...]) -> None:
     g = Lines()
     before = g.graph(g.flip(g.x(2, 3, 4), axis=axis))
-    after = plain(before)
+    after = canonicalize(before)
     assert names(y(after)) == ["getitem", "x"]
     assert_same_results(before, after)
 
@@ -98,21 +104,21 @@ def test_a_key_that_keeps_all_is_another_shape_and_an_empty_one_is_not() -> None
     g = Lines()
     x = g.x(1, 3)
     kept = g.getitem(x, key=(0, slice(None), None))
-    assert names(y(plain(g.graph(kept)))) == ["reshape", "x"]
+    assert names(y(canonicalize(g.graph(kept)))) == ["reshape", "x"]
     empty = g.getitem(x, key=(slice(0, 0), slice(None)))
-    assert y(plain(g.graph(empty))).shape == (0, 3)
+    assert y(canonicalize(g.graph(empty))).shape == (0, 3)
     turned = g.getitem(x, key=(slice(None), slice(None, None, -1)))
-    assert names(y(plain(g.graph(turned)))) == ["getitem", "x"]
+    assert names(y(canonicalize(g.graph(turned)))) == ["getitem", "x"]
 
 
-# stacked, folded
+# put_rows_in_front, fold_constants
 
 
 def test_a_product_of_rows_and_places_has_rows_in_front() -> None:
     g = Lines()
     product = g.matmul(g.reshape(g.x(2, 3, 4), shape=(6, 4)), g.w(4, 5))
     before = g.graph(g.reshape(product, shape=(2, 3, 5)))
-    after = stacked(before)
+    after = put_rows_in_front(before)
     assert names(y(after)) == ["matmul", "x"] and y(after).shape == (2, 3, 5)
     assert_same_results(before, after)
 
@@ -133,7 +139,7 @@ ZEROS: dict[str, Callable[[Lines, Value, Value], Value]] = {
 def test_what_is_0_of_zeros_is_an_array_of_0(name: str) -> None:
     g = Lines()
     before = g.graph(ZEROS[name](g, g.x(3, 3), g.full(0.0, 3, 3)))
-    after = folded(before)
+    after = fold_constants(before)
     assert y(after).primitive is full
     assert_same_results(before, after)
 
@@ -142,7 +148,7 @@ def test_what_is_not_0_of_zeros_is_left() -> None:
     g = Lines()
     x, zero = g.x(3), g.full(0.0, 3)
     before = g.graph(g.subtract(zero, x), g.divide(x, 2.0), g.where(g.less(x, 1.0), x, zero))
-    after = folded(before)
+    after = fold_constants(before)
     assert [value.name for value in after.ys] == ["subtract", "divide", "where"]
     assert_same_results(before, after)
 
@@ -151,13 +157,13 @@ def test_neutral_elements_go_unless_they_widen() -> None:
     g = Lines()
     x, one, zero = g.x(3), g.full(1.0, 3), g.full(0.0, 2, 3)
     gone = (g.add(x, 0.0), g.subtract(x, 0.0), g.multiply(one, x), g.divide(x, 1.0))
-    assert all(value.name == "x" for value in folded(g.graph(*gone)).ys)
+    assert all(value.name == "x" for value in fold_constants(g.graph(*gone)).ys)
     wider = g.graph(g.add(x, zero))
-    assert y(folded(wider)).name == "add"
-    assert_same_results(wider, folded(wider))
+    assert y(fold_constants(wider)).name == "add"
+    assert_same_results(wider, fold_constants(wider))
 
 
-# placed
+# join_slices
 
 
 def test_cotangents_of_slices_are_one_concat_without_zeros() -> None:
@@ -167,7 +173,7 @@ def test_cotangents_of_slices_are_one_concat_without_zeros() -> None:
         key = (slice(None), slice(3 * i, 3 * i + 3))
         total = g.index_add(total, g.x(2, 3, index=i), key=key)
     before = g.graph(total)
-    after = through((folded, placed, folded, placed), before)
+    after = through((fold_constants, join_slices, fold_constants, join_slices), before)
     assert [x.name for x in y(after).operands] == ["x", "x", "x"]
     assert [x.source.index for x in y(after).operands if x.source] == [0, 1, 2]
     assert_same_results(before, after)
@@ -178,7 +184,7 @@ def test_slices_that_overlap_are_added_where_they_do() -> None:
     a = g.index_add(g.full(0.0, 2, 6), g.x(2, 4), key=(slice(None), slice(0, 4)))
     b = g.index_add(a, g.x(2, 3, index=1), key=(slice(None), slice(3, 6)))
     before = g.graph(b)
-    after = through((folded, placed, folded, placed), before)
+    after = through((fold_constants, join_slices, fold_constants, join_slices), before)
     assert [x.shape[-1] for x in y(after).operands] == [3, 3]
     assert y(after).operands[1].name == "add"
     assert_same_results(before, after)
@@ -192,12 +198,12 @@ def test_a_slice_of_a_concat_is_one_of_its_parts() -> None:
         g.getitem(whole, key=(slice(None), slice(2, 4))),
         g.getitem(whole, key=(slice(0, 1), slice(None))),
     )
-    after = placed(before)
+    after = join_slices(before)
     assert [value.name for value in after.ys] == ["x", "concat", "getitem"]
     assert_same_results(before, after)
 
 
-# differences
+# subtract_negatives
 
 
 def test_negations_nested_in_sums_are_differences() -> None:
@@ -210,12 +216,12 @@ def test_negations_nested_in_sums_are_differences() -> None:
         g.add(g.negative(g.add(g.negative(a), b)), c),
         g.subtract(a, g.negative(b)),
     )
-    after = differences(before)
+    after = subtract_negatives(before)
     assert [value.name for value in after.ys][:4] == ["subtract"] * 4
     assert_same_results(before, after)
 
 
-# owned
+# own_carries
 
 
 def test_what_is_carried_owns_its_memory_once() -> None:
@@ -225,7 +231,7 @@ def test_what_is_carried_owns_its_memory_once() -> None:
     view = g.reshape(g.permute_dims(made, axes=(-1, -2)), shape=(2, 3))
     states = (made, made, h, view, g.full(1.0, 2, 3))
     before = g.graph(made, states=states)
-    after = owned(before)
+    after = own_carries(before)
     assert after.states[0] is made
     assert len(set(after.states)) == len(states)
     assert all(
@@ -242,7 +248,7 @@ def test_products_come_first_in_a_sum() -> None:
     xs = g.matmul(g.x(2, 3), g.w(3, 4))
     hs = g.matmul(g.state(2, 5), g.w(5, 4, index=1))
     before = g.graph(g.add(g.add(xs, g.x(2, 4, index=1)), hs))
-    after = products_first(before)
+    after = put_products_first(before)
     outer, inner = y(after), y(after).operands[0]
     assert outer.operands[1].name == "x" and [v.name for v in inner.operands] == ["matmul"] * 2
     assert_same_results(before, after)
@@ -252,7 +258,7 @@ def test_a_sum_that_others_read_is_not_taken_apart() -> None:
     g = Lines()
     xs = g.add(g.matmul(g.x(2, 3), g.w(3, 4)), g.x(2, 4, index=1))
     before = g.graph(g.add(xs, g.matmul(g.state(2, 5), g.w(5, 4, index=1))), g.tanh(xs))
-    assert y(products_first(before)) is y(before)
+    assert y(put_products_first(before)) is y(before)
 
 
 @pytest.mark.parametrize("axis", [-1, -2])
@@ -262,7 +268,7 @@ def test_slices_are_pushed_through_elementwise_work(axis: int) -> None:
     key[axis] = slice(1, 3)
     gates = g.sigmoid(g.add(g.add(g.x(4, 4), g.w(4)), g.w(4, 1, index=1)))
     before = g.graph(g.getitem(gates, key=tuple(key)))
-    after = slices_pushed(before)
+    after = push_slices(before)
     assert names(y(after))[:3] == ["sigmoid", "add", "add"]
     assert all(v.shape == y(after).shape for v in after.values() if v.name in ("sigmoid", "add"))
     assert_same_results(before, after)

@@ -74,7 +74,7 @@ class Writer:
         return found
 
     def constant(self, hint: str, what: Any) -> str:
-        """The name of something that the source takes from outside."""
+        """The name of something that the source is given."""
         given = self.context.given
         for name, known in given.items():
             if known is what:

@@ -87,14 +87,14 @@ def _pass(
             stages.append(Stage(inside, rounds))
     add_in_loops(stages, sums)
     for stage in stages:
-        if stage.loop:  # it makes what else goes round, too
+        if stage.loop:  # it makes what else is carried, too
             stage.carries = [c for c in carries if c.after in stage.values]
     needs = [v for v in [*order, *held] if v.source is not None or v in set(held)]
     needs = list(dict.fromkeys(needs))
     return Pass(_together(stages), carries, needs, set(computed), ragged is not None, late)
 
 
-def _components(order: Sequence[Value], goes_round: dict[Value, Value]) -> list[list[Value]]:
+def _components(order: Sequence[Value], carried: dict[Value, Value]) -> list[list[Value]]:
     """The strongly connected components, each after those that it depends on (Tarjan 1972).
 
     A state before the step depends on the one after it. Within a component values keep the order
@@ -108,7 +108,7 @@ def _components(order: Sequence[Value], goes_round: dict[Value, Value]) -> list[
     found: list[list[Value]] = []
 
     def edges(value: Value) -> list[Value]:
-        inputs = [goes_round[value]] if value in goes_round else value.operands
+        inputs = [carried[value]] if value in carried else value.operands
         return [x for x in inputs if x in place]
 
     for root in order:

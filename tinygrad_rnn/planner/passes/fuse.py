@@ -3,9 +3,9 @@
 Two passes on the graph, then one on the stages. Sums are put in order so that products come first:
 one product can add to another's result. Slices are pushed through elementwise operations: the gates
 of a cell are then work on equally wide rows, which one kernel does. And elementwise work beside a
-loop is drawn into it, where its operands are in the cache.
+loop is fused into it, where its operands are in the cache.
 
-The subtle point is when a value may be drawn in: a loop is one piece, so nothing in it may depend
+The subtle point is when a value may be fused: a loop is one piece, so nothing in it may depend
 on what itself depends on the loop.
 """
 
@@ -17,7 +17,7 @@ from ...graph import TABLE
 from ...kernels.machine import Compiler
 from ..ir import Graph, Number, Table, Value, base, is_view, users
 from ..stages import ROWS, Distribution, Pass, Stage
-from .slices import sliced, sliced_axis
+from .slices import find_slice, take_slice
 
 
 def is_product(value: Value | Number) -> bool:
@@ -29,7 +29,7 @@ def is_product(value: Value | Number) -> bool:
     return value.name == "matmul" and len(value.shape) == 2
 
 
-def products_first(graph: Graph) -> Graph:
+def put_products_first(graph: Graph) -> Graph:
     """(x @ W + b) + h @ U as (x @ W + h @ U) + b: products first, the rest in a kernel."""
     values = graph.values()
     used, results = users(values), set(graph.results)
@@ -55,45 +55,45 @@ def products_first(graph: Graph) -> Graph:
             total = table.value(TABLE["add"], total, x)
         return total
 
-    return graph.rebuilt(rule)
+    return graph.rebuild(rule)
 
 
-def slices_pushed(graph: Graph) -> Graph:
+def push_slices(graph: Graph) -> Graph:
     """Slices pushed through elementwise operations, down to what has to be stored as a whole."""
-    return graph.rebuilt(_pushed)
+    return graph.rebuild(_push_slice)
 
 
-def _pushed(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
+def _push_slice(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
     if value.name != "getitem" or len(inputs) != 1 or len(value.shape) != len(inputs[0].shape):
         return None
-    place = sliced_axis(value.parameters["key"], inputs[0].shape)
-    return None if place is None else _slice_of(table, inputs[0], *place)
+    place = find_slice(value.parameters["key"], inputs[0].shape)
+    return None if place is None else _push_slice_of(table, inputs[0], *place)
 
 
-def _slice_of(table: Table, x: Value, axis: int, start: int, stop: int) -> Value | None:
+def _push_slice_of(table: Table, x: Value, axis: int, start: int, stop: int) -> Value | None:
     if x.source is not None or x.primitive.kind != "elementwise" or is_product(x):
-        return sliced(table, x, axis, start, stop)
+        return take_slice(table, x, axis, start, stop)
     inputs: list[Value | Number] = []
     for operand in x.inputs:
         shape = operand.shape if isinstance(operand, Value) else ()
         if len(shape) < -axis or shape[axis] == 1 != x.shape[axis]:
             inputs.append(operand)
             continue
-        part = _slice_of(table, operand, axis, start, stop)  # type: ignore[arg-type]
+        part = _push_slice_of(table, operand, axis, start, stop)  # type: ignore[arg-type]
         if part is None:
             return None
         inputs.append(part)
     return table.again(x, tuple(inputs))
 
 
-def draw_into_loops(distribution: Distribution, compiler: Compiler) -> Distribution:
-    """Draw elementwise work into the loops beside it, in both passes, as far as kernels hold it."""
+def fuse_into_loops(distribution: Distribution, compiler: Compiler) -> Distribution:
+    """Fuse elementwise work into the loops beside it, in both passes, as far as kernels hold it."""
     for part in distribution.passes:
-        _Drawing(distribution, part, compiler).run()
+        _Fusion(distribution, part, compiler).run()
     return distribution
 
 
-class _Drawing:
+class _Fusion:
     def __init__(self, distribution: Distribution, part: Pass, compiler: Compiler) -> None:
         self.distribution = distribution
         self.part = part

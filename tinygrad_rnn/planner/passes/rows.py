@@ -5,7 +5,7 @@ untouched, rows are proved independent: then all rows of all steps may stand one
 that vectorising over time is no more than a larger batch, rows may end early, and threads may share
 them out. Where an operation mixes rows, the proof names it.
 
-The subtle thing are arrays from outside. Whether one has the rows along its axis 0, too, as an
+The subtle thing are captured arrays. Whether one has the rows along its axis 0, too, as an
 attention memory (B, S, E) has, is decided by what it meets: (B, H) beside (B, H) has, the weight of
 a product has not. One that is asked to be both proves nothing. What was made of an array before it
 was found to have rows was judged too early, so then the proof starts again.
@@ -74,7 +74,7 @@ def _without_rows(graph: Graph) -> dict[Value, Extent]:
 
 
 class _Walk:
-    """One walk over a graph, given the values from outside that are known to have rows."""
+    """One walk over a graph, given the captured values that are known to have rows."""
 
     def __init__(self, batch: int | None, having_rows: frozenset[Value]) -> None:
         self.batch = batch
@@ -135,7 +135,7 @@ class _Walk:
         return found
 
     def follows(self, x: Value) -> bool:
-        """Whether a value from outside can be taken as one for each row; then it is from now on."""
+        """Whether a captured value can be taken as one for each row; then it is from now on."""
         found = self.found[x]
         if found in (ROWS, ROWS_ONCE):
             return not self._turned(x)

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from ...kernels.machine import Compiler
 from ..ir import Value, base, elements, is_view
 from ..stages import EACH, ONCE, ROWS, Carry, Distribution, Extent, Pass, Stage
-from .slices import sliced_axis
+from .slices import find_slice
 
 
 class Columns(NamedTuple):
@@ -38,7 +38,7 @@ def columns_of(x: Value, extents: dict[Value, Extent]) -> Columns | None:
     if x.name == "broadcast_to":
         return inner if inner.width in (1, width_of(x)) else None
     if x.name == "getitem" and inner.width == width_of(viewed):
-        place = sliced_axis(x.parameters["key"], viewed.shape)
+        place = find_slice(x.parameters["key"], viewed.shape)
         if place is not None and place[0] == -1 and elements(viewed.shape[1:-1]) == 1:
             return Columns(inner.owner, inner.first + place[1], place[2] - place[1])
     return None

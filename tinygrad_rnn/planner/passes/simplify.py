@@ -12,23 +12,23 @@ from typing import Any
 
 from ...graph import TABLE
 from ..facts import copied, detached, facts_of, full
-from ..ir import Graph, Number, Table, Value, along, is_view, keeps_all, reshaped
-from .slices import constant, sliced
+from ..ir import Graph, Number, Table, Value, along, is_view, keeps_all, reshape
+from .slices import constant, take_slice
 
 
-def plain(graph: Graph) -> Graph:
+def canonicalize(graph: Graph) -> Graph:
     """Without operations that change nothing; pieces of a split, and what is turned, as slices."""
-    return graph.rebuilt(_plain)
+    return graph.rebuild(_canonicalize)
 
 
-def _plain(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
+def _canonicalize(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
     if value.primitive in (detached, TABLE["alias"]):
         return inputs[0]  # type: ignore[no-any-return]
     name, parameters, n = value.name, value.parameters, len(value.shape)
     if name == "split":
         stop = sum(parameters["sizes"][: (value.output or 0) + 1])
         start = stop - parameters["sizes"][value.output or 0]
-        return sliced(table, inputs[0], parameters["axis"], start, stop)
+        return take_slice(table, inputs[0], parameters["axis"], start, stop)
     if name == "flip":
         turned = [slice(None, None, -1 if a in parameters["axis"] else None) for a in range(-n, 0)]
         return table.value(TABLE["getitem"], inputs[0], key=tuple(turned))
@@ -52,40 +52,40 @@ def _movement(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | No
         return table.value(TABLE["permute_dims"], x, axes=axes)
     if value.name == "getitem":
         whole = keeps_all(value.parameters["key"], x.shape)
-        return reshaped(table, x, value.shape) if whole else None
+        return reshape(table, x, value.shape) if whole else None
     if x.shape == value.shape and x.dtype == value.dtype:
         return x
     if value.name == "reshape" and x.name == "reshape":
-        return reshaped(table, x.operands[0], value.shape)
+        return reshape(table, x.operands[0], value.shape)
     return None
 
 
-def stacked(graph: Graph) -> Graph:
+def put_rows_in_front(graph: Graph) -> Graph:
     """Products of (B * S, K), as derivatives make them of (B, S, K), with rows along axis 0."""
-    return graph.rebuilt(_stacked)
+    return graph.rebuild(_put_rows_in_front)
 
 
-def _stacked(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
+def _put_rows_in_front(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
     if value.name == "reshape":
-        return reshaped(table, inputs[0], value.shape)
+        return reshape(table, inputs[0], value.shape)
     if value.name != "matmul" or len(value.shape) != 2 or inputs[0].name != "reshape":
         return None
     (x,), (n, k) = inputs[0].operands, inputs[0].shape
     if not x.shape or x.shape[0] in (0, n) or n % x.shape[0]:
         return None
-    x = reshaped(table, x, (x.shape[0], n // x.shape[0], k))
-    return reshaped(table, table.value(value.primitive, x, inputs[1]), value.shape)
+    x = reshape(table, x, (x.shape[0], n // x.shape[0], k))
+    return reshape(table, table.value(value.primitive, x, inputs[1]), value.shape)
 
 
-def folded(graph: Graph) -> Graph:
+def fold_constants(graph: Graph) -> Graph:
     """Without arithmetic on constants: what is added to 0, multiplied by 0 or 1, or moved.
 
     What has no elements is a constant, so sums and products over nothing are zeros.
     """
-    return graph.rebuilt(_folded)
+    return graph.rebuild(_fold_constants)
 
 
-def _folded(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
+def _fold_constants(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
     numbers = [constant(x) for x in inputs]
     name, shape, dtype = value.name, value.shape, value.dtype
     arrays = [x for x in inputs if isinstance(x, Value)]
@@ -121,12 +121,12 @@ def _full(table: Table, number: Number, like: Value) -> Value:
     return table.value(full, number=number, shape=like.shape, dtype=like.dtype)
 
 
-def differences(graph: Graph) -> Graph:
+def subtract_negatives(graph: Graph) -> Graph:
     """Sums with a negative part as differences: -x + y is y - x."""
-    return graph.rebuilt(_ordered_sum)
+    return graph.rebuild(_subtract_negatives)
 
 
-def _ordered_sum(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
+def _subtract_negatives(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
     if value.name != "add" or not all(isinstance(x, Value) for x in inputs):
         return None
     first, second = inputs
@@ -137,11 +137,11 @@ def _ordered_sum(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value |
     return None
 
 
-def owned(graph: Graph) -> Graph:
-    """What goes round as values of their own: copies of views, of inputs, of what goes round twice.
+def own_carries(graph: Graph) -> Graph:
+    """What is carried as values of their own: copies of views, of inputs, of what is carried twice.
 
-    Each then has memory of its own, and the next step may not find it overwritten. What goes round
-    in both passes, as zeros may, is made in both.
+    Each then has memory of its own, and the next step may not find it overwritten. What is
+    carried in both passes, as zeros may be, is made in both.
     """
     found: list[Value | None] = []
 

@@ -22,44 +22,44 @@ from ..ir import (
     along,
     elements,
     keeps_all,
-    reshaped,
+    reshape,
 )
 
 
-def placed(graph: Graph) -> Graph:
+def join_slices(graph: Graph) -> Graph:
     """What is added to slices of an array, as the ``concat`` of its parts; slices of a concat."""
-    return graph.rebuilt(_placed)
+    return graph.rebuild(_join_slices)
 
 
-def _placed(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
+def _join_slices(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
     if value.name == "index_add" and len(inputs) == 2:
         if keeps_all(value.parameters["key"], value.shape):
-            return _sum(table, inputs[0], reshaped(table, inputs[1], value.shape))
-        place = sliced_axis(value.parameters["key"], value.shape)
+            return _sum(table, inputs[0], reshape(table, inputs[1], value.shape))
+        place = find_slice(value.parameters["key"], value.shape)
         if place is None or not elements(value.shape):
             return None
         axis, start, stop = place
         shape = list(inputs[0].shape)
         shape[axis] = stop - start
-        middle = reshaped(table, inputs[1], tuple(shape))
+        middle = reshape(table, inputs[1], tuple(shape))
         parts = [
-            sliced(table, inputs[0], axis, 0, start),
-            _sum(table, sliced(table, inputs[0], axis, start, stop), middle),
-            sliced(table, inputs[0], axis, stop, inputs[0].shape[axis]),
+            take_slice(table, inputs[0], axis, 0, start),
+            _sum(table, take_slice(table, inputs[0], axis, start, stop), middle),
+            take_slice(table, inputs[0], axis, stop, inputs[0].shape[axis]),
         ]
-        return joined(table, [part for part in parts if part is not None], axis)
+        return join(table, [part for part in parts if part is not None], axis)
     if value.name == "getitem" and len(inputs) == 1:
-        place = sliced_axis(value.parameters["key"], inputs[0].shape)
+        place = find_slice(value.parameters["key"], inputs[0].shape)
         if place is not None and len(value.shape) == len(inputs[0].shape):
-            return sliced(table, inputs[0], *place)
+            return take_slice(table, inputs[0], *place)
     if value.name == "concat":
-        return joined(table, inputs, value.parameters["axis"])
+        return join(table, inputs, value.parameters["axis"])
     if value.name == "add" and all(isinstance(x, Value) and x.name == "concat" for x in inputs):
         return _sum(table, *inputs)
     return None
 
 
-def sliced_axis(key: tuple[Any, ...], shape: Shape) -> tuple[int, int, int] | None:
+def find_slice(key: tuple[Any, ...], shape: Shape) -> tuple[int, int, int] | None:
     """The one (negative) axis that a key cuts, and from where to where; an int is one element."""
     if len(key) != len(shape) or any(e is not None and not isinstance(e, slice | int) for e in key):
         return None
@@ -74,7 +74,7 @@ def sliced_axis(key: tuple[Any, ...], shape: Shape) -> tuple[int, int, int] | No
     return (cut[0] - len(shape), start, max(start, stop)) if step == 1 else None
 
 
-def sliced(table: Table, x: Value, axis: int, start: int, stop: int) -> Value | None:
+def take_slice(table: Table, x: Value, axis: int, start: int, stop: int) -> Value | None:
     """x from ``start`` to ``stop`` along a negative axis, through concats; None if empty."""
     if stop <= start:
         return None
@@ -87,26 +87,26 @@ def sliced(table: Table, x: Value, axis: int, start: int, stop: int) -> Value | 
         parts, before = [], 0
         for part in x.operands:
             n = part.shape[axis]
-            inside = sliced(table, part, axis, max(start - before, 0), min(stop - before, n))
+            inside = take_slice(table, part, axis, max(start - before, 0), min(stop - before, n))
             parts += [] if inside is None else [inside]
             before += n
-        return joined(table, parts, axis)
+        return join(table, parts, axis)
     if x.name == "getitem" and len(x.inputs) == 1:
         source = x.operands[0]
-        inner = sliced_axis(x.parameters["key"], source.shape)
+        inner = find_slice(x.parameters["key"], source.shape)
         if inner is not None and inner[0] == axis and len(x.shape) == len(source.shape):
-            return sliced(table, source, axis, inner[1] + start, inner[1] + stop)
+            return take_slice(table, source, axis, inner[1] + start, inner[1] + stop)
     key = along(axis, len(x.shape), slice(start, stop))
     return table.value(TABLE["getitem"], x, key=key)
 
 
-def joined(table: Table, parts: Sequence[Value], axis: int) -> Value:
+def join(table: Table, parts: Sequence[Value], axis: int) -> Value:
     """The concat of parts: nested ones taken apart, neighbouring slices of one value as one."""
     flat: list[Value] = []
     for part in [part for part in parts if part.shape[axis]] or parts[:1]:
         nested = part.name == "concat" and part.parameters["axis"] == axis
         for x in part.operands if nested else [part]:
-            merged = _merged(table, flat[-1], x, axis) if flat else None
+            merged = _merge(table, flat[-1], x, axis) if flat else None
             if merged is None:
                 flat.append(x)
             else:
@@ -114,7 +114,7 @@ def joined(table: Table, parts: Sequence[Value], axis: int) -> Value:
     return flat[0] if len(flat) == 1 else table.value(TABLE["concat"], *flat, axis=axis)
 
 
-def _merged(table: Table, first: Value, second: Value, axis: int) -> Value | None:
+def _merge(table: Table, first: Value, second: Value, axis: int) -> Value | None:
     if first.primitive is full and second.primitive is full:
         if first.parameters["number"] == second.parameters["number"]:
             shape = list(first.shape)
@@ -124,12 +124,12 @@ def _merged(table: Table, first: Value, second: Value, axis: int) -> Value | Non
         return None
     if first.name == "getitem" == second.name and first.inputs == second.inputs:
         source = first.operands[0]
-        places = [sliced_axis(x.parameters["key"], source.shape) for x in (first, second)]
+        places = [find_slice(x.parameters["key"], source.shape) for x in (first, second)]
         whole = len(first.shape) == len(second.shape) == len(source.shape)
         if whole and places[0] and places[1]:
             (a, start, middle), (b, again, stop) = places[0], places[1]
             if a == b == axis and middle == again:
-                return sliced(table, source, axis, start, stop)
+                return take_slice(table, source, axis, start, stop)
     return None
 
 
@@ -146,7 +146,7 @@ def _sum(table: Table, x: Value | None, y: Value | None) -> Value | None:
         cuts = [[part.shape for part in side.operands] for side in (x, y)]
         if cuts[0] == cuts[1]:
             pairs = zip(x.operands, y.operands, strict=True)
-            return joined(table, [s for a, b in pairs if (s := _sum(table, a, b))], axis)
+            return join(table, [s for a, b in pairs if (s := _sum(table, a, b))], axis)
     return table.value(TABLE["add"], x, y)
 
 
