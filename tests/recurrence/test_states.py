@@ -66,6 +66,19 @@ def test_so_is_one_of_a_cell_of_ones_own(parts: int) -> None:
     tg.unroll(lambda x, h: (x, h + x[0]), xs, tg.zeros(5))
 
 
+@pytest.mark.parametrize("order", ["luong", "bahdanau"])
+@pytest.mark.parametrize("rows", [(1, 3, 3), (3, 1, 3), (3, 3, 1), (1, 1, 3)])
+def test_a_decoder_says_so_of_its_tokens_state_and_memory(order: Any, rows: Any) -> None:
+    width = 4 + (6 if order == "luong" else 5)
+    attention = nn.MultiplicativeAttention(6, 5)
+    decoder = nn.AttentionDecoder(nn.Embedding(9, 4), nn.GRUCell(width, 6), attention, order)
+    memories = [decoder.remember(tg.ones((7, n, 5))) for n in rows]
+    state = decoder.initial_state(memories[1])
+    with pytest.raises(ValueError, match=r"tokens, state and memory have the same rows, not \("):
+        decoder.step(np.zeros(rows[0], int), state, memories[2])
+    assert decoder.step(np.zeros(rows[1], int), state, memories[1])[0].shape == (rows[1], 9)
+
+
 # Dtypes.
 
 SCALE = np.float64(0.5)

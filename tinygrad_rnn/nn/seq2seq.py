@@ -335,6 +335,12 @@ class AttentionDecoder(Module):
                 f"state) makes it of the cell's, not a {type(state).__name__}"
             )
         embedded = self.embedding(tokens)
+        rows = embedded.shape[-2:-1], state.handed_on.shape[-2:-1], memory.mask.shape[:1]
+        if len({*rows}) > 1:
+            raise ValueError(
+                f"AttentionDecoder: tokens, state and memory have the same rows, not {rows[0]}, "
+                f"{rows[1]} and {rows[2]}; start from initial_state(memory, state)"
+            )
         if self.combine is None:
             context, weights = self.attention.read(state.handed_on, memory)
             h, following = self.cell(concat([embedded, context], axis=-1), state.cell)
