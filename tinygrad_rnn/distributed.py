@@ -115,7 +115,7 @@ _current: _Processes | None = None
 def _mpi() -> Any:
     try:
         return importlib.import_module("mpi4py.MPI")
-    except ImportError as error:
+    except (ImportError, RuntimeError) as error:  # the latter where there is no MPI to load
         raise ImportError(
             "distributed: several processes were started, and mpi4py is what they speak through: "
             f"pip install 'tinygrad_rnn[mpi]', beside an MPI (pip install mpich); {error}"

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import recurrent
+from benchmarks import distributed, recurrent
 from benchmarks.bench import Bench, Result
 from benchmarks.grid import targets
 from benchmarks.grid.plot import draw
@@ -134,3 +134,12 @@ def test_the_grid_starts_from_the_same_numbers_everywhere() -> None:
     for a, b in zip(one.parameters, other.parameters, strict=True):
         np.testing.assert_array_equal(a, b)
     assert [p.shape for p in one.parameters] == [(4, 15), (5, 15), (15,), (5,)]
+
+
+def test_what_is_computed_of_many_processes_is_what_the_text_shows() -> None:
+    """A ring of two sends everything twice, half each time; and the table is made by the code."""
+    assert distributed.ring_seconds(2, 100, 1.0, 10.0) == 2 + 10
+    text = (Path(distributed.__file__).parent / "README.md").read_text(encoding="utf-8")
+    head, *rows = distributed.computed(16 * 2**20, 0.229)
+    assert head.startswith("| computed, 16 MiB, 0.229 s a step |")
+    assert "\n".join(rows) in text

@@ -73,6 +73,14 @@ def test_there_are_two_commands_and_each_installs_what_it_needs(commands: list[s
     assert "-m pytest" in test
 
 
+def test_ci_runs_what_the_second_command_leaves_out() -> None:
+    """Each marker that pytest deselects by default is asked for by CI."""
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    left_out = re.findall(r"not (\w+)", options["addopts"][options["addopts"].index("-m") + 1])
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert left_out and all(f"-m {marker}" in script for marker in left_out)
+
+
 def test_ci_runs_the_second_command(commands: list[str]) -> None:
     shown = subprocess.run(
         ["bash", str(ROOT / ".ci" / "run"), "--show"], capture_output=True, text=True, check=True

@@ -14,7 +14,7 @@ import tinygrad_rnn_backends as backends
 
 from ..nn.module import Module
 from ..planner.ir import Value, ordered
-from ..structure import flatten
+from ..structure import flatten, unflatten
 from ..tensor import Tensor
 from .library import ExportError, library
 from .operations import ROWS
@@ -53,8 +53,9 @@ def export(
 
     Args:
         function: a Module, or any callable on Tensors.
-        examples: arguments like those that the model will get; of arrays only shapes and dtypes
-            matter. None, for an argument that is left out, is no input of the model.
+        examples: arguments like those that the model will get. Of arrays, Tensors and lists of
+            numbers only shapes and dtypes matter; anything else, such as None or a number, is part
+            of the model as it is.
         path: the file.
         dynamic: which sizes the model leaves open. True: T and B, which are axis 0 and 1 of an
             array with three or more axes, or of integers or booleans with two (with
@@ -71,17 +72,29 @@ def export(
     Raises:
         ImportError: without the extra ``onnx``.
         ExportError: for what cannot be written, each operation by its name and line.
-        TypeError: for examples that are no arrays.
+        TypeError: for no module or function, and where no example is an array of numbers.
         ValueError: for names that do not fit, and for more than 2 GB of weights.
     """
     onnx = library("export")
     if not callable(function) or isinstance(function, type):
         raise TypeError(f"export: a module or a function of Tensors, not {function!r}")
-    given = _arguments(function, examples, named)
+    given = (tuple(map(_as_array, examples)), {k: _as_array(x) for k, x in named.items()})
     leaves, structure = flatten(given)
-    metas = [_meta(leaf) for leaf in leaves]
+    arrays = [i for i, leaf in enumerate(leaves) if hasattr(leaf, "dtype")]
+    if not arrays:
+        raise TypeError("export: there is no array or Tensor among the examples")
+    metas = [_meta(leaves[i]) for i in arrays]
+    every = _input_names(function, given)
+    names = [every[i] for i in arrays]
+
+    def called(*tensors: Tensor) -> Any:
+        filled = list(leaves)
+        for i, x in zip(arrays, tensors, strict=True):
+            filled[i] = x
+        arguments, by_name = unflatten(structure, filled)
+        return function(*arguments, **by_name)
+
     xp = _backend(function)
-    names = _input_names(function, given)
     opened = _opened(function, metas, dynamic, names)
     sizes = Sizes(
         sorted({name for axes in opened for name in axes if name is not None}),
@@ -89,7 +102,7 @@ def export(
     )
     with _evaluating(function):
         first, second = (
-            record(_called(function, given), _sized(metas, opened, chosen), structure, xp)
+            record(called, _sized(metas, opened, chosen), xp)
             for chosen in (sizes.first, sizes.second)
         )
     twins = _twins(first, second)
@@ -108,31 +121,18 @@ def export(
 # What is given.
 
 
-def _arguments(
-    function: Any, examples: tuple[Any, ...], named: Mapping[str, Any]
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments, without those that are None."""
-    while examples and examples[-1] is None:
-        examples = examples[:-1]
-    if any(example is None for example in examples):
-        raise TypeError("export: leave out an argument by giving those after it by name")
-    return examples, {name: x for name, x in named.items() if x is not None}
+def _as_array(example: Any) -> Any:
+    """A list of numbers, such as lengths, as the array that it stands for."""
+    leaves = flatten(example)[0] if isinstance(example, list) else []
+    plain = bool(leaves) and all(isinstance(x, (bool, int, float)) for x in leaves)
+    return np.asarray(example) if plain else example
 
 
 def _meta(leaf: Any) -> Meta:
-    if not isinstance(leaf, Tensor) and not hasattr(leaf, "dtype"):
-        try:
-            leaf = np.asarray(leaf)
-        except ValueError as error:
-            raise TypeError(f"export: an example is no array: {error}") from error
-    dtype = leaf.dtype if isinstance(leaf, Tensor) else np.dtype(leaf.dtype)
+    dtype = np.dtype(leaf.dtype)
     if dtype.kind not in "biuf":
-        raise TypeError(f"export: examples are arrays or Tensors of numbers, not {leaf!r:.80}")
+        raise TypeError(f"export: examples are arrays or Tensors of numbers, not of {dtype}")
     return Meta(tuple(leaf.shape), dtype)
-
-
-def _called(function: Any, given: Any) -> Callable[..., Any]:
-    return lambda *arguments, **named: function(*arguments, **named)
 
 
 def _weights(function: Any) -> dict[str, Tensor]:

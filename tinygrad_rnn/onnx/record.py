@@ -46,11 +46,10 @@ class Recorded(NamedTuple):
     structure: Structure
 
 
-def record(function: Callable[..., Any], metas: list[Meta], inputs: Structure, xp: Any) -> Recorded:
-    """Run a function of arrays like ``metas``, put together as ``inputs`` says, on no values.
+def record(function: Callable[..., Any], metas: list[Meta], xp: Any) -> Recorded:
+    """Run a function of arrays like ``metas`` on no values.
 
-    ``inputs`` is the structure of (positional arguments, keyword arguments). Raises ExportError
-    where the function asks for a value or draws a random number, with the line that does.
+    Raises ExportError where it asks for a value or draws a random number, with the line that does.
     """
     table = Table()
     table.line = anomaly.cell_line
@@ -62,10 +61,9 @@ def record(function: Callable[..., Any], metas: list[Meta], inputs: Structure, x
             return _noted(trace, numbers, **call)
 
         given = [trace.input("x", i, meta) for i, meta in enumerate(metas)]
-        arguments, named = unflatten(inputs, given)
         try:
             with random.traced(_refuse), loops_noted(note):
-                result = function(*arguments, **named)
+                result = function(*given)
             leaves, structure = flatten(result)
             outputs = [value_of(trace, leaf) for leaf in leaves]
         except Untraceable as error:
