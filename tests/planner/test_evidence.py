@@ -10,17 +10,25 @@ that counts, and is called once more than the loop calls it, is out of phase for
 
 from __future__ import annotations
 
+import builtins
 import collections
+import contextlib
 import contextvars
 import copy
+import ctypes
 import datetime
+import enum
 import functools
 import gc
+import hashlib
 import itertools
 import os
+import pathlib
 import queue
 import random as python_random
 import re
+import sys
+import tempfile
 import threading
 import time
 import types
@@ -36,8 +44,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
+from op_table import ROWS as OPERATIONS
+from op_table import examples
 from tinygrad_rnn import nn
 from tinygrad_rnn.planner import evidence, reach
+from tinygrad_rnn.structure import flatten
 
 STEPS, ROWS, WIDTH = 9, 2, 3
 U = tg.tensor(np.random.default_rng(7).normal(size=(WIDTH, WIDTH)) * 0.4, requires_grad=True)
@@ -785,6 +796,240 @@ def grad_mode() -> Any:
     return cell
 
 
+# The same for what counts in less usual places: each gives a function that is True now and then.
+
+
+def by_context_manager() -> Any:
+    n = [0]
+
+    @contextlib.contextmanager
+    def counted() -> Iterator[int]:
+        n[0] += 1
+        yield n[0]
+
+    def now() -> bool:
+        with counted() as count:
+            return count % 17 == 0
+
+    return now
+
+
+def by_ctypes() -> Any:
+    number = ctypes.c_int(0)
+
+    def now() -> bool:
+        number.value += 1
+        return number.value % 17 == 0
+
+    return now
+
+
+def by_a_digest() -> Any:
+    digest = hashlib.sha256()
+
+    def now() -> bool:
+        digest.update(b"x")
+        return digest.digest()[0] % 7 == 0
+
+    return now
+
+
+def by_spawning() -> Any:
+    seeds = np.random.SeedSequence(1)
+    return lambda: bool(seeds.spawn(1)) and seeds.n_children_spawned % 17 == 0
+
+
+def by_eval() -> Any:
+    n = [0]
+    return lambda: eval("n.append(1)", {"n": n}) is None and len(n) % 17 == 0
+
+
+def by_a_builtin_of_ones_own() -> Any:
+    builtins.counted_by_a_test = [0]  # type: ignore[attr-defined]
+
+    def now() -> bool:
+        counted_by_a_test[0] += 1  # type: ignore[name-defined] # noqa: F821
+        return counted_by_a_test[0] % 17 == 0  # type: ignore[name-defined,no-any-return] # noqa: F821
+
+    return now
+
+
+def by_another_thread() -> Any:
+    box = [0]
+
+    def now() -> bool:
+        thread = threading.Thread(target=lambda: box.__setitem__(0, box[0] + 1))
+        thread.start()
+        thread.join()
+        return box[0] % 17 == 0
+
+    return now
+
+
+def by_a_file() -> Any:
+    path = pathlib.Path(tempfile.mkdtemp()) / "count"
+    path.write_text("0")
+
+    def now() -> bool:
+        count = int(path.read_text()) + 1
+        path.write_text(str(count))
+        return count % 17 == 0
+
+    return now
+
+
+def by_the_generator_of_weights() -> Any:
+    return lambda: tg.random.host_generator().random() < 0.05
+
+
+def by_rotating() -> Any:
+    turns = collections.deque(range(17))
+    return lambda: turns.rotate(1) is None and turns[0] == 0
+
+
+def by_a_descriptor() -> Any:
+    class Counts:
+        n = 0
+
+        def __get__(self, owner: Any, kind: Any) -> int:
+            Counts.n += 1
+            return Counts.n
+
+    class Holder:
+        n = Counts()
+
+    holder = Holder()
+    return lambda: holder.n % 17 == 0
+
+
+def by_a_property_of_a_class() -> Any:
+    class Meta(type):
+        count = 0
+
+        @property
+        def n(cls) -> int:
+            Meta.count += 1
+            return Meta.count
+
+    class Holder(metaclass=Meta):
+        pass
+
+    return lambda: Holder.n % 17 == 0
+
+
+def by_a_method_of_a_list() -> Any:
+    pop = [n % 17 == 0 for n in range(100)].pop
+    return lambda: pop()
+
+
+def by_a_structured_array() -> Any:
+    array = np.zeros(1, dtype=[("n", "i4")])
+
+    def now() -> bool:
+        array["n"] += 1
+        return int(array["n"][0]) % 17 == 0
+
+    return now
+
+
+def by_an_attribute_of_a_tensor() -> Any:
+    class Counted(nn.Parameter):
+        count = 0
+
+    parameter = Counted(tg.ones(3))
+
+    def now() -> bool:
+        parameter.count += 1
+        return parameter.count % 17 == 0
+
+    return now
+
+
+def by_a_weak_dict() -> Any:
+    counts: Any = weakref.WeakKeyDictionary()
+    key = Ticking()
+    counts[key] = 0
+
+    def now() -> bool:
+        counts[key] += 1
+        return bool(counts[key] % 17 == 0)
+
+    return now
+
+
+def by_an_enum() -> Any:
+    class Phase(enum.Enum):
+        A = [0]  # noqa: RUF012
+
+    def now() -> bool:
+        Phase.A.value[0] += 1
+        return Phase.A.value[0] % 17 == 0
+
+    return now
+
+
+def by_catching() -> Any:
+    n = [0]
+
+    def tick() -> None:
+        n[0] += 1
+        if n[0] % 17 == 0:
+            raise ValueError
+
+    def now() -> bool:
+        try:
+            tick()
+        except ValueError:
+            return True
+        return False
+
+    return now
+
+
+def by_sys_modules() -> Any:
+    module = types.ModuleType("counted_by_a_test")
+    module.count = 0  # type: ignore[attr-defined]
+    sys.modules["counted_by_a_test"] = module
+
+    def now() -> bool:
+        sys.modules["counted_by_a_test"].count += 1  # type: ignore[attr-defined]
+        return bool(sys.modules["counted_by_a_test"].count % 17 == 0)  # type: ignore[attr-defined]
+
+    return now
+
+
+def a_method_that_only_the_library_calls() -> Any:
+    class Cell(nn.GRUCell):
+        def _project(self, x: Any) -> Any:
+            return super()._project(x) * (2.0 if tick() % 17 == 0 else 1.0)
+
+    global COUNT
+    COUNT = 0
+    tg.manual_seed(0)
+    tg.set_default_dtype("float64")
+    cell = Cell(WIDTH, WIDTH)
+    tg.set_default_dtype("float32")
+    return cell
+
+
+PLACES = [
+    *(by_context_manager, by_ctypes, by_a_digest, by_spawning, by_eval, by_a_builtin_of_ones_own),
+    *(by_another_thread, by_a_file, by_the_generator_of_weights, by_rotating, by_a_descriptor),
+    *(by_a_property_of_a_class, by_a_method_of_a_list, by_a_structured_array, by_a_weak_dict),
+    *(by_an_attribute_of_a_tensor, by_an_enum, by_catching, by_sys_modules),
+]
+
+
+def halved_by(place: Callable[[], Callable[[], bool]]) -> Any:
+    now = place()
+
+    def cell(x: Any, h: Any) -> Any:
+        h = step(x, h)
+        return halved(h, now()), h
+
+    return cell
+
+
 IMPURE = [
     *(global_through_a_helper, method_of_an_object, attribute_of_itself, bound_method),
     *(class_attribute, slots, property_that_counts, iterator, counted_by_itertools),
@@ -799,6 +1044,8 @@ IMPURE = [
     *(a_wrapper_of_the_librarys, activation_of_the_users, period_that_closes, list_of_results),
     *(captured_index, clock, date, made_by_a_metaclass, instance_of_its_own_dict, decorated),
     *(weak_reference, static_method, draws_at_every_third_step, grad_mode),
+    a_method_that_only_the_library_calls,
+    *(pytest.param(functools.partial(halved_by, place), id=place.__name__) for place in PLACES),
 ]
 
 
@@ -1114,6 +1361,34 @@ def test_rows_of_two_states_that_are_swapped() -> None:
         cell = make()
         found.append([tg.unroll(cell, XS, (H, H + 1.0), mode=mode)[0].numpy() for _ in range(5)])  # type: ignore[arg-type]
     np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("row", OPERATIONS, ids=str)
+@examples(1)
+@given(st.data())
+def test_every_operation_does_the_same_traced_as_literally(row: Any, data: Any) -> None:
+    """By which a known cell is recognised: else it would be watched for ever."""
+    evidence.forget()
+    sample = data.draw(row.samples)
+    arrays = [a.astype("float64") if a.dtype.kind == "f" else a for a in sample.arrays()]
+    captured = [tg.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
+    operation, keywords = row.call or getattr(tg, row.name), sample.keywords
+
+    def cell(x: Any, h: Any) -> Any:
+        out = operation(*([x, *captured[1:]] if arrays else []), **keywords)
+        parts = [y for y in flatten(out)[0] if isinstance(y, tg.Tensor) and y.dtype == h.dtype]
+        return out, tg.tanh(h * 0.5 + sum(tg.sum(tg.tanh(y)) for y in parts) * 0.1)
+
+    xs = np.stack([arrays[0]] * 4) if arrays else np.zeros(4)
+    for _ in range(2):
+        tg.unroll(cell, xs, np.zeros(()))
+    ran = []
+    with pytest.MonkeyPatch.context() as patch:
+        module = sys.modules["tinygrad_rnn.recurrence.unroll"]
+        real = module.run_planned
+        patch.setattr(module, "run_planned", lambda *a: ran.append(real(*a)) or ran[0])
+        tg.unroll(cell, xs, np.zeros(()))
+    assert ran, evidence.Standing(cell).describe()
 
 
 # Long calls.

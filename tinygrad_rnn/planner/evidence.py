@@ -47,6 +47,7 @@ TRIES = 3  # calls running that may not count
 LONG = 300  # steps of a call that is worth a warning
 HELD = 64 << 20  # bytes of captured values
 _RECORDS = 1024
+_BRANCHES = 64  # of one cell
 _OFTEN = 16  # steps after each of which is looked at what can be reached; then at the last
 
 
@@ -192,6 +193,8 @@ class Standing:
             _records.move_to_end(self.key)
             if reason is None:
                 assert operations is not None
+                while len(record.steps) >= _BRANCHES and operations not in record.steps:
+                    record.steps.pop(next(iter(record.steps)))
                 record.steps[operations] = record.steps.get(operations, 0) + steps
                 record.misses = 0
             else:
@@ -362,11 +365,7 @@ class Evidence(Operations):
 
     def _end(self, result: Any) -> None:
         leaves, structure = flatten(result)
-        try:
-            self._compare("return", (structure,), leaves, ())
-            if self.steps and self._place != len(self._first):
-                self._unlike(": it did less than at the first", "return")
-        except _Unlike:
+        if not self._noted("return", "return", structure, leaves):
             return
         self._fresh.clear()
         if self.steps == 0:
@@ -403,80 +402,64 @@ class Evidence(Operations):
         self, primitive: Primitive, inputs: Any, arrays: Any, parameters: Any, out: Any
     ) -> None:
         """A primitive was applied."""
-        if self.reason is not None:
-            return
         results = out if primitive.several else (out,)
-        kept = hashable(parameters)
         shapes = tuple([(y.shape, y.dtype) for y in results])
-        try:
-            self._compare(primitive, (kept, shapes, MODE.get().recording), inputs, results)
-        except _Unlike:
-            return
-        if self.steps == 0:
-            self.names.append(primitive)
-        given = {id(array) for array in arrays}
-        for i, y in enumerate(results):
-            if id(y) not in given:  # which some return as they are
-                self._made(y, (("made", self._place, i),))
+        static = hashable(parameters), shapes, MODE.get().recording
+        if self._noted(primitive, primitive, static, inputs):
+            given = {id(array) for array in arrays}
+            for i, y in enumerate(results):
+                if id(y) not in given:  # which some return as they are
+                    self._made(y, (("made", self._place, i),))
 
     def draw(self, draw: Draw, out: Tensor) -> None:
         """Random numbers were drawn."""
-        if self.reason is not None:
-            return
-        try:
-            self._compare("draw", (draw,), (), ())
-        except _Unlike:
-            return
-        if self.steps == 0:
-            self.names.append("draw")
-        self._made(out._array, (("made", self._place, 0),))
+        if self._noted("draw", "draw", draw):
+            self._made(out._array, (("made", self._place, 0),))
 
     def detach(self, x: Tensor) -> None:
         """A value was taken out of the graph."""
-        if self.reason is not None:
-            return
-        try:
-            self._compare("detach", (), (x,), ())
-        except _Unlike:
-            return
-        if self.steps == 0:
-            self.names.append("detach")
+        self._noted("detach", "detach", (), (x,))
 
     def read(self, x: Tensor, asked: str) -> None:
         """A value was read on the host."""
-        if self.reason is not None:
-            return
-        found = self._origins.get(id(x._array))
-        ours = found is not None and found[0]() is x._array
-        if ours and not any(name[0] == "captured" for name in found[2]):  # type: ignore[index]
+        array, found = x._array, self._origins.get(id(x._array))
+        ours = found is not None and found[0]() is array
+        if self.reason is None and ours and not any(n[0] == "captured" for n in found[2]):  # type: ignore[index]
             self.reason = f"a value of a step is read on the host, by {asked}{_line()}"
-            return
-        try:
-            self._compare("read", (digest(backends.of(x._array).to_host(x._array)),), (), ())  # type: ignore[union-attr]
-        except _Unlike:
-            return
-        if self.steps == 0:
-            self.names.append(("read", _of_value(x._array)))
+        elif self.reason is None:
+            self._noted("read", ("read", _of_value(array)), _value(array))
 
     # Comparing it with the first.
 
-    def _compare(self, what: Any, parameters: Any, inputs: Any, results: Any) -> None:
-        """Note it at the first step; later, raise _Unlike if it was something else there."""
-        origins = [self._origin(i, x) for i, x in enumerate(inputs)]
+    def _noted(self, what: Any, name: Any, parameters: Any, inputs: Any = ()) -> bool:
+        """Note what is done, by a name; whether nothing has differed yet."""
+        if self.reason is not None:
+            return False
+        try:
+            self._compare(what, parameters, inputs)
+        except _Unlike:
+            return False
+        except (TypeError, ValueError) as error:
+            self.reason = f"{_called(what)} cannot be compared: {error}{_line()}"
+            return False
+        if self.steps == 0 and what != "return":
+            self.names.append(name)
+        return True
+
+    def _compare(self, what: Any, parameters: Any, inputs: Any) -> None:
+        """Keep it at the first step; later, raise _Unlike if it was something else there."""
+        origins = [self._origin(x) for x in inputs]
+        self._place += 1
         if self.steps == 0:
             self._first.append((what, parameters, origins))
-            self._place += 1
             return
-        if self._place >= len(self._first):
+        if self._place > len(self._first):
             self._unlike(", where its first step was done", what)
-        first, before, earlier = self._first[self._place]
-        self._place += 1
+        first, before, earlier = self._first[self._place - 1]
         if first is not what:
             self._unlike(f", where its first step did {_called(first)}", what)
-        if before != parameters:
+        if before != parameters or len(earlier) != len(origins):
             self._unlike(": parameters, shapes or dtypes changed", what)
-        if len(earlier) != len(origins):
-            self._unlike(": the number of inputs changed", what)
         for now, then in zip(origins, earlier, strict=True):
             if now != then and not self._same(now, then):
                 self._unlike(_why(now, then), what)
@@ -488,7 +471,7 @@ class Evidence(Operations):
         )
         raise _Unlike
 
-    def _origin(self, i: int, x: Any) -> tuple[Any, ...]:
+    def _origin(self, x: Any) -> tuple[Any, ...]:
         """Where an input came from."""
         if not isinstance(x, Tensor):
             if type(x) in (int, float, bool):

@@ -283,24 +283,30 @@ def is_ours(cell: Any) -> bool:
         if kind in _VALUES or kind is float or isinstance(x, Tensor) or id(x) in seen:
             continue
         seen.add(id(x))
-        if kind is list or kind is tuple:
+        if isinstance(x, (list, tuple)) and (kind in (list, tuple) or _is_of_ours(kind)):
             pending += x
         elif kind is dict:
             pending += x.values()
         elif kind is functools.partial:
             pending += (x.func, x.args, x.keywords)
+        elif kind is types.MethodType and not is_marked(x):
+            pending += (x.__func__, x.__self__)
         elif kind is types.FunctionType:
             if _about(x.__code__, _code)[1].origin is not _OURS and not is_marked(x):
                 return False
             pending += [cell.cell_contents for cell in x.__closure__ or ()]
-        elif _about(kind, _class)[1].origin is _OURS:
+        elif _is_of_ours(kind) and not is_marked(x):
             rule = kind.forward if hasattr(kind, "forward") else None
             if rule is not None and not anomaly.is_library(rule.__code__.co_filename):
                 return False
-            pending += x if isinstance(x, tuple) else vars(x).values()
-        elif not is_marked(x):
+            pending += getattr(x, "__dict__", {}).values()
+        elif not isinstance(x, (np.ndarray, np.dtype)) and not is_marked(x):
             return False
     return True
+
+
+def _is_of_ours(kind: type) -> bool:
+    return _about(kind, _class)[1].origin is _OURS
 
 
 def digest(array: np.ndarray[Any, Any]) -> Any:
@@ -332,6 +338,13 @@ class Reach:
         self._attributes: dict[str, None] = {}  # that any function names
         self._spaces: list[tuple[Any, bool]] = []  # modules and classes, which are read by name
         self._dates = self._files = False
+        try:
+            self._all()
+        except Exception as error:  # of whatever kind: it comes from a class of the user's
+            self.refuse(f"something that cannot be looked at: {type(error).__name__}: {error}")
+        self.key = tuple(self._atoms)
+
+    def _all(self) -> None:
         self._walk()
         done: set[tuple[int, str]] = set()
         looked = 0, 0
@@ -344,7 +357,6 @@ class Reach:
             self.refuse("a clock")
         if self._files and not names.isdisjoint(_READING):
             self.refuse("a file")
-        self.key = tuple(self._atoms)
 
     def _read_by_name(self, done: set[tuple[int, str]]) -> None:
         """Go on with what functions name of modules and classes."""
