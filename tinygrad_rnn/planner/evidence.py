@@ -153,8 +153,10 @@ class Standing:
         )
 
     def knows(self, operations: tuple[Any, ...]) -> bool:
-        """Whether it may be planned if it does these operations."""
-        return self.trusted or (self.record is not None and self.record.knows(operations))
+        """Whether it may be planned, having done these operations and changed nothing."""
+        assert self.reach is not None
+        seen = self.record is not None and self.record.knows(operations)
+        return seen and not self.reach.moved()
 
     def restore(self) -> None:
         """Put a cell back as it was before it was traced."""

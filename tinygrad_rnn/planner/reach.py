@@ -36,7 +36,7 @@ import uuid
 import weakref
 import zlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -96,6 +96,7 @@ _NUMPY = os.path.dirname(np.__file__) + os.sep
 _ROOTS = frozenset(["tinygrad_rnn", "tinygrad_rnn_backends"])
 _KNOWN_ROOTS = sys.stdlib_module_names | {"numpy", "cupy", "builtins"}
 _CALLED = ("forward", "initial_state")
+_WRITTEN = (types.FunctionType, types.BuiltinFunctionType)
 _MAKING = ("__init__", "__new__", "__post_init__")
 _NOISE = frozenset(
     [
@@ -153,7 +154,7 @@ class Class(NamedTuple):
     whole: bool  # whether methods are called by those of a class of the library
     slots: tuple[str, ...]
     taking: bool
-    handler: Callable[[Reach, str, Any], None]
+    handler: Callable[..., None]
 
 
 _tokens: dict[int, tuple[weakref.ref[Any], int, Any]] = {}
@@ -336,7 +337,8 @@ class Reach:
         self._alive: list[Any] = []  # so that an id is nobody else's
         self._saved: list[tuple[Any, Any, Any, Any]] = []  # name, container, key, content
         self._attributes: dict[str, None] = {}  # that any function names
-        self._spaces: list[tuple[Any, bool]] = []  # modules and classes, which are read by name
+        self._spaces: list[tuple[Any, str]] = []  # modules and classes, which are read by name
+        self._read: set[tuple[int, str]] = set()  # what was
         self._dates = self._files = False
         try:
             self._all()
@@ -346,11 +348,11 @@ class Reach:
 
     def _all(self) -> None:
         self._walk()
-        done: set[tuple[int, str]] = set()
         looked = 0, 0
         while (now := (len(self._spaces), len(self._attributes))) != looked:
             looked = now
-            self._read_by_name(done)
+            for space, how in self._spaces:
+                self._read_by_name(space, how, self._attributes)
             self._walk()
         names = self._attributes.keys()
         if (self._dates or "datetime64" in names) and not names.isdisjoint(_NOW):
@@ -358,26 +360,24 @@ class Reach:
         if self._files and not names.isdisjoint(_READING):
             self.refuse("a file")
 
-    def _read_by_name(self, done: set[tuple[int, str]]) -> None:
-        """Go on with what functions name of modules and classes."""
-        asked = self._attributes
-        for space, called in self._spaces:
-            held: Any = vars(space)
-            names: Any = asked
-            if isinstance(space, type):
-                whole = _about(space, _class)[1].whole
-                names = [
-                    name
-                    for name in held
-                    if (name not in _NOISE or (called and name in _MAKING))
-                    and (whole or name in asked or name in _CALLED or name[:2] == "__")
-                ]
-            for name in names:
-                if name in held and (id(space), name) not in done:
-                    done.add((id(space), name))
-                    value = held[name]
-                    self._saved.append((name, space, name, value))
-                    self._pending.append((name, value))
+    def _read_by_name(self, space: Any, how: str, asked: Iterable[str]) -> None:
+        """Go on with what functions name of a module or class, or what is called without."""
+        held, pending = vars(space), self._pending
+        if how in ("made", "used", "whole"):  # a class of the user's
+            asked = [
+                name
+                for name in held
+                if (name not in _NOISE or (how == "made" and name in _MAKING))
+                and (how == "whole" or name in asked or name in _CALLED or name[:2] == "__")
+            ]
+        for name in asked:
+            value = held.get(name, asked)
+            if value is asked or (how == "ours" and type(value) in _WRITTEN):
+                continue
+            if (id(space), name) not in self._read:
+                self._read.add((id(space), name))
+                self._saved.append((name, space, name, value))
+                pending.append((name, value))
 
     def refuse(self, what: str) -> None:
         """Note something that cannot be seen."""
@@ -402,9 +402,14 @@ class Reach:
                 pending.clear()
                 return
             handler = _HANDLERS.get(kind)
-            if handler is None:
-                handler = _about(kind, _class)[1].handler
-            handler(self, name, x)
+            if handler is not None:
+                handler(self, name, x)
+                continue
+            about = _about(kind, _class)[1]
+            if about.handler is Reach._object:
+                self._object(name, x, about)
+            else:
+                about.handler(self, name, x)
 
     def _items(self, held: dict[Any, Any]) -> None:
         """Values and Tensors by name; whatever else is there is pending."""
@@ -413,20 +418,18 @@ class Reach:
             kind = type(x)
             if kind in _VALUES:
                 atoms += (name, kind, x)
-                continue
-            if kind is float:
+            elif kind is float:
                 atoms += (name, float, repr(x) if exactly else x == 0)
-                continue
-            if not isinstance(x, Tensor):
+            elif not isinstance(x, Tensor):
                 self._pending.append((name, x))
-                continue
-            if exactly:
-                self._alive += (x, x._array)
-                atoms += (name, id(x), (id(x._array), x._node is None))
             else:
-                atoms += (name, Tensor, None)
-            if kind.__dictoffset__:  # of a Tensor of a class of the user's
-                self._pending.append((name, x.__dict__))
+                if exactly:
+                    self._alive += (x, x._array)
+                    atoms += (name, id(x), (id(x._array), x._node is None))
+                else:
+                    atoms += (name, Tensor, None)
+                if kind.__dictoffset__:  # of a Tensor of a class of the user's
+                    self._pending.append((name, x.__dict__))
 
     # Kinds of things.
 
@@ -442,7 +445,7 @@ class Reach:
                 except ValueError:  # not assigned yet
                     continue
                 if variable == "__class__":  # for super(), which makes none
-                    self._spaces.append((content, False))
+                    self._spaces.append((content, "used"))
                     continue
                 self._saved.append((variable, cell, None, content))
                 self._pending.append((variable, content))
@@ -515,16 +518,16 @@ class Reach:
         self._atoms += (name, type, about.token)
         if about.origin is not _THEIRS:
             self._dates |= issubclass(kind, datetime.date)
+            self._spaces.append((kind, "ours"))
             return
-        self._spaces += [(base(), True) for base in about.bases]
+        self._spaces += [(base(), "whole" if about.whole else "made") for base in about.bases]
         if type(kind) is not type:
             self._pending.append((name, type(kind)))
 
     def _module(self, name: str, module: types.ModuleType) -> None:
-        root = module.__name__.partition(".")[0]
         self._atoms += (name, "module", module.__name__)
-        if root not in _ROOTS:
-            self._spaces.append((module, False))
+        ours = module.__name__.partition(".")[0] in _ROOTS
+        self._spaces.append((module, "ours" if ours else "module"))
 
     def _parts(self, name: str, x: Any) -> None:
         """Something made of others: the atoms are its own."""
@@ -549,6 +552,10 @@ class Reach:
         """What is known by its kind alone, or what has no state."""
         self._atoms += (name, type(x).__name__, getattr(x, "__name__", None))
 
+    def _logger(self, name: str, x: logging.Logger) -> None:
+        self._atoms += (name, "logger", x.name)
+        self._spaces.append((x, "module"))  # not all that it leads to, such as files
+
     def _immutable(self, name: str, x: Any) -> None:
         self._atoms += (name, type(x).__name__, str(x))
         self._files |= isinstance(x, pathlib.Path)
@@ -558,7 +565,7 @@ class Reach:
         token = _about(type(x), _class)[0]
         self._atoms += (name, token, x == 0 if inexact else repr(x))
         if type(x) not in _VALUES and hasattr(x, "__dict__"):
-            self._attributes_of(name, x)
+            self._attributes_of(name, x, _about(type(x), _class)[1])
 
     def _member(self, name: str, x: enum.Enum) -> None:
         self._atoms += (name, _about(type(x), _class)[0], x.name)
@@ -576,36 +583,39 @@ class Reach:
             self._atoms += (name, "objects", x.shape)
             self._pending.append((name, x.ravel().tolist()))
         elif self.exactly or small:
+            if not self.exactly and x.flags.writeable:
+                self._saved.append((name, x, None, x.copy()))
             host = x if isinstance(x, np.ndarray) else backends.of(x).to_host(x)  # type: ignore[union-attr]
             self._atoms += (name, (x.shape, str(x.dtype)), digest(host))
         else:
             self._atoms += (name, type(x).__name__, str(x.dtype))
 
-    def _object(self, name: str, x: Any) -> None:
+    def _object(self, name: str, x: Any, about: Class) -> None:
         kind = type(x)
-        about: Class = _about(kind, _class)[1]
         self._atoms += (name, "object", about.token)
         if is_marked(x):
             return
         if about.origin is _THEIRS:
             if id(kind) not in self._seen:
                 self._seen[id(kind)] = len(self._seen)
-                self._spaces += [(base(), False) for base in about.bases]
+                for base in about.bases:
+                    entry = base(), "whole" if about.whole else "used"
+                    self._spaces.append(entry)
+                    self._read_by_name(*entry, ())  # at once: what it names is then known
         elif about.origin is _OURS:
             rule = getattr(kind, "forward", None)
             if rule is not None and not anomaly.is_library(rule.__code__.co_filename):
                 self._pending.append((name, rule))
         if about.taking:
             self.refuse(f"{name}, a {kind.__name__}, which may give something else each time")
-        elif not self._attributes_of(name, x):
+        elif not self._attributes_of(name, x, about):
             self._opaque(name, x)
         if self.exactly:
             with contextlib.suppress(TypeError, ValueError, BufferError):
                 self._atoms += (name, "bytes", zlib.crc32(memoryview(x)))
 
-    def _attributes_of(self, name: str, x: Any) -> bool:
+    def _attributes_of(self, name: str, x: Any, about: Class) -> bool:
         """Look at attributes and parts, if there are any to be seen."""
-        about: Class = _about(type(x), _class)[1]
         held = getattr(x, "__dict__", None)
         visible = bool(about.slots)
         if type(held) is dict:
@@ -659,6 +669,21 @@ class Reach:
                 return str(name)
         return None
 
+    def moved(self) -> bool:
+        """Whether anything is bound or held otherwise now; less than ``changed``, and quicker."""
+        for _, holder, key, before in self._saved:
+            if key is None and type(holder) is not types.CellType:
+                if before is None:
+                    continue
+                if type(holder) is np.ndarray:
+                    if not np.array_equal(holder, before):
+                        return True
+                elif len(holder) != len(before) or not _same_parts(holder, before):
+                    return True
+            elif _content(holder, key) is not before:
+                return True
+        return False
+
     def restore(self) -> None:
         """Bind again what was bound, and fill containers as they were filled."""
         for _, holder, key, before in reversed(self._saved):
@@ -667,6 +692,8 @@ class Reach:
                 continue
             if isinstance(holder, types.CellType):
                 holder.cell_contents = before
+            elif isinstance(holder, np.ndarray):
+                holder[...] = before
             elif type(key) is _Slot:
                 object.__setattr__(holder, key, before)
             elif isinstance(holder, dict):
@@ -732,7 +759,6 @@ _HANDLERS: dict[type, Callable[[Reach, str, Any], None]] = {
             types.GetSetDescriptorType,
             types.MemberDescriptorType,
             types.ClassMethodDescriptorType,
-            logging.Logger,
         ],
         Reach._plain,
     ),
@@ -741,7 +767,7 @@ _HANDLERS: dict[type, Callable[[Reach, str, Any], None]] = {
 }
 
 
-def _handler(kind: type) -> Callable[[Reach, str, Any], None]:
+def _handler(kind: type) -> Callable[..., None]:
     """How to look at instances of a class."""
     kinds: list[tuple[Any, Any]] = [
         (enum.Enum, Reach._member),
@@ -752,7 +778,7 @@ def _handler(kind: type) -> Callable[[Reach, str, Any], None]:
         (types.ModuleType, Reach._module),
         (np.ndarray, Reach._array),
         ((staticmethod, classmethod, property, weakref.ref), Reach._parts),
-        (logging.Logger, Reach._plain),
+        (logging.Logger, Reach._logger),
     ]
     for bases, handler in kinds:
         if issubclass(kind, bases):
