@@ -17,11 +17,12 @@ from ..tensor import Tensor
 from .text import to_dot, to_text
 
 if TYPE_CHECKING:
-    from .tools import Study, explain_nonfinite, fold, graph, record, unfold
+    from .tools import Study, explain_nonfinite, flow, fold, graph, record, unfold
 
 __all__ = [
     "Study",
     "explain_nonfinite",
+    "flow",
     "fold",
     "graph",
     "record",

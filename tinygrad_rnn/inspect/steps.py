@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import random
+from ..planner.evidence import pure
 from ..primitives.creation import asarray
 from ..recurrence.unroll import initial_state_beside
 from ..structure import flatten, map_leaves, unflatten
@@ -23,6 +24,7 @@ from .watching import host
 Cell = Callable[[Any, Any], tuple[Any, Any]]
 
 
+@pure
 class Tapped:
     """A cell whose output is ``(output, leaves of the state)``.
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from .drawing import svg, text
 
-_CELLS = 200  # across; more steps are taken together, the largest of each group
+_CELLS = 125  # across; more steps are taken together, the largest of each group
 _HEIGHT, _LABEL, _WIDTH = 18.0, 110.0, 640.0
 
 
@@ -71,3 +71,12 @@ def svg_of_nonfinite(data: dict[str, Any]) -> str:
     if not spread:
         return ""
     return strip([("not finite", spread)], 0.0, 1.0, "share of rows", "of rows")
+
+
+def svg_of_flow(data: dict[str, Any]) -> str:
+    """Norms by step on one scale for all studies: log10 from -10 to 2."""
+    rows = [
+        (name, [math.log10(v) if v > 0 else -99.0 if v == 0 else v for v in values])
+        for name, values in data["norms"].items()
+    ]
+    return strip(rows, -10.0, 2.0, "log10 of the gradient's norm, from -10 (dark) to 2", "(log10)")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .capture import record
 from .document import Study
+from .flowing import flow
 from .folding import fold, graph, unfold
 from .nonfinite import explain_nonfinite
 
-__all__ = ["Study", "explain_nonfinite", "fold", "graph", "record", "unfold"]
+__all__ = ["Study", "explain_nonfinite", "flow", "fold", "graph", "record", "unfold"]

@@ -57,3 +57,25 @@ def _shown(read: dict[str, Any]) -> str:
         return f"{name}{value:.9g}" if isinstance(value, float) else f"{name}{value}"
     bad = f", {read['not finite']} not finite" if read["not finite"] else ""
     return f"{name}{tuple(read['shape'])}, at most {read['largest']:.6g} in size{bad}"
+
+
+def text_of_flow(data: dict[str, Any]) -> str:
+    """The diagnosis, the norms at some steps, and the gates."""
+    count = data["steps"]
+    shown = sorted({round(k * (count - 1) / 6) for k in range(7)})
+    lines = [data["diagnosis"], ""]
+    lines.append(f"{'|dL/d...| at step':20}" + "".join(f"{t + 1:>10}" for t in shown))
+    for name, values in data["norms"].items():
+        lines.append(f"{name:20}" + "".join(f"{values[t]:10.2g}" for t in shown))
+    for name, gate in data["gates"].items():
+        parts = [f"mean {gate['function']} {gate['mean']:.2f}"]
+        if "low" in gate:
+            parts.append(f"under 0.1: {gate['low']:.0%}, over 0.9: {gate['high']:.0%}")
+        if "saturated" in gate:
+            parts.append(f"beyond 0.9: {gate['saturated']:.0%}")
+        lines.append(f"gate {name}: {'; '.join(parts)}")
+    if data["lyapunov"]:
+        lines.append("Lyapunov exponents: " + ", ".join(f"{v:.3g}" for v in data["lyapunov"]))
+    if not data["planned"]:
+        lines.append(f"Run literally, without gates: {data['why']}")
+    return "\n".join(lines)

@@ -1,0 +1,294 @@
+"""How gradients flow through time: of states, gates and inputs, step by step, and what it means.
+
+One backward pass by the plan gives all of it, since taps of zeros beside the inputs collect the
+cotangents that a plan would otherwise keep to itself. Two questions are told apart: how large the
+gradients of *this* loss are at each step, and by what factor *any* gradient grows or shrinks a
+step. The second is the largest Lyapunov exponent of the states' Jacobians, found by
+orthogonalising a few vectors as they are carried along (Benettin et al. 1980; for recurrent
+networks Engelken, Wolf & Abbott 2020, arXiv 2006.02427; Vogt et al. 2020, arXiv 2006.14123).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from ..batching import vmap
+from ..planner.lookup import PlanError
+from ..planner.trace import Untraceable
+from ..primitives.creation import asarray
+from ..primitives.movement import concat, reshape, split
+from ..recurrence.unroll import unroll
+from ..structure import flatten, map_leaves, unflatten
+from ..tensor import Tensor, pull_back
+from ..transforms import jacobian
+from .document import Study
+from .retelling import Retold
+from .steps import Cell, Steps
+from .watching import host
+
+_BYTES = 256 * 2**20  # of taps that are looked at together
+_VECTORS = 8
+_ELEMENTS = 2**22  # of Jacobians that are computed together
+_STRONG = math.log(100.0)  # by how much a gradient has to change over all steps
+
+
+def flow(
+    cell: Cell,
+    xs: Any,
+    loss: Callable[[Any], Tensor],
+    state: Any = None,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    reverse: bool = False,
+) -> Study:
+    """Gradient norms of states, gates and inputs by step, and a diagnosis in words.
+
+    Args:
+        cell: any callable ``cell(x, state) -> (output, state)``, as for ``unroll``.
+        xs: a Tensor (T, B, ...) or a structure of them.
+        loss: ``loss(outputs)``, a scalar.
+        state: the initial state, as for ``unroll``.
+        lengths: as for ``unroll``.
+        mask: as for ``unroll``.
+        reverse: as for ``unroll``.
+
+    Returns:
+        A ``Study``: ``data["norms"]`` are, by name and step, the Euclidean norms over rows and
+        units of dL/dh_t (of each state, and of what goes into each gate), and of dL/dx_t. Gates are
+        the named values of the cell that an activation is applied to. ``data["lyapunov"]`` are
+        exponents a step, ``data["factor"]`` is e to the largest: by what a gradient is multiplied
+        in a step back.
+
+    Raises ValueError for a loss that is no scalar or that nothing led to. A cell that cannot be
+    planned is run literally, without gates, and the study says so. Nothing is written to ``.grad``.
+    """
+    steps = Steps(cell, xs, state, lengths, mask, None, reverse)
+    if steps.count == 0:
+        raise ValueError("flow: there are no steps")
+    options = {"lengths": lengths, "mask": mask, "reverse": reverse}
+    xs = map_leaves(_leaf, steps.xs)
+    try:
+        retold = Retold(cell, steps.xs, steps.initial)
+        found = _run(retold, steps, xs, loss, options, "planned")
+        why = None
+    except (PlanError, Untraceable) as error:
+        why = str(error)
+        literal = _Literal(cell, steps)
+        found = _run(literal, steps, xs, loss, options, "literal")
+    norms, states, gates = found
+    exponents = _lyapunov(cell, steps, states)
+    data = {
+        "steps": steps.count,
+        "norms": {name: [float(v) for v in values] for name, values in norms.items()},
+        "gates": gates,
+        "lyapunov": exponents,
+        "factor": math.exp(exponents[0]) if exponents else None,
+        "planned": why is None,
+        "why": why,
+        "order": "backwards" if reverse else "forwards",
+    }
+    data["diagnosis"] = _diagnosis(data)
+    return Study("flow", data)
+
+
+def _leaf(x: Tensor) -> Tensor:
+    made = x.detach()
+    made.requires_grad = made.dtype.kind == "f"
+    return made
+
+
+class _Literal:
+    """A cell as it is, with taps on its states alone, for where there is no trace of it."""
+
+    def __init__(self, cell: Cell, steps: Steps) -> None:
+        self.cell = cell
+        self.gates: list[Any] = []
+        self.state_names = [f"state{n}" for n in range(len(steps.states))]
+        if len(self.state_names) == 1:
+            self.state_names = ["h"]
+        pairs = zip(self.state_names, steps.states, strict=True)
+        self.shapes = {name: (h.shape, h.dtype) for name, h in pairs if h.dtype.kind == "f"}
+
+    def __call__(self, x: Any, state: Any) -> Any:
+        """One step."""
+        x, taps = x
+        output, following = self.cell(x, state)
+        leaves, structure = flatten(following)
+        after = [
+            h + taps[name] if name in taps else h
+            for name, h in zip(self.state_names, leaves, strict=True)
+        ]
+        new = {id(h): t for h, t in zip(leaves, after, strict=True)}
+        output = map_leaves(lambda y: new.get(id(y), y), output)
+        return (output, tuple(after), ()), unflatten(structure, after)
+
+
+def _run(
+    cell: Any, steps: Steps, xs: Any, loss: Any, options: dict[str, Any], mode: Any
+) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
+    """Norms by name, the states after each step, and what the gates are, in one backward pass.
+
+    In several if the taps of one would be too large.
+    """
+    norms: dict[str, Any] = {}
+    gates: dict[str, Any] = {}
+    states: list[Any] = []
+    for group in _groups(cell.shapes, steps.count):
+        backend = flatten(xs)[0][0].backend
+        taps = {
+            name: _leaf(asarray(np.zeros((steps.count, *shape), dtype=dtype), backend=backend))
+            for name, (shape, dtype) in group.items()
+        }
+        (outputs, after, kept), _ = unroll(cell, (xs, taps), steps.initial, mode=mode, **options)
+        scalar = loss(outputs)
+        if not isinstance(scalar, Tensor) or scalar.size != 1:
+            raise ValueError("flow: loss(outputs) returns a scalar Tensor")
+        if scalar._node is None:
+            raise ValueError("flow: nothing that requires grad led to the loss")
+        inputs = [] if norms else [x for x in flatten(xs)[0] if x._node is not None]
+        targets = [x for x in (*taps.values(), *inputs)]
+        found = pull_back([scalar], [None], [x._node for x in targets if x._node is not None])
+        for name, tap in taps.items():
+            norms[name] = _norms(found.get(tap._node), tap)  # type: ignore[arg-type]
+        for n, x in enumerate(inputs):
+            name = "inputs" if len(inputs) == 1 else f"inputs{n}"
+            norms[name] = _norms(found.get(x._node), x)
+        if not states:
+            states = [host(h) for h in after]
+            gates = {
+                gate.name: _gate(gate.function, host(a), steps.valid)
+                for gate, a in zip(cell.gates, kept, strict=True)
+            }
+    return norms, states, gates
+
+
+def _groups(shapes: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    """Names in groups whose taps are within the budget."""
+    groups: list[dict[str, Any]] = [{}]
+    size = 0
+    for name, (shape, dtype) in shapes.items():
+        own = count * math.prod(shape) * dtype.itemsize
+        if groups[-1] and size + own > _BYTES:
+            groups.append({})
+            size = 0
+        groups[-1][name] = (shape, dtype)
+        size += own
+    return groups
+
+
+def _norms(g: Any, like: Tensor) -> Any:
+    """The norm of a cotangent (T, ...) at each step."""
+    if g is None:
+        return np.zeros(like.shape[0])
+    flat = host(g).reshape(like.shape[0], -1).astype(np.float64)
+    return np.sqrt(np.einsum("ti,ti->t", flat, flat))
+
+
+def _gate(function: str, values: Any, valid: Any) -> dict[str, Any]:
+    """What an activation does at the steps that are taken: its mean, and how much is saturated."""
+    taken = values[valid] if values.shape[:2] == valid.shape else values
+    found: dict[str, Any] = {"function": function, "mean": float(taken.mean())}
+    if function == "sigmoid":
+        found |= {"low": float((taken < 0.1).mean()), "high": float((taken > 0.9).mean())}
+    elif function == "tanh":
+        found["saturated"] = float((np.abs(taken) > 0.9).mean())
+    found["by step"] = [float(v) for v in values.reshape(len(values), -1).mean(1)]
+    return found
+
+
+# Jacobians.
+
+
+def _lyapunov(cell: Cell, steps: Steps, states: list[Any]) -> list[float]:
+    """The largest Lyapunov exponents of the states of one row, those that takes most steps."""
+    floating = [h for h in steps.states if h.dtype.kind == "f"]
+    if not floating or len(floating) != len(steps.states) or steps.rows < 1:
+        return []
+    row = int(steps.valid.sum(0).argmax())
+    order = [t for t in steps.order if steps.valid[t, row]]
+    if not order:
+        return []
+    shapes = [(1, *h.shape[1:]) for h in steps.states]
+    sizes = [math.prod(shape) for shape in shapes]
+    backend = steps.states[0].backend
+    first = [host(h)[row : row + 1] for h in steps.states]
+    before = [
+        np.concatenate([initial[None], after[order[:-1], row : row + 1]]).reshape(len(order), -1)
+        for initial, after in zip(first, states, strict=True)
+    ]
+    vectors = asarray(np.concatenate(before, axis=1), backend=backend)
+    xs = map_leaves(lambda x: asarray(_of_row(host(x), order, row), backend=x.backend), steps.xs)
+
+    def step(vector: Tensor, x: Any) -> Tensor:
+        parts = split(vector, list(np.cumsum(sizes)[:-1]), axis=-1) if len(sizes) > 1 else [vector]
+        leaves = [reshape(p, shape) for p, shape in zip(parts, shapes, strict=True)]
+        _, following = cell(x, unflatten(steps.structure, leaves))
+        return concat([reshape(h, (-1,)) for h in flatten(following)[0]], axis=-1)
+
+    size = sum(sizes)
+    each = max(1, _ELEMENTS // (size * size))
+    q = np.linalg.qr(np.random.default_rng(0).normal(size=(size, min(_VECTORS, size))))[0]
+    logs = np.zeros(q.shape[1])
+    try:
+        for begin in range(0, len(order), each):
+            part = slice(begin, begin + each)
+            own = map_leaves(lambda x, part=part: x[part], xs)
+            matrices = host(vmap(jacobian(step, argnums=0))(vectors[part], own))
+            for matrix in matrices.astype(np.float64):
+                q, r = np.linalg.qr(matrix @ q)
+                logs += np.log(np.maximum(np.abs(np.diag(r)), 1e-300))
+    except (TypeError, ValueError, RuntimeError):
+        return []  # a cell that reads values, or whose rows are not to be taken apart
+    return [float(v) for v in np.sort(logs / len(order))[::-1]]
+
+
+def _of_row(x: Any, order: list[int], row: int) -> Any:
+    """The inputs of one row at some steps; of (T,) those of all rows."""
+    return x[order] if x.ndim == 1 else x[order, row : row + 1]
+
+
+# In words.
+
+
+def _diagnosis(data: dict[str, Any]) -> str:
+    norms = data["norms"]
+    bad = [name for name, values in norms.items() if not np.isfinite(values).all()]
+    if bad:
+        return f"not finite: {', '.join(bad)}; explain_nonfinite finds where it was made"
+    exponent = data["lyapunov"][0] if data["lyapunov"] else _slope(norms)
+    if exponent is None:
+        return "no gradient reaches any state"
+    factor = math.exp(exponent)
+    over = exponent * data["steps"]
+    words = f"x{factor:.3g} a step"
+    forget = next((n for n in ("f", "z", "forget") if n in data["gates"]), None)
+    mean = f"; mean {forget} = {data['gates'][forget]['mean']:.2f}" if forget else ""
+    if over < -_STRONG:
+        half = math.log(2) / -exponent
+        cure = "clipping will not help"
+        if forget == "f":
+            cure += ", a larger forget_bias may"
+        elif forget is None:
+            cure += ", a gated cell or orthogonal recurrent weights may"
+        return f"vanishing: {words}, half-life {half:.3g} steps{mean}; {cure}"
+    if over > _STRONG:
+        double = math.log(2) / exponent
+        return (
+            f"exploding: {words}, doubled every {double:.3g} steps{mean}; clip the gradient's norm "
+            "(optim.clip_grad_norm_), or scale the recurrent weights down"
+        )
+    return f"carried: {words}, x{math.exp(over):.3g} over all {data['steps']} steps{mean}"
+
+
+def _slope(norms: dict[str, Any]) -> float | None:
+    """The slope of log |dL/dh_t| where there are no Jacobians to go by."""
+    values = next((np.asarray(v) for v in norms.values() if np.count_nonzero(v) > 1), None)
+    if values is None:
+        return None
+    t = np.flatnonzero(values)
+    return -float(np.polyfit(t, np.log(values[t]), 1)[0])
