@@ -151,8 +151,8 @@ def set_communicator(communicator: Any) -> None:
 def use_nccl(host: str | None = None, port: int | None = None) -> None:
     """Average gradients that are on GPUs without taking them to the host: by NCCL, one GPU each.
 
-    Call it before anything is put on a GPU: it chooses the one that this process uses, by counting
-    the processes of its machine. ``host`` and ``port`` are those of ``cupyx.distributed``.
+    Call it in all processes, before anything is put on a GPU: it chooses the one that this process
+    uses, by counting those of its machine. ``host`` and ``port`` are as in ``cupyx.distributed``.
 
     Raises BackendUnavailable where CuPy cannot be used.
     """

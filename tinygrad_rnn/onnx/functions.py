@@ -121,9 +121,8 @@ def _gelu(call: Any, x: Tensor) -> Tensor:
     return f.gelu(x, approximate=call.attribute("approximate", "none"))
 
 
-def selu(x: Tensor, alpha: float = 1.6732632, gamma: float = 1.0507010) -> Tensor:
-    """gamma * x above 0, gamma * alpha * (exp(x) - 1) below."""
-    return gamma * where(x > 0, x, alpha * elementwise.expm1(elementwise.minimum(x, 0.0)))
+def _selu(x: Tensor, alpha: float, gamma: float) -> Tensor:
+    return gamma * f.elu(x, alpha)
 
 
 def hard_sigmoid(x: Tensor, alpha: float = 0.2, beta: float = 0.5) -> Tensor:
@@ -139,7 +138,8 @@ def _mish(x: Tensor) -> Tensor:
     return x * elementwise.tanh(elementwise.softplus(x))
 
 
-def _softsign(x: Tensor) -> Tensor:
+def softsign(x: Tensor) -> Tensor:
+    """x / (1 + |x|)."""
     return x / (1 + abs(x))
 
 
@@ -155,18 +155,13 @@ def thresholded_relu(x: Tensor, alpha: float = 1.0) -> Tensor:
     return where(x > alpha, x, 0.0)
 
 
-def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    """x above 0, alpha * (exp(x) - 1) below."""
-    return where(x > 0, x, alpha * elementwise.expm1(elementwise.minimum(x, 0.0)))
-
-
 def leaky_relu(x: Tensor, alpha: float = 0.01) -> Tensor:
     """x above 0, alpha * x below."""
-    return where(x > 0, x, alpha * x)
+    return f.leaky_relu(x, alpha)
 
 
-def _celu(x: Tensor, alpha: float = 1.0) -> Tensor:
-    return where(x > 0, x, alpha * elementwise.expm1(elementwise.minimum(x, 0.0) / alpha))
+def _celu(x: Tensor, alpha: float) -> Tensor:
+    return alpha * f.elu(x / alpha)
 
 
 # Types and shapes.
@@ -528,10 +523,10 @@ FUNCTIONS: dict[str, Function] = {
     "Not": _of_one(elementwise.logical_not),
     "IsInf": _isinf,
     "Identity": lambda call, x: x,
-    "Softsign": _of_one(_softsign),
-    "Elu": _with(elu, alpha=1.0),
+    "Softsign": _of_one(softsign),
+    "Elu": _with(f.elu, alpha=1.0),
     "LeakyRelu": _with(leaky_relu, alpha=0.01),
-    "Selu": _with(selu, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
+    "Selu": _with(_selu, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875),
     "Celu": _with(_celu, alpha=1.0),
     "ThresholdedRelu": _with(thresholded_relu, alpha=1.0),
     "HardSigmoid": _with(hard_sigmoid, alpha=0.2, beta=0.5),

@@ -11,6 +11,7 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..nn.module import Module, Parameter
+from ..primitives.creation import tensor
 from ..tensor import Tensor
 from .graph import Graph, read
 from .library import ImportedModelError
@@ -20,18 +21,16 @@ from .nodes import KNOWN, Limits, Run
 class OnnxModule(Module):
     """A model that was read: ``module(x)``, ``module(x, lengths)``, ``module(x=x, h=h)``.
 
-    Arrays of floats in the file are parameters, in ``weights`` by their names there. It runs nodes
-    one after the other as functions on Tensors, loops by ``unroll``; so it has gradients, moves to
-    other backends, and can be a part of another module.
+    Arrays of floats in the file (outside of loops and branches) are parameters, in ``weights`` by
+    their names there. It runs nodes one after the other as functions on Tensors, loops by
+    ``unroll``; so it has gradients, moves to other backends, and can be a part of another module.
     """
 
     def __init__(self, graph: Graph, opset: int, limits: Limits) -> None:
-        self.graph, self.opset, self.limits = graph, opset, limits
-        self.weights = {
-            name: Parameter(array)
-            for name, array in graph.initial.items()
-            if array.dtype.kind == "f" and array.ndim
-        }
+        trained = {k: x for k, x in graph.initial.items() if x.dtype.kind == "f" and x.ndim}
+        others = {k: x for k, x in graph.initial.items() if k not in trained}
+        self.graph, self.opset, self.limits = graph._replace(initial=others), opset, limits
+        self.weights = {name: Parameter(array) for name, array in trained.items()}
 
     @property
     def inputs(self) -> list[str]:
@@ -108,8 +107,6 @@ def load(
 
 
 def _placed(value: Any, backend: str) -> Any:
-    from ..primitives.creation import tensor
-
     if value is None or isinstance(value, Tensor):
         return value
     if isinstance(value, list):

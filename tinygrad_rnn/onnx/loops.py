@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..functional import elu
 from ..primitives.creation import zeros
 from ..primitives.elementwise import maximum, minimum, relu, sigmoid, softplus, tanh
 from ..primitives.movement import (
@@ -27,7 +28,7 @@ from ..primitives.movement import (
 )
 from ..recurrence import pure, unroll
 from ..tensor import Tensor
-from .functions import elu, hard_sigmoid, leaky_relu, thresholded_relu
+from .functions import hard_sigmoid, leaky_relu, softsign, thresholded_relu
 from .library import ImportedModelError
 
 Activation = Callable[[Tensor], Tensor]
@@ -44,16 +45,12 @@ def _scaled_tanh(x: Tensor, alpha: float, beta: float) -> Tensor:
     return alpha * tanh(beta * x)
 
 
-def _softsign(x: Tensor) -> Tensor:
-    return x / (1 + abs(x))
-
-
 # Each with the defaults of alpha and beta, for those that have them.
 _ACTIVATIONS: dict[str, tuple[Any, tuple[float, ...]]] = {
     "relu": (relu, ()),
     "tanh": (tanh, ()),
     "sigmoid": (sigmoid, ()),
-    "softsign": (_softsign, ()),
+    "softsign": (softsign, ()),
     "softplus": (softplus, ()),
     "affine": (_affine, (1.0, 0.0)),
     "leakyrelu": (leaky_relu, (0.01,)),

@@ -8,7 +8,7 @@ or traced, still knows its shapes.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,5 +91,4 @@ class Run:
         return tensor(x, backend=backend or self.backend) if isinstance(x, np.ndarray) else x
 
 
-Function = Callable[..., Any]
 KNOWN = frozenset([*FUNCTIONS, *loops.FUNCTIONS])
