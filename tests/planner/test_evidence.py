@@ -1391,6 +1391,112 @@ def test_every_operation_does_the_same_traced_as_literally(row: Any, data: Any) 
     assert ran, evidence.Standing(cell).describe()
 
 
+# What changes between calls: a setting, a function, a class. Each gives a cell and what to do.
+
+
+def a_float_beyond_a_threshold() -> Any:
+    class Cell:
+        p, t = 0.9, 0
+
+        def __call__(self, x: Any, h: Any) -> Any:
+            h = step(x, h)
+            self.t += self.p < 0.5
+            return h * (0.5 if self.t % 3 == 1 else 1.0), h
+
+    cell = Cell()
+    return cell, lambda n: setattr(cell, "p", [0.9, 0.8, 0.7, 0.4, 0.3, 0.8, 0.2, 0.1][n])
+
+
+def an_array_beside_a_float() -> Any:
+    class Cell:
+        p = 0.9
+
+        def __init__(self) -> None:
+            self.t = np.zeros(1, int)
+
+        def __call__(self, x: Any, h: Any) -> Any:
+            h = step(x, h)
+            if self.p < 0.5:
+                self.t += 1
+            return h * (0.5 if self.t[0] % 17 == 1 else 1.0), h
+
+    cell = Cell()
+    return cell, lambda n: setattr(cell, "p", [0.9, 0.8, 0.7, 0.4, 0.3, 0.8, 0.2, 0.1][n])
+
+
+def an_integer_in_a_tensor() -> Any:
+    flag, count = tg.tensor(0), [0]
+
+    def cell(x: Any, h: Any) -> Any:
+        h = step(x, h)
+        count[0] += int(flag.item())
+        return h * (2.0 if count[0] % 5 == 1 else 1.0), h
+
+    def change(n: int) -> None:
+        flag.data = np.asarray([0, 0, 0, 1, 1, 0, 1, 1][n])
+
+    return cell, change
+
+
+def a_function_of_a_module() -> Any:
+    count = [0]
+
+    def other(x: Any, h: Any) -> Any:
+        count[0] += 1
+        return tg.tanh(x + h @ U) * (2.0 if count[0] % 17 == 0 else 1.0)
+
+    def cell(x: Any, h: Any) -> Any:
+        h = step(x, h)
+        return h, h
+
+    real = step
+
+    def change(n: int) -> None:
+        global step
+        step = other if 2 < n < 6 else real
+
+    return cell, change
+
+
+def a_method_of_a_base() -> Any:
+    count = [0]
+
+    class Base(nn.Module):
+        def out(self, h: Any) -> Any:
+            return h
+
+    class Cell(Base):
+        def forward(self, x: Any, h: Any) -> Any:
+            h = step(x, h)
+            return self.out(h), h
+
+    def other(self: Any, h: Any) -> Any:
+        count[0] += 1
+        return h * 2.0 if count[0] % 17 == 0 else h
+
+    real = Base.out
+    return Cell(), lambda n: setattr(Base, "out", other if n in (3, 4, 6, 7) else real)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(a_float_beyond_a_threshold, an_array_beside_a_float, an_integer_in_a_tensor),
+        *(a_function_of_a_module, a_method_of_a_base),
+    ],
+)
+def test_what_changes_between_calls(make: Any) -> None:
+    """Planned by what is known of it, a cell that has turned is put back and watched again."""
+    found = []
+    for mode in ("auto", "literal"):
+        (cell, change), ys = make(), []
+        for n in range(8):
+            change(n)
+            ys.append(tg.unroll(cell, XS * (1 + 0.1 * n), H, mode=mode)[0].numpy())  # type: ignore[arg-type]
+        found.append(ys)
+    np.testing.assert_allclose(*found, rtol=1e-10)
+
+
 # Long calls.
 
 

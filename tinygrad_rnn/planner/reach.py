@@ -699,9 +699,11 @@ class Reach:
             elif isinstance(holder, dict):
                 if key is not None:
                     holder[key] = before
-                elif len(now) != len(before) or not _same_parts(now, before):
+                elif [*now] != [*before]:
                     holder.clear()
                     holder.update(before)
+                else:
+                    holder.update({k: x for k, x in before.items() if now[k] is not x})
             elif key is not None:
                 setattr(holder, key, before)
             elif len(now) != len(before) or not _same_parts(now, before):
