@@ -565,7 +565,7 @@ def _line() -> str:
     return f" at {anomaly.place()}"
 
 
-def _generators(reached: list[Any]) -> list[Any]:
+def _generators(reached: tuple[Any, ...]) -> list[Any]:
     """The states of all generators of random numbers that are not tinygrad_rnn's."""
     legacy = np.random.get_state(legacy=False)
     found: list[Any] = [

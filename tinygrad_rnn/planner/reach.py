@@ -81,7 +81,7 @@ _CLOCK_FILES = frozenset(
 )
 _BUILTINS = dict(vars(builtins))
 _UNSEEN = frozenset(
-    ["globals", "eval", "exec", "open", "input", "id", "__import__", "__builtins__"]
+    ["globals", "eval", "exec", "open", "input", "id", "hash", "__import__", "__builtins__"]
 )
 """Builtins whose results are nowhere to be reached."""
 
@@ -327,10 +327,12 @@ class Reach:
     are those of random numbers.
     """
 
+    refused: str | None = None
+    generators: tuple[Any, ...] = ()
+    _dates = _files = False
+
     def __init__(self, cell: Any, exactly: bool = False) -> None:
         self.exactly = exactly
-        self.refused: str | None = None
-        self.generators: list[Any] = []
         self._atoms: list[Any] = []
         self._pending: list[tuple[Any, Any]] = [("the cell", cell)]
         self._seen: dict[int, int] = {}
@@ -339,7 +341,6 @@ class Reach:
         self._attributes: dict[str, None] = {}  # that any function names
         self._spaces: list[tuple[Any, str]] = []  # modules and classes, which are read by name
         self._read: set[tuple[int, str]] = set()  # what was
-        self._dates = self._files = False
         try:
             self._all()
         except Exception as error:  # of whatever kind: it comes from a class of the user's
@@ -575,7 +576,7 @@ class Reach:
         self._atoms += (name, "generator", type(x).__name__)
         if isinstance(x, (python_random.SystemRandom,)):
             self.refuse("a generator of the system's")
-        self.generators.append(x)
+        self.generators += (x,)
 
     def _array(self, name: str, x: Any) -> None:
         small = isinstance(x, np.ndarray) and x.dtype.kind in "iub" and x.size <= 16
