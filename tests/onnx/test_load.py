@@ -32,26 +32,24 @@ FIXTURES = Path(__file__).parents[1] / "fixtures"
 RNG = np.random.default_rng(0)
 I, H = 4, 5  # noqa: E741
 
+RECURRENT = [
+    f"{kind}_{name}"
+    for kind, more in {"gru": "seq_length", "lstm": "with_peepholes", "simple_rnn": ""}.items()
+    for name in ("defaults", "with_initial_bias", "batchwise", "reverse", "bidirectional", more)
+    if name
+] + ["rnn_seq_length"]
 SCANS_AND_LOOPS = ["scan_sum", "scan9_sum", "scan9_multi_state", "scan9_scalar"]
 SCANS_AND_LOOPS += ["loop11", "loop13_seq", "loop16_seq_none"]
 
 
+@pytest.fixture(scope="module")
 def official() -> dict[str, Any]:
-    """The test cases of onnx itself: 18 of recurrent layers, seven of Scan and Loop."""
+    """The test cases of onnx itself, by name."""
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # others overflow when they are made
-        cases = {case.name.removeprefix("test_"): case for case in collect_testcases(None)}
-    recurrent = [
-        name
-        for name, case in cases.items()
-        if {node.op_type for node in case.model.graph.node} & {"LSTM", "GRU", "RNN"}
-    ]
-    return {name: cases[name] for name in [*recurrent, *SCANS_AND_LOOPS]}
-
-
-OFFICIAL = official()
+        warnings.simplefilter("ignore")  # some overflow when they are made
+        return {case.name.removeprefix("test_"): case for case in collect_testcases(None)}
 
 
 def normal(*shape: int) -> np.ndarray:
@@ -84,13 +82,16 @@ def model_of(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
 
 
-def test_there_are_eighteen_and_seven() -> None:
-    assert len(OFFICIAL) == 18 + 7
+def test_these_are_all_cases_of_recurrent_layers(official: dict[str, Any]) -> None:
+    kinds = {"LSTM", "GRU", "RNN"}
+    found = [n for n, c in official.items() if {x.op_type for x in c.model.graph.node} & kinds]
+    assert sorted(found) == sorted(RECURRENT)
+    assert len(RECURRENT) == 18
 
 
-@pytest.mark.parametrize("name", OFFICIAL)
-def test_official_cases(name: str, tmp_path: Path) -> None:
-    case = OFFICIAL[name]
+@pytest.mark.parametrize("name", [*RECURRENT, *SCANS_AND_LOOPS])
+def test_official_cases(name: str, official: dict[str, Any], tmp_path: Path) -> None:
+    case = official[name]
     module = load(saved(case.model, tmp_path))
     for inputs, expected in case.data_sets:
         found = module(*inputs)
