@@ -86,7 +86,7 @@ def fold_constants(graph: Graph) -> Graph:
 
 
 def _fold_constants(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
-    numbers = [constant(x) for x in inputs]
+    numbers = [0 if isinstance(x, Value) and 0 in x.shape else constant(x) for x in inputs]
     name, shape, dtype = value.name, value.shape, value.dtype
     arrays = [x for x in inputs if isinstance(x, Value)]
 
