@@ -82,15 +82,13 @@ def backward(steps, pool, xs, states, captured, scalars, constants, draws, held,
         np.dot(multiply_1_t, turned, out=scratch)
         carried[...] = scratch
     product = pool.empty((3, 4), np.float32)
-    np.dot(x_0.T, multiply_1, out=product)
+    dot_of_many(np, x_0.T, multiply_1, out=product)
     dw = product
     before = steps.all_before(h)
     product_1 = pool.empty((4, 4), np.float32)
-    np.dot(before.T, multiply_1, out=product_1)
+    dot_of_many(np, before.T, multiply_1, out=product_1)
     dw_1 = product_1
-    total = pool.empty((1, 4), np.float32)
-    np.dot(np.ones((1, steps.total), np.float32), multiply_1, out=total)
-    dw_2 = total[0]
+    dw_2 = xp.sum(multiply_1, axis=(-2,))
     return [None], [None], [dw, dw_1, dw_2]
 """
 

@@ -23,6 +23,7 @@ from .ir import Key, Value, base, elements, is_view, writes_into
 from .passes.schedule import Schedule, Scheduled, keeps_latest
 from .passes.slices import parts_of
 from .runtime.pool import rounded
+from .runtime.steps import exact
 from .stages import EACH, ROWS, ROWS_ONCE, Carry, Distribution, Extent, Pass, Stage, states_of
 
 Kind = Literal["given", "steps", "states", "latest", "scratch", "total", "result", "local"]
@@ -55,7 +56,8 @@ class Memory:
             count = {ROWS: steps * rows, EACH: steps}.get(extent, once)
         if self.kind == "states":
             count += once
-        return elements(shape) * self.like.dtype.itemsize * count
+        dtype = exact(self.like.dtype) if self.kind == "total" else self.like.dtype
+        return elements(shape) * dtype.itemsize * count
 
     def bytes(self, extent: Extent, steps: int, rows: int, most: int) -> int:
         """The bytes of the buffer: one of the pool's is rounded up."""

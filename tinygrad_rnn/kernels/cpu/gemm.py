@@ -9,7 +9,8 @@ wide as one vector, which hold their rows one after the other. A vector that rea
 column holds anything there, and so does the result, before it is stored up to that column.
 
 The subtle point is that each element of a result is the same sum in the same order, however many
-rows there are. So the bits do not depend on how rows are shared out among threads.
+rows there are. So the bits do not depend on how rows are shared out among threads. And no sum has
+more than ``CHAIN`` terms in a row: it is one of sums of so many, and of sums of blocks.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import NamedTuple
 from .llvm import Code, Integer, Value, vector
 
 BLOCK_ROWS = 256
+CHAIN = 64  # as many terms are added one after the other, before they are added to others
 BLOCK_VECTORS = 24  # a multiple of every width of tile; with 16 lanes, a block has 384 kB
 
 
@@ -83,24 +85,31 @@ def _tile(
     tile = [(r, v) for r in range(rows) for v in range(len(panels))]
     c_rows = [code.address(c, code.integer("mul", "%c_row", r)) for r in range(rows)]
     places = {(r, v): code.address(c_rows[r], v * lanes) for r, v in tile}
-    sums = {x: code.variable(vector("float", lanes)) for x in tile}
+    sums, totals = ({x: code.variable(vector("float", lanes)) for x in tile} for _ in range(2))
     for x in tile:
-        code.store(code.constant(0, lanes), sums[x])
+        code.store(code.constant(0, lanes), totals[x])
+    a_rows = [code.address("%a", code.integer("mul", "%a_row", r)) for r in range(rows)]
+    with code.loop(0, "%k", CHAIN) as start:
+        for x in tile:
+            code.store(code.constant(0, lanes), sums[x])
+        end = code.smaller(code.integer("add", start, CHAIN), "%k")
+        with code.loop(start, end) as k:
+            offset = code.integer("mul", k, lanes)
+            right = [code.load(code.address(panel, offset), lanes) for panel in panels]
+            code.prefetch(code.address(ahead, offset))
+            offset = code.integer("mul", k, "%a_column")
+            for r in range(rows):
+                left = code.load(code.address(a_rows[r], offset)).spread(lanes)
+                for v, factor in enumerate(right):
+                    code.store(code.load(sums[r, v], lanes) + left * factor, sums[r, v])
+        for x in tile:
+            code.store(code.load(totals[x], lanes) + code.load(sums[x], lanes), totals[x])
     with code.when("%accumulate"):
         for x in tile:
-            code.store(code.load(places[x], lanes, mask=mask), sums[x])
-    a_rows = [code.address("%a", code.integer("mul", "%a_row", r)) for r in range(rows)]
-    with code.loop(0, "%k") as k:
-        offset = code.integer("mul", k, lanes)
-        right = [code.load(code.address(panel, offset), lanes) for panel in panels]
-        code.prefetch(code.address(ahead, offset))
-        offset = code.integer("mul", k, "%a_column")
-        for r in range(rows):
-            left = code.load(code.address(a_rows[r], offset)).spread(lanes)
-            for v, factor in enumerate(right):
-                code.store(code.load(sums[r, v], lanes) + left * factor, sums[r, v])
+            before = code.load(places[x], lanes, mask=mask)
+            code.store(before + code.load(totals[x], lanes), totals[x])
     for x in tile:
-        code.store(code.load(sums[x], lanes), places[x], mask)
+        code.store(code.load(totals[x], lanes), places[x], mask)
 
 
 def _rows(processor: Processor, rows: int) -> Code:

@@ -337,7 +337,24 @@ def _parts(m: int, n: int, lanes: int, threads: int) -> list[tuple[slice, slice]
     return [(slice(None), slice(*part)) for part in pairwise(bounds)]
 
 
+_TERMS = 4096  # so many are summed in float32, such sums in float64
+
+
 def _product(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
+    terms = a.shape[1]
+    if terms <= _TERMS:
+        _multiply(functions, accumulate, a, b, out)
+        return
+    total = out.astype(np.float64) if accumulate else np.zeros(out.shape)
+    part = np.empty(out.shape, np.float32)
+    for start in range(0, terms, _TERMS):
+        some = slice(start, start + _TERMS)
+        _multiply(functions, False, a[:, some], b[some], part)
+        total += part
+    out[...] = total
+
+
+def _multiply(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
     memory = _block.memory  # held here as well: a thread that Python abandons loses its own
     if memory is None:
         memory = _block.memory = _aligned(functions.block_size)

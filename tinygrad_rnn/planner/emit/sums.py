@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from ...primitives.indexing import ARRAY
 from ..ir import Value
 from ..passes.sums import contraction, read_by
+from ..runtime.functions import dot_of_many
 from ..stages import EACH, ONCE, ROWS, Term
 from .text import dtype_text
 from .writer import Writer
@@ -30,7 +31,10 @@ def write_total(writer: Writer, terms: Iterable[Term] | None) -> str:
 
 def _term(writer: Writer, term: Term) -> str:
     grown = writer.storage.totals.get(term.value)
-    total = _contracted(writer, term.value) if grown is None else writer.array(grown)
+    if grown is None:
+        total = _contracted(writer, term.value)
+    else:
+        total = f"{writer.array(grown)}.astype(np.{term.value.dtype.name}, copy=False)"
     for movement in term.after:
         if movement.name == "reshape":
             total = f"{total}.reshape({movement.shape})"
@@ -55,28 +59,33 @@ def _contracted(writer: Writer, value: Value) -> str:
     if kind == "places":
         values, places = arrays
         if extents[read[1]] is ONCE is not extents[read[0]]:
-            values = f"np.add.reduce({values}, axis=0)"  # at the same places at each step
+            values = _added(writer, values, 0)  # at the same places at each step
         entries = [places if e is ARRAY else repr(e) for e in value.parameters["key"]]
         backend = writer.constant("xp", writer.context.backend)
         zeros = f"np.zeros({value.shape}{dtype_text(value)})"
         return f"{backend}.index_add({zeros}, ({', '.join(entries)},), {values})"
     if extents[value] is ROWS:
-        return f"steps.added({arrays[0]})"
+        return f"steps.added({writer.constant('xp', writer.context.backend)}, {arrays[0]})"
     if extents[value] is EACH:
-        return f"np.add.reduce({arrays[0]}, axis=0)"
+        return _added(writer, arrays[0], 0)
     return f"({arrays[0]} * np.asarray(steps.steps{dtype_text(value)}))"
 
 
 def _product(writer: Writer, value: Value, read: list[Value], arrays: list[str]) -> str:
     once = any(writer.extents[x] is ONCE for x in read)  # times the sum of the other
-    each = "np.add.reduce({}, axis=0)" if once else "{}.reshape(-1, {})"
     x, y = [
-        each.format(array, part.shape[-1]) if writer.extents[part] is EACH else array
+        array
+        if writer.extents[part] is not EACH
+        else _added(writer, array, 0)
+        if once
+        else f"{array}.reshape(-1, {part.shape[-1]})"
         for array, part in zip(arrays, read, strict=True)
     ]
-    name = writer.name("product")
+    name, multiply = writer.name("product"), writer.product(value)
+    if multiply == "np.dot(" and value.dtype == "float32":  # whose sums have many terms in a row
+        multiply = f"{writer.constant('dot_of_many', dot_of_many)}(np, "
     writer.line(f"{name} = pool.empty({value.shape}{dtype_text(value)})")
-    writer.line(f"{writer.product(value)}{x}.T, {y}, out={name})", value)
+    writer.line(f"{multiply}{x}.T, {y}, out={name})", value)
     return name
 
 
@@ -84,12 +93,19 @@ def _sum(writer: Writer, value: Value, array: str) -> str:
     x, axes, keep = value.operands[0], value.parameters["axis"], value.parameters["keepdims"]
     if writer.extents[x] is EACH:
         shifted = tuple(a + len(x.shape) + 1 for a in axes)
-        total = f"np.add.reduce({array}, axis={(0, *shifted)})"
+        total = _added(writer, array, (0, *shifted))
         return f"{total}.reshape({value.shape})" if keep else total
-    if axes == (-len(x.shape),) and len(x.shape) == 2:
+    multiply = writer.product(value)
+    if axes == (-len(x.shape),) and len(x.shape) == 2 and multiply != "np.dot(":
         name = writer.name("total")
         writer.line(f"{name} = pool.empty((1, {x.shape[-1]}){dtype_text(value)})")
         ones = f"np.ones((1, steps.total){dtype_text(x)})"
-        writer.line(f"{writer.product(value)}{ones}, {array}, out={name})", value)
+        writer.line(f"{multiply}{ones}, {array}, out={name})", value)
         return name if keep else f"{name}[0]"
-    return f"np.add.reduce({array}, axis={axes}, keepdims={keep})"
+    return _added(writer, array, axes, keep)
+
+
+def _added(writer: Writer, array: str, axis: int | tuple[int, ...], keep: bool = False) -> str:
+    """A sum over axes, as exact as the backend's."""
+    backend = writer.constant("xp", writer.context.backend)
+    return f"{backend}.sum({array}, axis={axis}{', keepdims=True' * keep})"

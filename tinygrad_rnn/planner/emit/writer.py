@@ -14,6 +14,7 @@ from tinygrad_rnn_backends import Backend
 from ...graph import TABLE
 from ..facts import facts_of
 from ..ir import WHOLE, Number, Value, elements, is_view, writes_into
+from ..runtime.steps import exact
 from ..stages import EACH, MERGED, ROWS, ROWS_ONCE, Distribution, Pass
 from ..storage import Memory, Storage
 from .text import at, dtype_text, identifier, key_text, shape_text
@@ -102,7 +103,7 @@ class Writer:
         if memory.kind == "latest":
             return f"np.array({self._start(memory)}, order='C')"
         if memory.kind == "total":
-            return f"pool.zeros({like.shape}{dtype_text(like)})"
+            return f"pool.zeros({like.shape}, np.{exact(like.dtype).name})"
         by_rows = self.by_rows(like)
         lengths = list(map(str, like.shape[1:] if by_rows else like.shape))
         if memory.kind == "states":

@@ -47,6 +47,22 @@ INTO: dict[str, Callable[..., None]] = {
 """``function(np, *operands, out)`` by the name of the primitive."""
 
 
+_TERMS = 4096
+
+
+def dot_of_many(np: Any, x: Any, y: Any, out: Any) -> None:
+    """``np.dot``, exact for many terms as well: sums of some of them are added in float64."""
+    if x.shape[1] <= _TERMS:
+        np.dot(x, y, out=out)
+        return
+    total, part = np.zeros(out.shape), np.empty_like(out)
+    for start in range(0, x.shape[1], _TERMS):
+        some = slice(start, start + _TERMS)
+        np.dot(x[:, some], y[some], out=part)
+        total += part
+    out[...] = total
+
+
 def over_time(primitive: Any, varies: list[bool], *arrays: Any, **parameters: Any) -> Any:
     """A primitive on arrays of which some have an axis of time in front: for all steps at once."""
     steps = next(len(a) for a, flag in zip(arrays, varies, strict=True) if flag)

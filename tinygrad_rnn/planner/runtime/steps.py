@@ -16,6 +16,11 @@ from ...kernels.ir import Timetable
 Array: TypeAlias = Any  # of NumPy or CuPy
 
 
+def exact(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """What terms of a dtype are added up in, one after the other, however many there are."""
+    return np.dtype(np.float64) if dtype.kind == "f" else dtype
+
+
 class Steps:
     """How many steps and rows there are, and where each step's rows are in arrays over all steps.
 
@@ -111,14 +116,14 @@ class Steps:
         every = self.library.broadcast_to(array, (self.steps, *shape))
         return every.reshape(self.total, *shape[1:])
 
-    def added(self, array: Array) -> Array:
+    def added(self, xp: Any, array: Array) -> Array:
         """The sum over the steps of each row, (rows, ...), of an array over all steps."""
         if self.counts is None:
-            return self.library.asarray(self.each(array)).sum(0)
-        total = self.library.zeros((self.rows, *array.shape[1:]), dtype=array.dtype)
+            return xp.sum(self.library.asarray(self.each(array)), axis=0)
+        total = self.library.zeros((self.rows, *array.shape[1:]), dtype=exact(array.dtype))
         for part in self.each(array):
             total[: len(part)] += part
-        return total
+        return total.astype(array.dtype, copy=False)
 
     @cached_property
     def row_of(self) -> Array:
