@@ -17,15 +17,17 @@ from ..tensor import Tensor
 from .text import to_dot, to_text
 
 if TYPE_CHECKING:
-    from .tools import Study, explain_nonfinite, flow, fold, graph, record, unfold
+    from .tools import Replay, Study, explain_nonfinite, flow, fold, graph, record, replay, unfold
 
 __all__ = [
+    "Replay",
     "Study",
     "explain_nonfinite",
     "flow",
     "fold",
     "graph",
     "record",
+    "replay",
     "to_dot",
     "to_text",
     "unfold",

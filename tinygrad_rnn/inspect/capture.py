@@ -246,6 +246,8 @@ class Note(NamedTuple):
 
 _notes: WeakKeyDictionary[Node, Note] = WeakKeyDictionary()
 
+_inputs: WeakKeyDictionary[Node, tuple[Any, ...]] = WeakKeyDictionary()
+
 _APPLY = apply.__code__
 _CELLS = os.path.join(os.path.dirname(os.path.dirname(__file__)), "nn") + os.sep
 _PYTHON = os.path.dirname(traceback.__file__) + os.sep
@@ -264,9 +266,14 @@ class record:
         with inspect.record():
             hs, _ = tg.unroll(cell, xs, mode="literal")
         print(tg.to_text(inspect.fold(hs.sum())))
+
+    Args:
+        values: keep what every operation reads as long as the graph lives, constants included,
+            which a graph does not hold: finite differences in ``replay`` need it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, values: bool = False) -> None:
+        self._values = values
         self._names: dict[Any, bool] = {}  # by code, whether its variables name values
         self._modules: set[int] = set()
         self._before: Any = None
@@ -288,6 +295,8 @@ class record:
             node = maker_of(result)
             if node is not None and node not in _notes:
                 _notes[node] = Note(line_of(frame), None)
+                if self._values:
+                    _inputs[node] = tuple(frame.f_locals["arrays"])
             return
         wanted = self._names.get(code)
         if wanted is None:
@@ -321,6 +330,11 @@ def maker_of(result: Any) -> Node | None:
         output = maker_of(result[0]) if result else None
         return output.parents[0] if output is not None and output.parents else None
     return result._node if isinstance(result, Tensor) else None
+
+
+def inputs_of(node: Node) -> tuple[Any, ...] | None:
+    """All arrays that the operation of a node read, if ``record(values=True)`` kept them."""
+    return _inputs.get(node)
 
 
 def is_of_user(filename: str) -> bool:

@@ -64,7 +64,12 @@ def fold(y: Tensor | Plan, names: Mapping[str, Any] | Module | None = None) -> S
     if isinstance(y, Plan):
         return Study("graph", body_of(y))
     found = captured("fold", y, names)
-    return Study("graph", _Folding(found).document())
+    return Study("graph", document_of(found))
+
+
+def document_of(found: Captured) -> dict[str, Any]:
+    """The folded graph of what was captured, as plain data."""
+    return _Folding(found).document()
 
 
 def graph(y: Tensor, names: Mapping[str, Any] | Module | None = None) -> Study:

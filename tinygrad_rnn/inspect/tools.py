@@ -7,5 +7,16 @@ from .document import Study
 from .flowing import flow
 from .folding import fold, graph, unfold
 from .nonfinite import explain_nonfinite
+from .replaying import Replay, replay
 
-__all__ = ["Study", "explain_nonfinite", "flow", "fold", "graph", "record", "unfold"]
+__all__ = [
+    "Replay",
+    "Study",
+    "explain_nonfinite",
+    "flow",
+    "fold",
+    "graph",
+    "record",
+    "replay",
+    "unfold",
+]

@@ -62,6 +62,35 @@ def flat(things: Sequence[Thing]) -> list[Thing]:
     return [each for thing in things for each in (thing, *flat(thing.inside))]
 
 
+class Places:
+    """What an operation of the unfolded graph is called in the folded one, and in which step."""
+
+    def __init__(self, data: Item) -> None:
+        self._view = _View(data)
+        self._view.things()
+
+    def at(self, position: int, output: int | None = None) -> tuple[str, tuple[int, ...]]:
+        """The name of a value, or leaf, and the numbers of the steps of the loops around it."""
+        view = self._view
+        if position < 0:
+            return view.leaves[~position].name, ()
+        first = view.index.first(position)
+        if first is None or first not in view.thing_of:
+            return f"operation {position}", ()
+        name = view.thing_of[first].name
+        if output is not None:
+            given = view.item_of[first].get("names", {}).get(str(output))
+            name = given or f"{name}[{output}]"
+        if first in view.of_kinds:
+            return name, (view.index.step_of(position) + 1,)
+        steps = []
+        for loop in view.loops_of[first]:
+            turn = (position - loop.item["at"]) // loop.item["period"]
+            position -= turn * loop.item["period"]
+            steps.append(loop.first + turn)
+        return name, tuple(steps)
+
+
 class _View:
     def __init__(self, data: Item) -> None:
         self.data = data
@@ -71,6 +100,7 @@ class _View:
         self.item_of: dict[int, Item] = {}
         self.steps_of: dict[int, Thing] = {}
         self.loops_of: dict[int, tuple[_Loop, ...]] = {}
+        self.of_kinds: set[int] = set()
         self.carried: dict[
             int, dict[str, str]
         ] = {}  # by loop: what goes round, and where it starts
@@ -129,6 +159,7 @@ class _View:
             for n, kind in enumerate(item["kinds"]):
                 inner = Thing(f"kind {n + 1}", "kind", title=f"kind {n + 1}: {kind['count']} steps")
                 inner.inside = [self._thing(i, loops) for i in kind["items"]]
+                self.of_kinds |= {i["at"] for i in kind["items"]}
                 thing.inside.append(inner)
             self.steps_of[id(item)] = thing
             return thing
@@ -383,6 +414,11 @@ class _Index:
         if count is not None and turn >= count:
             return None
         return own.first(at - turn * item["period"])
+
+    def step_of(self, at: int) -> int:
+        """Which of the steps of several kinds a position is in."""
+        item = self.items[bisect_right(self.starts, at) - 1]
+        return bisect_right(starts_of(item), at) - 1
 
     @staticmethod
     def _of_kind(item: Item, at: int) -> int | None:

@@ -16,10 +16,7 @@ from ..graph import IndexedCotangent, Node, run_hooks, topological_order, unbroa
 
 
 class Contribution(NamedTuple):
-    """What one vjp of one node adds to the cotangent of one input.
-
-    ``total`` may be written to once the walk goes on: copy what is kept.
-    """
+    """What one vjp of one node adds to the cotangent of one input."""
 
     node: Node
     slot: int  # which of the node's parents
@@ -38,32 +35,48 @@ class Contribution(NamedTuple):
 def walked(
     seeds: Sequence[tuple[Node, Any]], order: Sequence[Node] | None = None
 ) -> Iterator[Contribution]:
-    """The contributions of a backward pass, given cotangents of some outputs.
+    """The contributions of a backward pass, given cotangents of some outputs, of a whole graph."""
+    nodes = topological_order([n for n, _ in seeds]) if order is None else order
+    return advanced(seeded(seeds), nodes)
 
-    Raises ReleasedGraphError's cause as AttributeError: look whether the graph is there before.
-    """
+
+def seeded(seeds: Sequence[tuple[Node, Any]]) -> dict[Node, Any]:
+    """The cotangents that wait for their nodes when a walk begins."""
     pending: dict[Node, Any] = {}
     for node, g in seeds:
         pending[node] = pending[node] + g if node in pending else g
-    with np.errstate(all="ignore"):
-        for node in topological_order([n for n, _ in seeds]) if order is None else order:
-            g = pending.pop(node, None)
-            if g is None:
-                continue
+    return pending
+
+
+def advanced(pending: dict[Node, Any], nodes: Sequence[Node]) -> Iterator[Contribution]:
+    """Walk on through some nodes, in topological order; ``pending`` is kept up to date.
+
+    No array in it is ever written to, so a shallow copy of it is a place to come back to.
+    """
+    for node in nodes:
+        g = pending.get(node) if not node.parents else pending.pop(node, None)
+        if g is None or not node.parents:
+            continue
+        with np.errstate(all="ignore"):
             if node.hooks is not None:
                 g = run_hooks(node, g)
-            if not node.parents:
+            if node.index is None:
+                yield from _pulled_back(node, g, pending)
                 continue
-            if node.index is not None:
-                several = node.parents[0]
-                parts = pending.setdefault(several, [None] * len(several.outputs))
-                parts[node.index] = g
-                continue
-            yield from _pulled_back(node, g, pending)
+            several = node.parents[0]
+            parts = list(pending.get(several) or [None] * len(several.outputs))
+            parts[node.index] = g
+            pending[several] = parts
+
+
+def parameters_of(node: Node) -> dict[str, Any]:
+    """What the rules of a node are given by name: of all inputs a cotangent is wanted."""
+    wanted = {"wanted": list(node.argnums)} if node.primitive.selective else {}
+    return {**(node.parameters or {}), **wanted}
 
 
 def _pulled_back(node: Node, g: Any, pending: dict[Node, Any]) -> Iterator[Contribution]:
-    primitive, xp, parameters = node.primitive, node.backend, node.parameters or {}
+    primitive, xp, parameters = node.primitive, node.backend, parameters_of(node)
     if primitive.several:
         g = [
             xp.zeros(shape, dtype=dtype) if part is None else part

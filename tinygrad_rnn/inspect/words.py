@@ -79,3 +79,40 @@ def text_of_flow(data: dict[str, Any]) -> str:
     if not data["planned"]:
         lines.append(f"Run literally, without gates: {data['why']}")
     return "\n".join(lines)
+
+
+def text_of_stop(data: dict[str, Any]) -> str:
+    """A contribution of a backward pass: whose rule, what it reads, and what it adds to."""
+    when = f" at step {', '.join(map(str, data['steps']))}" if data["steps"] else ""
+    gate = f", gate {data['gate']}" if data["gate"] and data["gate"] != data["name"] else ""
+    line = f"  ({data['line']})" if data["line"] else ""
+    own = ", ".join(map(str, data["target steps"]))
+    target = data["target"] + (f" of step {own}" if own else "")
+    lines = [
+        f"[{data['number']} of {data['count']}]  {data['name']} = {data['operation']}(...)"
+        f"{when}{gate}{line}",
+        f"  rule by {data['argument']}: {data['rule']}",
+    ]
+    lines.append(f"    g = {data['g']}")
+    lines += [f"    {name} = {value}" for name, value in data["reads"]]
+    lines += [f"    {text} -> {value}" for text, value in data["parts"]]
+    lines.append(f"  adds to {target}, its contribution number {data['use']}")
+    lines.append(f"    part   {data['part']}")
+    if data["before"] is not None:
+        lines.append(f"    before {data['before']}")
+    lines.append(f"    total  {data['total']}")
+    return "\n".join(lines)
+
+
+def text_of_replay(data: dict[str, Any]) -> str:
+    """The contributions in a line each, and the totals."""
+    lines = []
+    for stop in data["stops"]:
+        when = f" step {', '.join(map(str, stop['steps']))}" if stop["steps"] else ""
+        lines.append(
+            f"{stop['number']:6}{when}  {stop['name']} = {stop['operation']}: {stop['rule']}"
+            f"  -> {stop['target']}: {stop['total']}"
+        )
+    if data["shown"] < data["count"]:
+        lines.append(f"... and {data['count'] - data['shown']} more")
+    return "\n".join([*lines, *(f"gradient of {n}: {g}" for n, g in data["totals"].items())])
