@@ -97,7 +97,9 @@ def unroll(
     it captures, and on no counter, global or random number of its own (those of
     ``tinygrad_rnn.random`` are known). In mode "auto" this is shown before it is relied on: a cell
     of yours runs literally, and is planned once 8 steps, of one call or several, were alike, if
-    nothing changed in what it can reach. ``@tinygrad_rnn.pure`` and the mode "planned" trust it at
+    nothing changed in what it can reach. It is known by its code and by what it holds, integers and
+    strings by value, floats by whether they are 0: one made anew for each call is known, one whose
+    integer is another each time never is. ``@tinygrad_rnn.pure`` and the mode "planned" trust it at
     once, as cells of the library are. The limit that remains: a cell that changes in a way that
     shows neither in those steps nor in what can be reached from it, such as one that looks at a
     file or the clock by means of its own. ``testing.check_planned`` compares both ways, and so does
