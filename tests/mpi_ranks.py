@@ -157,6 +157,14 @@ def different(folder: Path) -> Any:
             except ValueError as error:
                 found.append(str(error))
         assert all((p.grad.numpy() == 1).all() for p in model.parameters())
+    model, optimizer = new_model(seed=int(last))
+    try:
+        distributed.average_gradients(model.named_parameters(), 1)
+    except ValueError as error:
+        found.append(str(error))
+    distributed.broadcast(model, optimizer)
+    distributed.set_communicator(distributed._processes().communicator)
+    distributed.average_gradients(model.named_parameters(), 1)
     distributed._VERSIONS["numpy"] = f"1.{distributed.rank()}"
     try:
         distributed.average_gradients([extra], 1)

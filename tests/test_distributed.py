@@ -133,11 +133,13 @@ def test_all_skip_or_raise_alike(tmp_path: Path) -> None:
 @pytest.mark.mpi
 def test_another_model_or_version_is_named_before_anything_is_averaged(tmp_path: Path) -> None:
     for found in ranks(2, "different", tmp_path):
-        size, at_broadcast, more, _, versions = found
+        size, at_broadcast, more, _, values, versions = found
         assert "parameter 1 is 'lstm.weight_ih_l0: float32 (4, 24)' in process 0" in size
         assert "(4, 28)' in process 1" in size
         assert at_broadcast.startswith("broadcast: the models differ: parameter 1")
         assert "'nothing' in process 0 and 'extra: float64 (2,)' in process 1" in more
+        assert "embedding.weight has other values in process 1 than in process 0" in values
+        assert "distributed.broadcast(model, optimizer)" in values
         assert "'numpy': '1.0'}, process 1 {" in versions
 
 

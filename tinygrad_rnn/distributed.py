@@ -35,9 +35,11 @@ import importlib
 import os
 import platform
 import sys
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -85,6 +87,7 @@ class _Processes:
         self.rank = 0 if communicator is None else int(communicator.Get_rank())
         self.size = 1 if communicator is None else int(communicator.Get_size())
         self.nccl: Any = None
+        self.averaged: Counter[str] = Counter()  # how often, of which parameters
 
     def gather(self, value: T) -> list[T]:
         """The values of all, by rank."""
@@ -319,7 +322,8 @@ def average_gradients(parameters: Iterable[Any], count: int) -> int:
     Raises:
         ValueError: for a count below 0 and no parameters. And in all processes, before anything
             is averaged, where their parameters differ in number, names, shapes or dtypes, or where
-            they run different versions, saying which does.
+            they run different versions, saying which does. At the first call, and every 1000th,
+            also where weights differ in their values: without ``broadcast``, or by other steps.
         TypeError: for what are no parameters, and for a count that is no integer.
     """
     named = _named(parameters)
@@ -327,7 +331,7 @@ def average_gradients(parameters: Iterable[Any], count: int) -> int:
         raise TypeError(f"average_gradients: count is an integer, not {count!r}")
     if not 0 <= count < 2**48:
         raise ValueError(f"average_gradients: count is {count}; it is from 0 to 2**48 - 1")
-    tokens = sum(_check_alike("average_gradients", named, int(count)))
+    tokens = sum(_check_alike("average_gradients", named, int(count), _due(named)))
     here = np.array([p.grad is not None for _, p in named])
     present = np.atleast_1d(_processes().gather_numbers(here).any(axis=0))
     groups: dict[Any, list[Tensor]] = {}
@@ -406,35 +410,62 @@ def _version(distribution: str) -> str:
 _VERSIONS = {name: _version(name) for name in ("tinygrad_rnn", "numpy")}
 
 
-def _check_alike(operation: str, named: list[_Parameter], count: int = 0) -> list[int]:
+def _due(named: list[_Parameter]) -> bool:
+    """Whether it is time to compare values, which takes as long as to read them."""
+    averaged = _processes().averaged
+    key = ", ".join(f"{name} {p.shape}" for name, p in named)
+    averaged[key] += 1
+    return averaged[key] % 1000 == 1
+
+
+def _check_alike(
+    operation: str, named: list[_Parameter], count: int = 0, values: bool = False
+) -> list[int]:
     """Raise ValueError in all processes if one has other parameters, or runs another version.
 
-    The sums that follow must not be of different things. Returns the counts of all processes, which
-    travel beside: among those sums they would not be exact.
+    The sums that follow must not be of different things. If one asks for it, ``values`` are
+    compared, too. Returns the counts of all processes, which travel beside: among those sums they
+    would not be exact.
     """
     processes = _processes()
+    if processes.size == 1:
+        return [count]
     own = [f"{name}: {p.dtype} {p.shape}" for name, p in named]
     digest = hashlib.blake2b(repr((own, _VERSIONS)).encode(), digest_size=7).digest()
-    message = np.array([int.from_bytes(digest, "little"), count], dtype=np.int64)
-    digests, counts = processes.gather_numbers(message).T.tolist()
-    if len(set(digests)) == 1:
-        return list(counts)
-    described = processes.gather((own, _VERSIONS))
+    message = np.array([int.from_bytes(digest, "little"), count, values], dtype=np.int64)
+    digests, counts, asked = processes.gather_numbers(message).T.tolist()
+    if len(set(digests)) > 1:
+        _explain(operation, processes.gather((own, _VERSIONS)))
+    if any(asked):
+        sums = processes.gather_numbers(np.array([_checksum(p) for _, p in named]))
+        for place, i in np.argwhere(sums != sums[0])[:1].tolist():
+            raise ValueError(
+                f"{operation}: the models differ: {named[i].name} has other values in process "
+                f"{place} than in process 0; distributed.broadcast(model, optimizer) before the "
+                "first step gives all the same"
+            )
+    return list(counts)
+
+
+def _explain(operation: str, described: list[tuple[list[str], dict[str, str]]]) -> None:
+    """Raise ValueError for the first difference between process 0 and another."""
     (first, versions), *others = described
-    for place, (parameters, running) in enumerate(others, 1):
+    for place, (own, running) in enumerate(others, 1):
         if running != versions:
             raise ValueError(
                 f"{operation}: process 0 runs {versions}, process {place} {running}; install the "
                 "same everywhere"
             )
-        for i in range(max(len(first), len(parameters))):
-            here, there = (x[i] if i < len(x) else "nothing" for x in (first, parameters))
+        for i, (here, there) in enumerate(zip_longest(first, own, fillvalue="nothing")):
             if here != there:
                 raise ValueError(
                     f"{operation}: the models differ: parameter {i} is {here!r} in process 0 and "
                     f"{there!r} in process {place}"
                 )
-    raise AssertionError("digests that differ are of descriptions that do")
+
+
+def _checksum(p: Tensor) -> int:
+    return zlib.crc32(np.ascontiguousarray(p.numpy()).tobytes())
 
 
 # Random numbers and checkpoints.
