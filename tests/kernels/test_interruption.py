@@ -7,6 +7,7 @@ What goes wrong here ends the process, or hangs it, so each case has a process o
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -307,3 +308,16 @@ def test_an_error_in_a_call_waits_for_the_others() -> None:
         workers.run([fail, slow])
     assert made == [False]
     workers.close()
+
+
+def test_every_lock_is_one_that_survives_forks_and_signals() -> None:
+    """But for those that only this module's threads wait for, and that a child throws away."""
+    made = [
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for folder in ("tinygrad_rnn", "backends")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if path.name not in ("locks.py", "threads.py")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(r"threading\.(R?Lock|Condition|Semaphore|Event)\(", line)
+    ]
+    assert not made

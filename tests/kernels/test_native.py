@@ -702,3 +702,16 @@ def test_missing_llvmlite_is_the_reason_given(monkeypatch: pytest.MonkeyPatch) -
 
 def test_present_llvmlite_needs_no_reason() -> None:
     assert native.available() is None
+
+
+@pytest.mark.parametrize("width", [1024, 1025, 5003, 70_000])
+@pytest.mark.parametrize("name", ["sum", "max"])
+def test_reductions_of_wide_rows_are_exact(name: str, width: int) -> None:
+    """Of nearly equal terms, of which one after the other would be off in the fifth digit."""
+    x = np.full((2, width), 0.1, np.float32)
+    x[1] = np.random.default_rng(0).random(width)
+    writer, out = Writer(), np.empty((2, 1), np.float32)
+    writer.store(whole(1, 1), writer.reduce(name, writer.load(whole(0, width))))
+    run(Loop((writer.kernel(),), False), [x, out], timetable([2]))
+    expected = getattr(x.astype(np.float64), name)(axis=1, keepdims=True)
+    np.testing.assert_allclose(out, expected, rtol=1e-6)

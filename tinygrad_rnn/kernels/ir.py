@@ -66,6 +66,9 @@ class Instruction(NamedTuple):
     argument: Any = None
 
 
+REDUCTIONS = frozenset({"sum", "max"})
+
+
 class Kernel(NamedTuple):
     """Elementwise work on the rows of one step, each row by itself.
 
@@ -74,6 +77,35 @@ class Kernel(NamedTuple):
     """
 
     instructions: tuple[Instruction, ...]
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All that it loads or stores."""
+        named = (i.argument for i in self.instructions if i.name in ("load", "store"))
+        return tuple(dict.fromkeys(named))
+
+    def reduces(self, instruction: Instruction) -> bool:
+        """Whether an instruction makes one number of many columns."""
+        operands = [self.instructions[x] for x in instruction.operands]
+        return instruction.name in REDUCTIONS and operands[0].width > 1
+
+    def levels(self) -> list[tuple[int, int]]:
+        """The level, and the width of the loop over columns, that each instruction is in.
+
+        What needs the sum of a row cannot be in the same loop over its columns as the sum. So a
+        level says how many reductions lie before a value, and each has loops of its own.
+        """
+        levels: list[tuple[int, int]] = []
+        ready: list[int] = []  # at what level a value can be used
+        for i in self.instructions:
+            level, width = max((ready[x] for x in i.operands), default=0), i.width
+            if self.reduces(i):
+                width = self.instructions[i.operands[0]].width
+            elif i.name == "store":
+                width = i.argument.width
+            levels.append((level, width))
+            ready.append(level + self.reduces(i))
+        return levels
 
 
 class Product(NamedTuple):

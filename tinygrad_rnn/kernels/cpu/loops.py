@@ -16,7 +16,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import Kernel, Loop, Slot, Timetable
-from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS
+from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS, Reduction
+from .gemm import CHAIN
 from .llvm import Code, Value, vector
 
 ARRAY_DATA = object.__basicsize__
@@ -28,15 +29,10 @@ def slots(loop: Loop) -> list[Slot]:
     found: dict[Slot, None] = {}
     for statement in loop.statements:
         if isinstance(statement, Kernel):
-            found.update(dict.fromkeys(_kernel_slots(statement)))
+            found.update(dict.fromkeys(statement.slots))
         else:
             found.update(dict.fromkeys((statement.a, statement.b, statement.out)))
     return list(found)
-
-
-def _kernel_slots(kernel: Kernel) -> list[Slot]:
-    named = (i.argument for i in kernel.instructions if i.name in ("load", "store"))
-    return list(dict.fromkeys(named))
 
 
 def _kind(slot: Slot) -> str:
@@ -95,7 +91,7 @@ def write_loop(name: str, loop: Loop, multiply: int, lanes: int) -> list[Code]:
                 if isinstance(statement, Kernel):
                     kernel = f"{name}.kernel{n}"
                     kernels.append(_KernelWriter(kernel, statement, lanes).write())
-                    addresses = "".join(f", ptr {address(s)}" for s in _kernel_slots(statement))
+                    addresses = "".join(f", ptr {address(s)}" for s in statement.slots)
                     code.do(f"call void @{kernel}(i64 {rows}{addresses})")
                 else:
                     a, _, out, accumulate = statement
@@ -115,12 +111,12 @@ class _KernelWriter:
     def __init__(self, name: str, kernel: Kernel, lanes: int):
         self.instructions = kernel.instructions
         self.lanes = lanes
-        self.slots = _kernel_slots(kernel)
+        self.slots = kernel.slots
         parameters = "".join(f", ptr %slot{i}" for i in range(len(self.slots)))
         self.code = Code(f"define internal void @{name}(i64 %rows{parameters})")
         self.numbers: dict[int, Value] = {}  # the values of width 1, in this row
         self.rows: dict[Slot, str] = {}  # where this row of each slot is
-        self.loops = self._loops()
+        self.loops = kernel.levels()
         overwritten = {i.argument for i in self.instructions if i.name == "store"}
         self.reloaded = {
             n
@@ -135,20 +131,6 @@ class _KernelWriter:
             if self.loops[n][0] > self.loops[x][0]
         }
         self.kinds: dict[int, str] = {}  # of what is in scratch memory
-
-    def _loops(self) -> list[tuple[int, int]]:
-        """The level and width of the loop over columns that each instruction is in."""
-        loops: list[tuple[int, int]] = []
-        ready: list[int] = []  # at what level a value can be used
-        for name, operands, width, argument in self.instructions:
-            level = max((ready[x] for x in operands), default=0)
-            if name in REDUCTIONS:
-                width = self.instructions[operands[0]].width
-            elif name == "store":
-                width = argument.width
-            loops.append((level, width))
-            ready.append(level + (name in REDUCTIONS and width > 1))
-        return loops
 
     def write(self) -> Code:
         """The function."""
@@ -206,12 +188,35 @@ class _KernelWriter:
             partial = {n: code.variable(vector("float", lanes)) for n in reductions}
             for n, reduction in reductions.items():
                 code.store(code.constant(reduction.start, lanes), partial[n])
-            with code.loop(first, last, lanes) as column:
-                self._vectors(numbers, column, lanes, partial)
+            if reductions and last - first > CHAIN * lanes:
+                self._in_chains(numbers, (first, last, lanes), partial, reductions)
+            else:
+                with code.loop(first, last, lanes) as column:
+                    self._vectors(numbers, column, lanes, partial)
             for n, reduction in reductions.items():
                 total = reduction.lanes(code.load(partial[n], lanes))
                 before = self.numbers.get(n) if first else None
                 self.numbers[n] = total if before is None else reduction.combine(before, total)
+
+    def _in_chains(
+        self,
+        numbers: Sequence[int],
+        columns: tuple[int, int, int],
+        partial: dict[int, str],
+        reductions: dict[int, Reduction],
+    ) -> None:
+        """The loop over columns, of which reductions take in so many in a row and no more."""
+        code, (first, last, lanes) = self.code, columns
+        chain = {n: code.variable(vector("float", lanes)) for n in reductions}
+        with code.loop(first, last, CHAIN * lanes) as start:
+            for n, reduction in reductions.items():
+                code.store(code.constant(reduction.start, lanes), chain[n])
+            end = code.smaller(code.integer("add", start, CHAIN * lanes), last)
+            with code.loop(start, end, lanes) as column:
+                self._vectors(numbers, column, lanes, chain)
+            for n, reduction in reductions.items():
+                before, more = code.load(partial[n], lanes), code.load(chain[n], lanes)
+                code.store(reduction.combine(before, more), partial[n])
 
     def _vectors(
         self, numbers: Sequence[int], column: str, lanes: int, partial: dict[int, str]

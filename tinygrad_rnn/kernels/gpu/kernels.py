@@ -121,12 +121,6 @@ class Source(NamedTuple):
     threads: int
 
 
-def kernel_slots(kernel: Kernel) -> tuple[Slot, ...]:
-    """All that a kernel loads or stores."""
-    named = (i.argument for i in kernel.instructions if i.name in ("load", "store"))
-    return tuple(dict.fromkeys(named))
-
-
 def write_kernel(name: str, kernel: Kernel) -> Source:
     """A kernel as a function of that name."""
     return _KernelWriter(name, kernel).write()
@@ -137,18 +131,18 @@ class _KernelWriter:
         self.name = name
         self.kernel = kernel
         self.instructions = kernel.instructions
-        self.slots = kernel_slots(kernel)
+        self.slots = kernel.slots
         doubles = any(slot.dtype == "float64" for slot in self.slots)
         self.type = "double" if doubles else "float"
         self.kinds = self._kinds()
-        self.loops = self._loops()
+        self.loops = kernel.levels()
         self.width = max((width for _, width in self.loops), default=1)
         stored = {i.argument for i in self.instructions if i.name == "store"}
         self.overwritten = any(
             i.name == "load" and i.width == 1 and i.argument in stored for i in self.instructions
         )
         reduced = any(level for level, _ in self.loops) or any(
-            map(self._reduces, self.instructions)
+            map(self.kernel.reduces, self.instructions)
         )
         self.by_rows = self.width > 1 and (reduced or self.overwritten)
         self.threads = min(-(-self.width // _WARP) * _WARP, _MOST_THREADS)
@@ -159,10 +153,6 @@ class _KernelWriter:
             if self.instructions[x].width > 1 and self.loops[n][0] > self.loops[x][0]
         }
         self.lines: list[str] = []
-
-    def _reduces(self, instruction: Instruction) -> bool:
-        wide = self.instructions[instruction.operands[0]].width > 1 if instruction.operands else 0
-        return instruction.name in REDUCTIONS and bool(wide)
 
     def _kinds(self) -> list[str]:
         """The type of each value."""
@@ -176,21 +166,6 @@ class _KernelWriter:
                 boolean = name in RELATIONS or name in OF_BOOLEANS
             kinds.append("bool" if boolean else self.type)
         return kinds
-
-    def _loops(self) -> list[tuple[int, int]]:
-        """The level and width of the loop over columns that each instruction is in."""
-        loops: list[tuple[int, int]] = []
-        ready: list[int] = []  # at what level a value can be used
-        for instruction in self.instructions:
-            level = max((ready[x] for x in instruction.operands), default=0)
-            width = instruction.width
-            if self._reduces(instruction):
-                width = self.instructions[instruction.operands[0]].width
-            elif instruction.name == "store":
-                width = instruction.argument.width
-            loops.append((level, width))
-            ready.append(level + self._reduces(instruction))
-        return loops
 
     def write(self) -> Source:
         pointers = [
@@ -245,7 +220,7 @@ class _KernelWriter:
     def _columns(self, level: int, width: int) -> None:
         """The instructions of a level on rows of one width, and the reductions of such."""
         numbers = [n for n, loop in enumerate(self.loops) if loop == (level, width)]
-        reductions = [n for n in numbers if self._reduces(self.instructions[n])]
+        reductions = [n for n in numbers if self.kernel.reduces(self.instructions[n])]
         times = -(-width // self.threads)
         for n in numbers:
             if n in self.kept:
@@ -281,7 +256,7 @@ class _KernelWriter:
                 value = self._as(i.operands[0], i.argument)
                 self._line(f"{self._slot(i)}[column] = {value};", depth)
                 continue
-            if self._reduces(i):
+            if self.kernel.reduces(i):
                 name, _ = REDUCTIONS[i.name]
                 value = f"{name}::of(part{n}, {self._floating(i.operands[0])})"
                 self._line(f"part{n} = {value};", depth)
