@@ -80,6 +80,8 @@ def test_an_elman_cell_in_kernels() -> None:
     plan = plan_of(elman, 4, numpy=False)
     forward, backward = plan.storage
     (total,) = forward.in_place
+    _, product = next(iter(plan.scheduled.schedules.values())).added[total]
+    assert product.name == "matmul" and product not in forward.places  # it is added, not stored
     assert forward.places[total].memory.kind == "steps"
     assert forward.places[total].memory.like.name == "matmul"  # x @ W of all steps
     assert where(forward, plan, "tanh") == [("states", "after", None)]
@@ -90,6 +92,18 @@ def test_an_elman_cell_in_kernels() -> None:
     assert backward.latest[back.before].kind == "latest"
     stored = [v.name for v in backward.places if v.source is None]
     assert "subtract" not in stored  # 1 - h * h never leaves the registers
+
+
+def test_what_a_product_is_added_to_is_left_in_its_place_by_the_kernel() -> None:
+    def cell(x: Tensor, h: Tensor) -> Any:
+        h = tg.tanh(h * x) * 0.5 + h @ U
+        return h, h
+
+    with tg.no_grad():
+        plan = plan_of(cell, 4, numpy=False)
+    (forward,) = plan.storage
+    assert {v.name for v in forward.places} == {"x", "captured", "scalar", "state", "add"}
+    assert where(forward, plan, "add") == [("states", "after", None)]
 
 
 @pytest.mark.parametrize("numpy", [True, False], ids=["numpy", "kernels"])

@@ -254,7 +254,7 @@ def _share_scratch(
                 places[value] = places[whole]._replace(key=key)
             else:
                 place(value)
-        for value in [v for v in live if last_use.get(v, -1) <= i]:
+        for value in [v for v in live if last_use[v] <= i]:
             release(value)
 
 

@@ -1,0 +1,214 @@
+"""Schedules of loops of a few lines: which kernels can do, at which level, and into which place."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from loop_interpreter import OF_NUMPY
+from small_graphs import Lines
+from tinygrad_rnn.planner.ir import Value
+from tinygrad_rnn.planner.passes.schedule import Schedule, columns_of, keeps_latest, why_not
+from tinygrad_rnn.planner.stages import EACH, ONCE, ROWS, Carry, Extent, Stage
+
+ROWS_OF_BATCH = 3
+
+
+class Compiler:
+    """Of exactly two dtypes, and of all functions but erf."""
+
+    SUPPORTED = frozenset(OF_NUMPY) - {"erf"}
+    DTYPES = frozenset({"float64", "bool"})
+
+    def available(self) -> None:
+        """Not asked."""
+
+    def compile(self, loops: Any) -> Any:
+        """Not asked."""
+
+
+class Step(Lines):
+    """A step of a loop: the state h and an input x of four columns, and weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.h = self.state(ROWS_OF_BATCH, 4)
+        self.rows = self.x(ROWS_OF_BATCH, 4)
+
+    def stage(self, after: Value, *others: Value) -> tuple[Stage, dict[Value, Extent]]:
+        """Everything that the state after the step and other values are made of."""
+        values = self.graph(after, *others).values()
+        extents = dict.fromkeys(values, ROWS)
+        for value in values:
+            if value.source is not None and value.source.kind == "captured":
+                extents[value] = ONCE
+            elif value.source is not None and value.shape[:1] != (ROWS_OF_BATCH,):
+                extents[value] = EACH
+        extents[self.h] = ROWS
+        return Stage([v for v in values if v.source is None], [Carry(self.h, after)]), extents
+
+    def schedule(self, after: Value, *others: Value, outside: Any = ()) -> Schedule:
+        """The schedule of what is computed; others and ``outside`` are read elsewhere, too."""
+        stage, extents = self.stage(after, *others)
+        assert why_not(stage, extents, Compiler()) is None
+        return Schedule(stage, extents, {*others, *outside})
+
+    def product(self, value: Value, columns: int = 4, index: int = 0) -> Value:
+        """Times a weight of its own."""
+        return self.matmul(value, self.w(value.shape[-1], columns, index=index))  # type: ignore[no-any-return]
+
+
+def reason(after: Value, s: Step) -> str | None:
+    stage, extents = s.stage(after)
+    return why_not(stage, extents, Compiler())
+
+
+# What kernels can do.
+
+
+def test_what_fits() -> None:
+    s = Step()
+    flags = s.less(s.h, s.rows)  # bool and float64: all the dtypes that there are
+    h = s.where(flags, s.h, s.sum(s.h, axis=(-1,), keepdims=True))
+    assert reason(s.concat(s.tanh(h), s.product(h), axis=-1), s) is None
+    assert reason(s.add(s.h, s.w(4)), s) is None
+    assert reason(s.add(s.h, s.w(1)), s) is None
+    assert reason(s.add(s.h, s.x(4, index=1)), s) is None  # one row for each step
+
+
+UNFIT: dict[str, Any] = {
+    "erf": lambda s: s.erf(s.h),
+    "astype of float32, float64": lambda s: s.astype(s.h, dtype=np.dtype("float32")),
+    "a product of more": lambda s: s.matmul(s.x(ROWS_OF_BATCH, 2, 4, index=1), s.w(4, 4)),
+    "with a varying matrix": lambda s: s.matmul(s.h, s.x(4, 4, index=1)),
+    "a concat along another axis": lambda s: s.concat(s.h, s.rows, axis=-2),
+    "sum over other axes": lambda s: s.add(s.h, s.sum(s.h, axis=(-2,), keepdims=True)),
+    "sum over other axes than": lambda s: s.sum(
+        s.x(ROWS_OF_BATCH, 4, 5, index=1), axis=(-1,), keepdims=False
+    ),
+    "a number for all": lambda s: s.product(
+        s.broadcast_to(s.sum(s.h, axis=(-1,), keepdims=True), shape=(ROWS_OF_BATCH, 4))
+    ),
+    "a view by permute_dims": lambda s: s.tanh(
+        s.permute_dims(s.x(ROWS_OF_BATCH, 2, 4, index=1), axes=(-3, -1, -2))
+    ),
+}
+
+
+@pytest.mark.parametrize("why", UNFIT)
+def test_what_does_not_fit(why: str) -> None:
+    s = Step()
+    found = reason(UNFIT[why](s), s)
+    assert found is not None and why.removesuffix(" than") in found
+
+
+def test_columns_are_found_through_views() -> None:
+    s = Step()
+    whole = s.x(ROWS_OF_BATCH, 6, index=1)
+    part = s.getitem(whole, key=(slice(None), slice(2, 5)))
+    inner = s.getitem(
+        s.reshape(part, shape=(ROWS_OF_BATCH, 1, 3)), key=(slice(None), 0, slice(1, 3))
+    )
+    _, extents = s.stage(s.tanh(part), inner)
+    assert columns_of(part, extents) == (whole, 2, 3)
+    assert columns_of(whole, extents) == (whole, 0, 6)
+    one = s.sum(s.h, axis=(-1,), keepdims=True)
+    wide = s.broadcast_to(one, shape=(ROWS_OF_BATCH, 4))
+    _, extents = s.stage(s.tanh(wide))
+    assert columns_of(wide, extents) == (one, 0, 1)
+
+
+# Levels.
+
+
+def test_a_product_is_read_one_level_later() -> None:
+    s = Step()
+    first = s.tanh(s.h)
+    product = s.product(first)
+    after = s.sin(product)
+    levels = s.schedule(after).level
+    assert [levels[v] for v in (first, product, after)] == [0, 0, 1]
+
+
+def test_work_is_done_as_late_as_its_readers_allow() -> None:
+    s = Step()
+    early = s.tanh(s.rows)
+    product = s.product(s.h)
+    after = s.add(s.sin(product), early)
+    assert s.schedule(after).level[early] == 1
+    assert s.schedule(after, outside={early}).level[early] == 0
+    two = s.product(early, index=1)
+    assert s.schedule(s.sin(s.multiply(product, two))).level[early] == 0
+
+
+def test_columns_of_what_a_kernel_makes_are_read_one_level_later() -> None:
+    s = Step()
+    whole = s.tanh(s.h)
+    part = s.getitem(whole, key=(slice(None), slice(0, 2)))
+    read = s.sin(part)
+    after = s.concat(read, read, axis=-1)
+    schedule = s.schedule(after)
+    assert schedule.level[read] == schedule.level[whole] + 1
+    assert not schedule.whole(part) and schedule.whole(whole)
+
+
+# Sums.
+
+
+def test_products_are_added_in_one_place() -> None:
+    s = Step()
+    first, second = s.product(s.h), s.product(s.rows, index=1)
+    inner = s.add(s.tanh(s.rows), first)
+    outer = s.add(inner, second)
+    after = s.sin(outer)
+    schedule = s.schedule(after)
+    assert schedule.added == {inner: (inner.operands[0], first), outer: (inner, second)}
+    assert schedule.whole_sum(inner) is outer and schedule.merges(inner, outer)
+    assert schedule.level[inner] == schedule.level[outer]
+    assert schedule.left_by_kernel(inner) and not schedule.left_by_kernel(outer)
+    apart = s.schedule(after, outside={inner})
+    assert apart.whole_sum(inner) is inner
+    assert apart.level[outer] == apart.level[inner] + 1
+
+
+def test_what_is_read_twice_is_no_addend() -> None:
+    s = Step()
+    product = s.product(s.h)
+    total = s.add(s.rows, product)
+    assert s.schedule(s.multiply(total, product)).added == {}
+    assert s.schedule(s.tanh(total), outside={product}).added == {}
+    assert total in s.schedule(s.tanh(total)).added
+    assert not s.schedule(s.tanh(total)).left_by_kernel(total)  # x is no kernel's
+
+
+# Carries.
+
+
+def test_a_state_that_is_written_by_a_product_after_all_its_readers_has_one_place() -> None:
+    s = Step()
+    after = s.product(s.tanh(s.product(s.h)), index=1)
+    (carry,) = s.stage(after)[0].carries
+    assert keeps_latest(carry, s.schedule(after))
+    assert not keeps_latest(carry, s.schedule(after, outside={after}))
+    assert not keeps_latest(carry, s.schedule(after, outside={s.h}))
+
+
+def test_a_state_that_is_read_elementwise_by_the_kernel_that_writes_it_has_one_place() -> None:
+    s = Step()
+    after = s.tanh(s.add(s.h, s.rows))
+    (carry,) = s.stage(after)[0].carries
+    assert keeps_latest(carry, s.schedule(after))
+
+
+def test_a_state_that_is_read_later_than_it_is_written_has_two_places() -> None:
+    s = Step()
+    product = s.product(s.h)
+    for after in (product, s.tanh(product)):  # it reads what it writes; a kernel writes earlier
+        (carry,) = s.stage(after)[0].carries
+        assert not keeps_latest(carry, s.schedule(after))
+    after = s.tanh(s.h)
+    late = s.add(s.sin(s.product(after)), s.h)
+    (carry,) = s.stage(after, late)[0].carries
+    assert not s.schedule(after, late).overwrites(carry)
