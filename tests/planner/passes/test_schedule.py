@@ -205,7 +205,9 @@ def test_a_state_that_is_read_elementwise_by_the_kernel_that_writes_it_has_one_p
 def test_a_state_that_is_read_later_than_it_is_written_has_two_places() -> None:
     s = Step()
     product = s.product(s.h)
-    for after in (product, s.tanh(product)):  # it reads what it writes; a kernel writes earlier
+    first = s.getitem(s.h, key=(slice(None), slice(0, 1)))  # column 0 is read for all others
+    # The second reads what it writes, and before the third is written by a kernel a product reads.
+    for after in (s.multiply(s.rows, first), product, s.tanh(product)):
         (carry,) = s.stage(after)[0].carries
         assert not keeps_latest(carry, s.schedule(after))
     after = s.tanh(s.h)
