@@ -9,19 +9,31 @@ when one is first used, and what they record is recorded only while they look.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ..nn.module import Module
 from ..planner.plan import Plan
 from ..tensor import Tensor
-from .text import to_dot, to_text
 
 if TYPE_CHECKING:
-    from .tools import Replay, Study, explain_nonfinite, flow, fold, graph, record, replay, unfold
+    from .tools import (
+        Replay,
+        Study,
+        compare,
+        explain_nonfinite,
+        flow,
+        fold,
+        graph,
+        record,
+        replay,
+        unfold,
+    )
 
 __all__ = [
     "Replay",
     "Study",
+    "compare",
     "explain_nonfinite",
     "flow",
     "fold",
@@ -32,6 +44,30 @@ __all__ = [
     "to_text",
     "unfold",
 ]
+
+
+def to_text(y: Tensor | Study, names: Mapping[str, Tensor] | None = None) -> str:
+    """The graph that leads to ``y``, a line for each operation, in the order of computation.
+
+    Args:
+        y: a Tensor that requires grad; or a ``Study``, such as ``inspect.fold(y)``, which is
+            written as it is.
+        names: what to call certain tensors, ``{"w": w}``; others are called v1, v2, ...
+
+    Raises:
+        TypeError: for a Tensor that has no graph.
+        ValueError: for a graph of more than 100,000 lines; ``fold`` shows a loop once.
+    """
+    from . import text
+
+    return text.to_text(y, names)
+
+
+def to_dot(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
+    """The same graph in the language of Graphviz, leaves as boxes; raises as ``to_text``."""
+    from . import text
+
+    return text.to_dot(y, names)
 
 
 def __getattr__(name: str) -> Any:

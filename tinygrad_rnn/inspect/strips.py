@@ -80,3 +80,30 @@ def svg_of_flow(data: dict[str, Any]) -> str:
         for name, values in data["norms"].items()
     ]
     return strip(rows, -10.0, 2.0, "log10 of the gradient's norm, from -10 (dark) to 2", "(log10)")
+
+
+def curves(rows: Sequence[tuple[str, Sequence[float]]], label: str) -> str:
+    """Curves on one scale from 0 to the largest, each with its name and last value."""
+    height, body = 120.0, []
+    top = max((max(values) for _, values in rows if len(values)), default=0.0) or 1.0
+    for n, (name, values) in enumerate(rows):
+        points = " ".join(
+            f"{_WIDTH * k / max(len(values) - 1, 1):.1f},{height - v / top * (height - 8):.1f}"
+            for k, v in enumerate(values)
+        )
+        hue = colour(n, -0.5, len(rows) + 0.5)
+        body.append(f'<polyline points="{points}" fill="none" stroke="{hue}" stroke-width="2"/>')
+        last = f"{values[-1]:,.4g}" if len(values) else ""
+        place = f'x="{_WIDTH + 6:.0f}" y="{14 + 15 * n}" fill="{hue}"'
+        body.append(f"<text {place}>{escape(name)}: {last}</text>")
+    body.append(text(0, height + 16, label))
+    return svg(_WIDTH + 190, height + 22, body, label)
+
+
+def svg_of_compare(data: dict[str, Any]) -> str:
+    """The bytes held for the backward pass as steps go on."""
+    literal = data["memory"]["literal by step"] or [0]
+    count = len(literal)
+    held = [data["memory"]["plan"] * k / max(count - 1, 1) for k in range(count)]
+    label = f"bytes held for the backward pass, step 0 to {data['memory']['steps']}"
+    return curves([("literal", literal), ("plan", held)], label)

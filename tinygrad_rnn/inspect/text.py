@@ -32,20 +32,7 @@ class _Line:
 
 
 def to_text(y: Tensor | Study, names: Mapping[str, Tensor] | None = None) -> str:
-    """The graph that leads to ``y``, a line for each operation, in the order of computation.
-
-    A loop that was planned is one node, and a line says so; ``unroll``, and layers as well, take
-    ``mode="literal"``, which makes a node of every operation of every step.
-
-    Args:
-        y: a Tensor that requires grad; or a ``Study``, such as ``inspect.fold(y)``, which is
-            written as it is.
-        names: what to call certain tensors, ``{"w": w}``; others are called v1, v2, ...
-
-    Raises:
-        TypeError: for a Tensor that has no graph.
-        ValueError: for a graph of more than 100,000 lines; ``fold`` shows a loop once.
-    """
+    """See ``inspect.to_text``."""
     if isinstance(y, Study):
         return y.to_text()
     lines = _spell_out(y, names)
@@ -65,7 +52,7 @@ def to_text(y: Tensor | Study, names: Mapping[str, Tensor] | None = None) -> str
 
 
 def to_dot(y: Tensor, names: Mapping[str, Tensor] | None = None) -> str:
-    """The same graph in the language of Graphviz, leaves as boxes."""
+    """See ``inspect.to_dot``."""
     rows = ["digraph {", "  rankdir=LR;", "  node [fontname=monospace];"]
     lines = _spell_out(y, names)
     if any(map(_is_planned, lines)):

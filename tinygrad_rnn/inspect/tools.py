@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .capture import record
+from .comparing import compare
 from .document import Study
 from .flowing import flow
 from .folding import fold, graph, unfold
@@ -12,6 +13,7 @@ from .replaying import Replay, replay
 __all__ = [
     "Replay",
     "Study",
+    "compare",
     "explain_nonfinite",
     "flow",
     "fold",

@@ -116,3 +116,32 @@ def text_of_replay(data: dict[str, Any]) -> str:
     if data["shown"] < data["count"]:
         lines.append(f"... and {data['count'] - data['shown']} more")
     return "\n".join([*lines, *(f"gradient of {n}: {g}" for n, g in data["totals"].items())])
+
+
+def text_of_compare(data: dict[str, Any]) -> str:
+    """Each line of yours with what became of it, and the lines of the program."""
+    lines = [data["summary"], ""]
+    numbers: dict[str, list[int]] = {}
+    for n, line in enumerate(data["program"]):
+        for place in line["places"]:
+            numbers.setdefault(place, []).append(n + 1)
+    width = min(max((len(line["text"]) for line in data["source"]), default=0), 72)
+    for line in data["source"]:
+        number = line["place"].rpartition(":")[2]
+        lines.append(f"{number:>5} {line['text'][:width]:<{width}}".rstrip())
+        for became in line["became"]:
+            what = " ".join(dict.fromkeys(became["operations"]))
+            lines.append(f"{'':8}{became['pass']}, {became['class']}: {what}")
+        if line["place"] in numbers:
+            shown = ", ".join(map(str, numbers[line["place"]]))
+            lines.append(f"{'':8}program lines {shown}")
+    for carry in data["carries"]:
+        at = f", made at {carry['place']}" if carry["place"] else ""
+        lines.append(f"why there is a loop {carry['pass']}: {carry['reason']}{at}")
+    memory = data["memory"]
+    lines.append(
+        f"held for the backward pass of {memory['steps']} steps: literal {memory['literal']:,} "
+        f"bytes, plan {memory['plan']:,}"
+    )
+    lines += ["", *(f"{n + 1:>5} {line['text']}" for n, line in enumerate(data["program"]))]
+    return "\n".join(lines)
