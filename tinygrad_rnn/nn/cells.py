@@ -11,8 +11,8 @@ dicts or named tuples of Tensors, its leaves keep shape and dtype from step to s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 
@@ -39,6 +39,7 @@ class _Cell(Module):
     gates: int
     recurrent_gates: int | None = None  # of weight_hh and bias, if there are fewer
     state_names: tuple[str, ...] = ("h",)
+    weight_names: tuple[str, ...] = ("weight_ih", "weight_hh", "bias")
 
     def __init__(
         self,
@@ -58,6 +59,19 @@ class _Cell(Module):
         self.weight_ih = Parameter(init.side_by_side(input_init, from_input, self.gates))
         self.weight_hh = Parameter(init.side_by_side(recurrent_init, from_h, gates))
         self.bias = Parameter(self._initial_bias(bias_init, gates)) if bias else None
+
+    @classmethod
+    def on(cls, weights: Mapping[str, Parameter | None], settings: Mapping[str, Any]) -> Self:
+        """A cell on weights that somebody else holds, who has its other attributes, too."""
+        cell = cls.__new__(cls)
+        vars(cell).update(settings, **weights, input_size=weights["weight_ih"].shape[0])  # type: ignore[union-attr]
+        return cell
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What it holds beside its weights and the size of its input."""
+        own = (*self.weight_names, "input_size")
+        return {name: value for name, value in vars(self).items() if name not in own}
 
     @property
     def output_size(self) -> int:
@@ -226,6 +240,8 @@ class LSTMCell(_CellOfPair):
     With ``proj_size`` P, h is (B, P): h' is multiplied by ``weight_hr`` (H, P) (Sak et al. 2014).
     """
 
+    weight_names = (*_Cell.weight_names, "weight_hr")
+
     def __init__(
         self,
         input_size: int,
@@ -345,6 +361,7 @@ class GRUCell(_Cell):
     """
 
     gates = 3
+    weight_names = (*_Cell.weight_names, "bias_hn")
 
     def __init__(
         self,

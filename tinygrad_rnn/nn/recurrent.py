@@ -318,15 +318,12 @@ class _Stacked(_Layer):
     def _directions(self) -> tuple[bool, ...]:
         return (False, True) if self.bidirectional else (False,)
 
-    def _take_over(self, cell: Module, suffix: str) -> None:
+    def _take_over(self, cell: RNNCell | LSTMCell | GRUCell, suffix: str) -> None:
         """Hold what a cell holds, weights under names that end in a suffix, the rest once."""
-        held = vars(cell)
-        self._weights = tuple(k for k, v in held.items() if isinstance(v, Parameter) or v is None)
-        self._settings = tuple(k for k in held if k not in (*self._weights, "input_size"))
-        for name in self._weights:
-            setattr(self, name + suffix, held[name])
-        for name in self._settings:
-            setattr(self, name, held[name])
+        for name in cell.weight_names:
+            setattr(self, name + suffix, getattr(cell, name))
+        self._settings = tuple(cell.settings)
+        vars(self).update(cell.settings)
         if self.learn_initial_state:
             start = initial_state(cell, (), default_dtype(), backends.default().name)
             for name, leaf in zip(self.cell_class.state_names, flatten(start)[0], strict=True):
@@ -335,13 +332,11 @@ class _Stacked(_Layer):
     def cell(self, layer: int, reverse: bool = False) -> Any:
         """The cell of one layer and direction, on the parameters that the layer has now."""
         suffix = _suffix(layer, reverse)
-        if not hasattr(self, "weight_ih" + suffix):
+        if layer not in range(self.num_layers) or reverse not in self._directions():
             raise ValueError(f"{type(self).__name__}: there is no cell {suffix[1:]} in {self}")
-        cell = object.__new__(self.cell_class)
-        vars(cell).update({name: getattr(self, name) for name in self._settings})
-        vars(cell).update({name: getattr(self, name + suffix) for name in self._weights})
-        vars(cell)["input_size"] = cell.weight_ih.shape[0]
-        return cell
+        held = vars(self)
+        weights = {name: held[name + suffix] for name in self.cell_class.weight_names}
+        return self.cell_class.on(weights, {name: held[name] for name in self._settings})
 
     def _run(self, x: Any, state: Any, steps: _Steps, reverse: bool) -> tuple[Any, Any]:
         self._check_input(x, steps)
@@ -436,9 +431,12 @@ class _Stacked(_Layer):
             dropout=self.dropout,
             bidirectional=self.bidirectional,
             learn_initial_state=self.learn_initial_state,
-            proj_size=getattr(self, "proj_size", 0),
-            reset_after=None if getattr(self, "reset_after", True) else "False",
+            **self._options(),
         )
+
+    def _options(self) -> dict[str, Any]:
+        """Further arguments that ``repr`` shows, if they are not off."""
+        return {}
 
 
 class RNN(_Stacked):
@@ -519,6 +517,9 @@ class LSTM(_Stacked):
             **options,
         )
 
+    def _options(self) -> dict[str, Any]:
+        return {"proj_size": self.proj_size}
+
 
 class GRU(_Stacked):
     """``GRUCell`` in layers: ``output, h_n = gru(x, h_0)``, as ``torch.nn.GRU``.
@@ -557,6 +558,9 @@ class GRU(_Stacked):
             reset_after=reset_after,
             **options,
         )
+
+    def _options(self) -> dict[str, Any]:
+        return {} if self.reset_after else {"reset_after": "False"}
 
 
 def _suffix(layer: int, reverse: bool) -> str:
