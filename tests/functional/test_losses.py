@@ -549,3 +549,24 @@ def test_errors_of_probabilities_and_variances() -> None:
         tg.gaussian_nll_loss(x, x, tg.ones(3))
     with pytest.raises(ValueError, match="a positive eps"):
         tg.gaussian_nll_loss(x, x, 1.0, eps=0.0)
+
+
+LOSSES_OF_A_TARGET = {
+    "mse_loss": np.ones((2, 3), "float32"),
+    "l1_loss": np.ones((2, 3), "float32"),
+    "binary_cross_entropy_with_logits": np.ones((2, 3), "float32"),
+    "kl_div": np.full((2, 3), 1 / 3, "float32"),
+    "nll_loss": np.array([0, 2]),
+    "cross_entropy": np.array([0, 2]),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES_OF_A_TARGET)
+@pytest.mark.parametrize("as_list", [True, False])
+def test_a_target_from_the_host_goes_to_the_backend_of_the_input(name: str, as_list: bool) -> None:
+    target = LOSSES_OF_A_TARGET[name]
+    given = tg.log_softmax(tg.ones((2, 3), backend="array_api_strict"), axis=-1)
+    loss = getattr(tg, name)(given, target.tolist() if as_list else target)
+    assert loss.backend == "array_api_strict"
+    there = tg.tensor(target, backend="array_api_strict")
+    assert loss.item() == getattr(tg, name)(given, there).item()

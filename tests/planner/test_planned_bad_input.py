@@ -149,13 +149,13 @@ def test_bad_lengths_masks_and_resets(run: Run, options: dict[str, Any], message
 @MODES
 def test_inputs_of_unequal_time_length(run: Run) -> None:
     x, h = inputs()
-    with pytest.raises(ValueError, match=r"different numbers of steps: \[3, 4\]"):
+    with pytest.raises(ValueError, match=r"share an axis 0 of time, unlike \(4, .*\(3, "):
         run(lambda x, h: (x[0] + x[1], h), (x, x[:3]), h)
 
 
 @MODES
 def test_inputs_without_time(run: Run) -> None:
-    with pytest.raises(ValueError, match="axis of time"):
+    with pytest.raises(ValueError, match=r"axis 0 of time, unlike \(\)"):
         run(accumulate, tg.tensor(1.0), tg.zeros(()))
     with pytest.raises(ValueError, match="xs is empty"):
         run(accumulate, (), tg.zeros(()))

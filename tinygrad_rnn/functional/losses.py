@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..primitives.axes import negative_axis
-from ..primitives.creation import asarray
+from ..primitives.creation import asarray, place
 from ..primitives.elementwise import (
     TensorLike,
     abs,
@@ -152,7 +152,8 @@ def _huber(difference: Tensor, delta: float) -> Tensor:
 
 def _pair(operation: str, input: TensorLike, target: TensorLike) -> tuple[Tensor, Tensor]:
     """Both as Tensors of one shape; a target of integers does not widen a floating input."""
-    input, target = as_tensor(input), as_tensor(target)
+    input = as_tensor(input)
+    target = place(target, input.backend)
     if input.shape != target.shape:
         raise ValueError(
             f"{operation}: input of shape {input.shape}, target of {target.shape}; "
@@ -479,10 +480,8 @@ def _soft_cross_entropy(
 
 
 def _target(target: TensorLike | Sequence[Any], input: TensorLike) -> Tensor:
-    """A target; lists go to the backend of the input."""
-    if isinstance(target, (list, tuple)):
-        return asarray(target, backend=as_tensor(input).backend)
-    return as_tensor(target)
+    """A target, on the backend of the input."""
+    return place(target, as_tensor(input).backend)
 
 
 def _classes_last(operation: str, input: TensorLike) -> Tensor:

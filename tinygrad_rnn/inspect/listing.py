@@ -8,7 +8,7 @@ from typing import Any
 
 from .view import Thing, view_of
 
-_MOST = 100_000  # lines that are written
+_MOST = 500_000  # lines that are written
 
 
 def text_of_graph(data: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ from ..tensor import Tensor
 from .capture import arguments_of, graph_of, kept, name_of, names_of
 from .document import Study
 
-_MOST = 100_000  # lines
+_MOST = 500_000  # lines
 
 
 class _Line:

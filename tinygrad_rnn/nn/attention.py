@@ -16,10 +16,11 @@ import numpy as np
 
 from ..functional.attention import allowed_pairs, attend, masked_softmax
 from ..primitives.contraction import matmul
+from ..primitives.creation import place
 from ..primitives.elementwise import TensorLike, logical_and, tanh, where
 from ..primitives.movement import expand_dims, moveaxis, reshape, squeeze
 from ..primitives.reduction import any, mean
-from ..recurrence.ragged import flags, placed, valid_steps, without_padding
+from ..recurrence.ragged import flags, valid_steps, without_padding
 from ..tensor import Tensor, as_tensor
 from .layers import Linear
 from .module import Module
@@ -318,7 +319,7 @@ class MultiheadAttention(_Attention):
         if self.batch_first and query.ndim == key.ndim == value.ndim == 3:
             query, key, value = (moveaxis(x, 0, 1) for x in (query, key, value))
         self._check(query, key, value)
-        attn_mask = None if attn_mask is None else placed(attn_mask, key.backend)
+        attn_mask = None if attn_mask is None else place(attn_mask, key.backend)
         scores = (query.shape[1], self.num_heads, query.shape[0], key.shape[0])
         allowed, bias = allowed_pairs("MultiheadAttention", attn_mask, is_causal, scores, query)
         if mask is not None:

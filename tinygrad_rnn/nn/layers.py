@@ -19,10 +19,11 @@ import tinygrad_rnn_backends as backends
 
 from ..anomaly import is_library
 from ..functional import dropout, layer_norm
+from ..primitives.creation import place
 from ..primitives.elementwise import TensorLike, where
 from ..primitives.indexing import take
 from ..primitives.movement import concat, expand_dims, split
-from ..recurrence.ragged import placed, valid_steps, without_padding
+from ..recurrence.ragged import valid_steps, without_padding
 from ..tensor import Tensor, as_tensor
 from . import init
 from .module import Module, Parameter
@@ -188,7 +189,7 @@ class Embedding(Module):
             sequences = _sequences(self, x)
             ends = np.cumsum([sequence.shape[0] for sequence in sequences]).tolist()
             return list(split(self._rows(concat(sequences)), ends[:-1]))
-        indices = placed(x, self.weight.backend)
+        indices = place(x, self.weight.backend)
         if lengths is None and mask is None:
             return self._rows(indices)
         if indices.ndim < 2:
@@ -296,7 +297,7 @@ def _sequences(module: Module, given: list[Any]) -> list[Tensor]:
     """A list of sequences as Tensors (T_i, ...) on the backend of a module."""
     weight = next(module.parameters(), None)
     home = backends.default().name if weight is None else weight.backend
-    sequences = [placed(sequence, home) for sequence in given]
+    sequences = [place(sequence, home) for sequence in given]
     wrong = [x.shape for x in sequences if not x.ndim]
     if wrong:
         raise ValueError(
@@ -359,7 +360,7 @@ def _with_last_axis(operation: str, x: Any, size: int, name: str, weight: Tensor
             f"{operation}: expected a Tensor (..., {size}), not a tuple; a recurrent layer returns "
             "(output, state), of which the output goes on"
         )
-    found = as_tensor(x) if weight is None else placed(x, weight.backend)
+    found = as_tensor(x) if weight is None else place(x, weight.backend)
     if found.shape[-1:] != (size,):
         raise ValueError(
             f"{operation}: expected (..., {size}), not {found.shape}; the last axis is {name}"

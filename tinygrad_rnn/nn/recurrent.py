@@ -19,11 +19,11 @@ import tinygrad_rnn_backends as backends
 
 from ..dtypes import default_dtype
 from ..functional import dropout as dropout_of
-from ..primitives.creation import zeros
+from ..primitives.creation import place, zeros
 from ..primitives.elementwise import result_type, where
 from ..primitives.movement import broadcast_to, concat, moveaxis, reshape, stack, unstack
 from ..recurrence import Cell, initial_state, pad_sequences, unpad_sequences, unroll
-from ..recurrence.ragged import batch_of, flags, from_lists, placed, steps_within
+from ..recurrence.ragged import batch_of, flags, from_lists, steps_within
 from ..recurrence.unroll import initial_state_beside
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor, on_host
@@ -128,7 +128,7 @@ class _Layer(Module):
         if isinstance(x, Tensor):
             return x
         weight = next(self.parameters(), None)
-        return as_tensor(x) if weight is None else placed(x, weight.backend)
+        return as_tensor(x) if weight is None else place(x, weight.backend)
 
     def _flags_time_first(self, name: str, given: Any) -> Any:
         if given is None:
@@ -250,9 +250,9 @@ class Bidirectional(_Layer):
         states = self._both(state, "state")
         fresh = self._both(steps.reset_state, "reset_state")
         runs = []
-        for place, layer in enumerate((self.forward_layer, self.backward_layer)):
-            own = steps._replace(reset_state=fresh[place])
-            runs.append(layer(x, states[place], **own.said(), reverse=reverse != bool(place)))
+        for number, layer in enumerate((self.forward_layer, self.backward_layer)):
+            own = steps._replace(reset_state=fresh[number])
+            runs.append(layer(x, states[number], **own.said(), reverse=reverse != bool(number)))
         (output, final), (backward_output, backward_final) = runs
         return _side_by_side(output, backward_output), (final, backward_final)
 
@@ -350,12 +350,12 @@ class _Stacked(_Layer):
                 x = dropout_of(x, self.dropout, self.training)
             outputs = []
             for backwards in self._directions():
-                place = len(finals)
+                number = len(finals)
                 output, final = _over_time(
                     self.cell(layer, backwards),
                     x,
-                    states[place],
-                    steps._replace(reset_state=fresh[place]),
+                    states[number],
+                    steps._replace(reset_state=fresh[number]),
                     reverse != backwards,
                 )
                 outputs.append(output)

@@ -21,13 +21,13 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..dtypes import default_dtype
-from ..primitives.creation import full_like, zeros
+from ..primitives.creation import full_like, place, zeros
 from ..primitives.elementwise import TensorLike, astype, logical_and, result_type, tanh, where
 from ..primitives.movement import concat, moveaxis, reshape
 from ..primitives.reduction import argmax
 from ..random import uniform_like
 from ..recurrence import Cell, initial_state, unroll
-from ..recurrence.ragged import placed, valid_steps, without_padding
+from ..recurrence.ragged import valid_steps, without_padding
 from ..structure import flatten, unflatten
 from ..tensor import Tensor, as_tensor
 from .attention import Memory
@@ -77,7 +77,7 @@ class Encoder(Module):
                 f"Encoder: expected x (S, B, ...), not a {type(x).__name__}; of a list of "
                 "sequences, x, lengths = pad_sequences(list)"
             )
-        x = placed(x, next(self.parameters()).backend)
+        x = place(x, next(self.parameters()).backend)
         if x.ndim < 2:
             raise ValueError(f"Encoder: expected x (S, B, ...), not {x.shape}")
         if lengths is not None or mask is not None:
@@ -175,7 +175,7 @@ def shift_right(targets: Any, start: int) -> Tensor:
     """
     if not isinstance(start, (int, np.integer)) or isinstance(start, bool):
         raise TypeError(f"shift_right: start is a token, an integer, not {start!r}")
-    targets = placed(targets, backends.default().name)
+    targets = place(targets, backends.default().name)
     return concat([full_like(targets[:1], start), targets[:-1]])
 
 
@@ -380,7 +380,7 @@ class AttentionDecoder(Module):
         Raises ValueError for tokens, a memory and a state of different rows.
         """
         memory = memory if isinstance(memory, Memory) else self.remember(memory)
-        tokens = placed(tokens, memory.values.backend)
+        tokens = place(tokens, memory.values.backend)
         rows = memory.mask.shape[0]
         if tokens.ndim != 2 or tokens.shape[1] != rows or tokens.dtype.kind not in "iu":
             raise ValueError(

@@ -189,7 +189,7 @@ class Loop:
                 return x  # the same for all rows
             first = x.detach()[step, row]
             # Where no row takes a step, what stands there may be nan.
-            return where(_beside(valid, x), x, where(any(takes), first, zeros_like(first)))
+            return where(beside(valid, x), x, where(any(takes), first, zeros_like(first)))
 
         start = self.initial
         if self.reset is not None:
@@ -212,16 +212,16 @@ def _paths(name: str, structure: Structure) -> list[str]:
 
 
 def _zero_unless(flags: Tensor, x: Tensor) -> Tensor:
-    return where(_beside(flags, x), x, False if x.dtype.kind == "b" else 0)
+    return where(beside(flags, x), x, False if x.dtype.kind == "b" else 0)
 
 
-def _beside(flags: Tensor, x: Tensor) -> Tensor:
+def beside(flags: Tensor, x: Tensor) -> Tensor:
     """Flags (B,) or (T, B) shaped to choose between elements of x, which starts with these axes."""
     return reshape(flags, flags.shape + (1,) * (x.ndim - flags.ndim))
 
 
 def _choose(flags: Any, chosen: Any, other: Any) -> Any:
-    return map_leaves(lambda a, b: where(_beside(flags, a), a, b), chosen, other)
+    return map_leaves(lambda a, b: where(beside(flags, a), a, b), chosen, other)
 
 
 def _checked_state(cell: Cell, x: Any, given: Any, returned: Any) -> Any:

@@ -48,6 +48,12 @@ def asarray(data: Any, dtype: Any = None, *, backend: str | None = None) -> Tens
     return _placed(_from_data(data, dtype, backend), dtype, backend)
 
 
+def place(given: Any, backend: str) -> Tensor:
+    """A Tensor; what comes from the host, numbers, lists and NumPy arrays, copied to a backend."""
+    on_the_host = isinstance(given, (np.ndarray, np.generic, list, tuple, int, float))
+    return tensor(given, backend=backend) if on_the_host else as_tensor(given)
+
+
 def from_dlpack(x: Any, /, *, copy: bool | None = None, backend: str | None = None) -> Tensor:
     """What another library holds as a Tensor, through DLPack: ``from_dlpack(torch.ones(3))``.
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..primitives.creation import arange, tensor
+from ..planner.loop import beside
+from ..primitives.creation import arange, place, tensor
 from ..primitives.elementwise import astype, where
 from ..primitives.movement import pad, reshape, stack, unstack
 from ..structure import flatten, unflatten
@@ -109,6 +110,15 @@ def steps_before(lengths: Tensor, steps: int) -> Tensor:
     return reshape(arange(steps, backend=lengths.backend), (-1, 1)) < lengths
 
 
+def length_of_time(operation: str, name: str, parts: Sequence[Tensor]) -> int:
+    """The number of steps that parts of a sequence, (T, ...) each, have in common."""
+    lengths = {x.shape[:1] for x in parts}
+    if len(lengths) != 1 or () in lengths:
+        shapes = ", ".join(str(x.shape) for x in parts) or "none at all"
+        raise ValueError(f"{operation}: {name} share an axis 0 of time, unlike {shapes}")
+    return int(parts[0].shape[0])
+
+
 def steps_within(operation: str, lengths: Any, steps: int, rows: int) -> np.ndarray[Any, Any]:
     """Booleans (T, B) on the host, True at the steps that each row takes; checked."""
     if not has_values(lengths):
@@ -129,12 +139,6 @@ def steps_within(operation: str, lengths: Any, steps: int, rows: int) -> np.ndar
     return taken
 
 
-def placed(given: Any, backend: str) -> Tensor:
-    """A Tensor; what comes from the host, numbers and NumPy arrays, is copied to a backend."""
-    on_the_host = isinstance(given, (np.ndarray, np.generic, list, tuple, int, float))
-    return tensor(given, backend=backend) if on_the_host else as_tensor(given)
-
-
 def flags(
     operation: str,
     name: str,
@@ -144,7 +148,7 @@ def flags(
     axes: str = "time, batch",
 ) -> Tensor:
     """Booleans of a shape, (T, B) unless ``axes`` says otherwise, as a Tensor and checked."""
-    found = placed(given, backend)
+    found = place(given, backend)
     if found.shape != shape or found.dtype.kind != "b":
         raise ValueError(
             f"{operation}: {name} is bool of shape {shape} ({axes}), not {found.dtype} of "
@@ -169,7 +173,7 @@ def valid_steps(operation: str, x: Tensor, mask: Any, lengths: Any) -> Tensor:
 
 def without_padding(x: Tensor, valid: Tensor) -> Tensor:
     """x (T, B, ...) with zeros where ``valid`` (T, B) is False, whatever stood there."""
-    return where(reshape(valid, valid.shape + (1,) * (x.ndim - 2)), x, 0)
+    return where(beside(valid, x), x, 0)
 
 
 def _length(leaves: list[Tensor], place: int) -> int:

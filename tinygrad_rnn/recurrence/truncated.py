@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..graph import Node
-from ..planner.loop import Cell
+from ..planner.loop import Cell, beside
 from ..primitives.creation import asarray
 from ..primitives.elementwise import alias, where
-from ..primitives.movement import concat, reshape
+from ..primitives.movement import concat
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor
-from .ragged import flags, steps_within
+from .ragged import flags, length_of_time, steps_within
 from .unroll import initial_state_beside, unroll
 
 
@@ -63,7 +63,7 @@ def _detached_in(rows: Any, h: Tensor) -> Tensor:
             f"detach: rows are booleans (B,) for a state (B, ...), not {flags.dtype} "
             f"{flags.shape} for one of shape {h.shape}"
         )
-    return where(reshape(flags, flags.shape + (1,) * (h.ndim - 1)), h.detach(), h)
+    return where(beside(flags, h), h.detach(), h)
 
 
 def truncated_bptt(
@@ -147,7 +147,10 @@ class _Sequence:
     ) -> None:
         self.cell = cell
         self.xs, self.targets = map_leaves(as_tensor, xs), map_leaves(as_tensor, targets)
-        self.steps = _time_length(self.xs, self.targets)
+        parts, targets = (flatten(given)[0] for given in (self.xs, self.targets))
+        self.steps = length_of_time(
+            "truncated_bptt", "xs and targets are Tensors that", [*parts, *targets] if parts else []
+        )
         self.lengths = None if lengths is None else self._checked_lengths(lengths, mask)
         self.mask = None if mask is None else self._checked_flags(mask, "mask")
         self.reset = None if reset is None else self._checked_flags(reset, "reset")
@@ -254,14 +257,3 @@ def _check_horizon(k1: Any, k2: Any) -> None:
             f"truncated_bptt: 1 <= k1 <= k2, unlike k1={k1} and k2={k2}: the loss of the last k1 "
             "steps goes back through all of them, and through k2 - k1 steps more"
         )
-
-
-def _time_length(xs: Any, targets: Any) -> int:
-    shapes = [x.shape for x in flatten((xs, targets))[0]]
-    lengths = {shape[:1] for shape in shapes}
-    if len(lengths) != 1 or () in lengths or not flatten(xs)[0]:
-        raise ValueError(
-            "truncated_bptt: xs and targets are Tensors that share an axis 0 of time, unlike "
-            + ", ".join(map(str, shapes))
-        )
-    return int(shapes[0][0])

@@ -27,7 +27,7 @@ from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor, no_grad
 from ..transforms import needs_graph
 from .loop import run
-from .ragged import batch_of, flags, steps_within, unpad_sequences
+from .ragged import batch_of, flags, length_of_time, steps_within, unpad_sequences
 
 Note = Callable[..., tuple[Any, Any]]
 _note: ContextVar[Note | None] = ContextVar("tinygrad_rnn_loops_noted", default=None)
@@ -334,7 +334,7 @@ def checked(
     if not leaves:
         raise ValueError("unroll: xs is empty")
     parts = [tensor(x) if isinstance(x, np.ndarray) else as_tensor(x) for x in leaves]
-    _check_time(parts)
+    length_of_time("unroll", "the parts of xs", parts)
     if state is None:
         state = initial_state_beside(cell, parts)
     loop = Loop(cell, parts, structure, map_leaves(as_tensor, state), reverse, _literally)
@@ -413,13 +413,3 @@ def _flags(loop: Loop, given: Any, name: str) -> Tensor | None:
         return None
     assert loop.batch is not None
     return flags("unroll", name, given, (loop.steps, loop.batch), loop.xs[0].backend)
-
-
-def _check_time(xs: list[Tensor]) -> None:
-    if min(x.ndim for x in xs) < 1:
-        raise ValueError("unroll: xs needs an axis of time in front")
-    steps = {x.shape[0] for x in xs}
-    if len(steps) > 1:
-        raise ValueError(
-            f"unroll: the parts of xs have different numbers of steps: {sorted(steps)}"
-        )
