@@ -128,7 +128,9 @@ def test_a_sum_of_products_reads_their_factors() -> None:
     product = g.matmul(g.permute_dims(x, axes=(-1, -2)), y)
     assert contraction(product) == "product"
     assert read_by(Term(product, False, ())) == [x, y]
-    assert contraction(g.sum(x, axis=(-2,), keepdims=False)) == "sum"
+    total = g.sum(x, axis=(-2,), keepdims=False)
+    assert contraction(total) == "sum" and read_by(Term(total, False, ())) == [x]
+    assert read_by(Term(g.tanh(x), False, ())) == [g.tanh(x)]
     assert contraction(g.sum(x, axis=(-1,), keepdims=False)) is None
     assert contraction(g.matmul(g.x(3, 5), g.w(5, 4))) is None
 
