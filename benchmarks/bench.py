@@ -150,8 +150,10 @@ class Bench:
         for result in results:
             versions = result.first.get("versions", {})
             words = ", ".join(f"{name} {version}" for name, version in versions.items())
-            form = result.first.get("form", "")
+            form, products = (result.first.get(name, "") for name in ("form", "products"))
             line = f"* {result.side}: " + (result.missing or f"{words}; {form}")
+            if products:
+                line += f". Products: {products}"
             self.installed.setdefault(line)
         for result in answered[1:]:
             self.compared += 1

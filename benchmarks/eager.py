@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bench import FLOOR, Bench, Result, ratio
+from benchmarks.blas import pins
 from benchmarks.problem import CHAIN, OPERATIONS, SIZES, Size
 from benchmarks.report import Section, machine, spread, write
 
@@ -188,6 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{machine()}. Threads on every side: {options.threads}. {options.rounds} rounds, "
         f"a turn of about {options.turn} s or one iteration."
     )
+    heading = "\n\n".join([heading, *pins()])
     print(heading)
     bench = Eager(options)
     for size in options.sizes:

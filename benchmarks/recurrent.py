@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.bench import FLOOR, Bench, Result, ratio
+from benchmarks.blas import pins
 from benchmarks.grid import targets
 from benchmarks.grid.plot import draw
 from benchmarks.grid.problem import GATES, SIZES
@@ -297,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"{computer}. Threads on every side: {options.threads}. {options.rounds} rounds, "
         f"a turn of about {options.turn} s or one step. float32."
     )
+    heading = "\n\n".join([heading, *pins()])
     print(heading)
     bench = Recurrent(options)
     for cell in [] if options.no_speed else bench.cells():

@@ -1,4 +1,4 @@
-"""One picture of the grid: how many times as fast as PyTorch's own layers each side is.
+"""One picture of the grid, or of models: how many times as fast as PyTorch each side is.
 
 The subtle thing is the scale. Ratios are drawn as logarithms, so that twice as fast and half as
 fast stand equally far from the line of PyTorch.
@@ -19,7 +19,7 @@ DRAWN = {  # label, marker, colour
 TICKS = (0.25, 0.5, 0.75, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24)
 
 
-def draw(path: Path, times: Times, note: str) -> None:
+def draw(path: Path, times: Times, note: str, than: str = "PyTorch nn.*") -> None:
     """Write the picture; ImportError without matplotlib. ``note`` stands below it."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
@@ -34,19 +34,19 @@ def draw(path: Path, times: Times, note: str) -> None:
         if drawn:
             axes.plot(*zip(*drawn, strict=True), marker, color=colour, label=label, markersize=6)
     for place in range(1, len(cells)):
-        if cells[place][0] != cells[place - 1][0]:
+        if len(cells[place]) > 1 and cells[place][0] != cells[place - 1][0]:
             axes.axvline(place - 0.5, color="#bbbbbb", linewidth=1)
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(FixedLocator(TICKS))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.set_xticks(range(len(cells)), [f"{kind} {size}" for kind, size in cells], rotation=45)
+    axes.set_xticks(range(len(cells)), [" ".join(cell) for cell in cells], rotation=45)
     for name in axes.get_xticklabels():
         name.set_horizontalalignment("right")
         name.set_rotation_mode("anchor")
     axes.grid(axis="y", color="#e4e4e4")
     axes.set_axisbelow(True)
-    axes.set_ylabel("times as fast as PyTorch nn.*")
+    axes.set_ylabel(f"times as fast as {than}")
     axes.set_title("One training step, float32: above 1 is faster than PyTorch")
     axes.legend(loc="best", frameon=True)
     figure.supxlabel(note, fontsize=8)

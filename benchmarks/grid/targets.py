@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-Cell = tuple[str, str]  # a kind and the name of a size
+Cell = tuple[str, ...]  # a kind and the name of a size; or the name of a model
 Times = Mapping[Cell, Mapping[str, Any]]  # for each side the seconds of every round
 
 KINDS = ("LSTM", "GRU", "RNN")

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.blas import numpy_blas
 from benchmarks.problem import Data
 
 
@@ -34,5 +35,4 @@ def held(forward: Callable[[], Any], data: Data) -> dict[str, int]:
 
 
 def numpy_versions() -> dict[str, str]:
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[index]
-    return {"numpy": np.__version__, blas["name"]: blas["version"]}
+    return {"numpy": np.__version__, **numpy_blas()}

@@ -13,14 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import distributed, recurrent
+from benchmarks import distributed, models, recurrent
 from benchmarks.bench import Bench, Result
+from benchmarks.blas import pins, products
 from benchmarks.grid import targets
 from benchmarks.grid.plot import draw
 from benchmarks.grid.problem import GATES, SIZES, Problem, Training, problem
 from benchmarks.grid.tinygrad_rnn_side import FORMS
 from benchmarks.grid.worker import checked
 from benchmarks.problem import Size, agree, checksum
+from benchmarks.zoo import problem as zoo
+from benchmarks.zoo import targets as zoo_targets
+from benchmarks.zoo.tinygrad_rnn_side import build
 
 SMALL = Size(3, 2, 4, 5)
 
@@ -143,3 +147,81 @@ def test_what_is_computed_of_many_processes_is_what_the_text_shows() -> None:
     head, *rows = distributed.computed(16 * 2**20, 0.229)
     assert head.startswith("| computed, 16 MiB, 0.229 s a step |")
     assert "\n".join(rows) in text
+
+
+def test_models_are_measured_and_written(tmp_path: Path) -> None:
+    report = tmp_path / "report.md"
+    asked = ["--models", "sentiment", "--peers", "ours-numpy", "--quick", "--rounds", "2"]
+    assert models.main([*asked, "--write", str(report)]) == 0
+    written = report.read_text()
+    assert "1 comparisons: the same loss and gradients" in written
+    assert "Small sizes: the figures mean nothing." in written
+    assert "Products: own kernels" in written
+    raw = json.loads(report.with_suffix(".json").read_text())
+    assert list(raw) == [
+        "sentiment, start, ours",
+        "sentiment, start, ours-numpy",
+        "sentiment",
+    ]
+    assert [len(side["rounds"]) for side in raw["sentiment"]] == [2, 2]
+    assert all(side["first"]["first"] > 0 for side in raw["sentiment, start, ours"])
+
+
+@pytest.mark.parametrize("model", zoo.MODELS)
+def test_a_model_learns_and_its_gradients_are_those_of_its_loss(model: str) -> None:
+    """By a central difference of the loss, along the gradient of all weights."""
+    given = zoo.problem(model, zoo.SIZES[model][1]).repeatable
+    training = build(given)
+    found = checked(training)
+
+    training = build(given)
+    training.step()
+    gradients = dict(zip(given.compared, training.gradients(), strict=True))
+    assert all(gradients[name].shape == given.weights[name].shape for name in given.compared)
+    length = np.sqrt(sum(float(np.sum(g.astype(np.float64) ** 2)) for g in gradients.values()))
+
+    def loss(step: float) -> float:
+        moved = {
+            name: (w + step / length * gradients.get(name, 0.0)).astype(np.float32)
+            for name, w in given.weights.items()
+        }
+        return build(given._replace(weights=moved)).step()
+
+    assert loss(0.0) == pytest.approx(found["loss"], rel=1e-5)
+    assert (loss(0.02) - loss(-0.02)) / 0.04 == pytest.approx(length, rel=1e-2)
+
+
+@pytest.mark.parametrize("model", zoo.MODELS)
+def test_models_start_from_the_same_numbers_everywhere(model: str) -> None:
+    full, small = zoo.SIZES[model]
+    assert list(full) == list(small)
+    one, other = (zoo.problem(model, small) for _ in range(2))
+    for a, b in ((one.weights, other.weights), (vars(one.batch), vars(other.batch))):
+        assert list(a) == list(b)
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_targets_of_models_name_the_worst() -> None:
+    times = {
+        (model,): {"torch": np.full(3, ratio), "ours": np.ones(3)}
+        for model, ratio in {"char_lm": 3.0, "translation": 1.4, "ctc": 9.0}.items()
+    }
+    starts = {"ctc": {"ours": {"first": 1.5, "peak": 20}, "torch": {"first": 0.1, "peak": 10}}}
+    worst, mean, memory, first = zoo_targets.verdicts(times, starts)
+    assert worst[1:] == ["translation", "1.40", "1.50", "met in 2 of 3"]
+    assert mean[1:] == ["mean", "3.36", "2.80", "met"]
+    assert memory[1:] == ["ctc", "0.50", "1.00", "met in 0 of 1"]
+    assert first[1:] == ["ctc", "1.50", "at most 1.00", "met in 0 of 1"]
+
+
+def test_what_pins_an_older_kernel_is_warned_of() -> None:
+    assert pins({"PATH": "/bin", "OPENBLAS_CORETYPE": ""}) == []
+    one, other = pins({"OPENBLAS_CORETYPE": "Haswell", "XLA_FLAGS": "--xla_cpu_max_isa=AVX"})
+    assert "OPENBLAS_CORETYPE=Haswell" in one and "OpenBLAS" in one
+    assert "JAX" in other
+
+
+def test_a_side_says_which_kernels_multiply() -> None:
+    assert " kernels, " in products("floor") or "pip install threadpoolctl" in products("floor")
+    assert products("floor") in products("tinygrad_rnn")
