@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .tools import (
         Replay,
         Study,
+        activity,
         compare,
         explain_nonfinite,
         flow,
@@ -27,12 +28,16 @@ if TYPE_CHECKING:
         graph,
         record,
         replay,
+        similar,
         unfold,
+        units_for,
+        values_of,
     )
 
 __all__ = [
     "Replay",
     "Study",
+    "activity",
     "compare",
     "explain_nonfinite",
     "flow",
@@ -40,9 +45,12 @@ __all__ = [
     "graph",
     "record",
     "replay",
+    "similar",
     "to_dot",
     "to_text",
     "unfold",
+    "units_for",
+    "values_of",
 ]
 
 

@@ -19,6 +19,7 @@ class Rendering(NamedTuple):
 
 RENDERINGS = {
     "graph": Rendering("Graph", listing.text_of_graph, drawing.svg_of_graph),
+    "activity": Rendering("Over the text", words.text_of_activity, strips.svg_of_activity),
     "compare": Rendering("Planned against literal", words.text_of_compare, strips.svg_of_compare),
     "flow": Rendering("Gradients through time", words.text_of_flow, strips.svg_of_flow),
     "replay": Rendering("A backward pass", words.text_of_replay, lambda data: ""),

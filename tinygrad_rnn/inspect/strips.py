@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 from collections.abc import Sequence
 from html import escape
@@ -107,3 +108,15 @@ def svg_of_compare(data: dict[str, Any]) -> str:
     held = [data["memory"]["plan"] * k / max(count - 1, 1) for k in range(count)]
     label = f"bytes held for the backward pass, step 0 to {data['memory']['steps']}"
     return curves([("literal", literal), ("plan", held)], label)
+
+
+def svg_of_activity(data: dict[str, Any]) -> str:
+    """The units that know most over the text, each between its own least and largest value."""
+    rows = []
+    for unit in data["units"][:12]:
+        codes = base64.b64decode(unit["bytes"])
+        span = unit["high"] - unit["low"]
+        rows.append((unit["name"], [unit["low"] + c / 255 * span for c in codes]))
+    low = min((u["low"] for u in data["units"][:12]), default=0.0)
+    high = max((u["high"] for u in data["units"][:12]), default=1.0)
+    return strip(rows, low, high, f"value, from {low:.3g} (dark) to {high:.3g}")

@@ -8,11 +8,13 @@ from .document import Study
 from .flowing import flow
 from .folding import fold, graph, unfold
 from .nonfinite import explain_nonfinite
+from .reading import activity, similar, units_for, values_of
 from .replaying import Replay, replay
 
 __all__ = [
     "Replay",
     "Study",
+    "activity",
     "compare",
     "explain_nonfinite",
     "flow",
@@ -20,5 +22,8 @@ __all__ = [
     "graph",
     "record",
     "replay",
+    "similar",
     "unfold",
+    "units_for",
+    "values_of",
 ]

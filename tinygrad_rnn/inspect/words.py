@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 
@@ -145,3 +146,31 @@ def text_of_compare(data: dict[str, Any]) -> str:
     )
     lines += ["", *(f"{n + 1:>5} {line['text']}" for n, line in enumerate(data["program"]))]
     return "\n".join(lines)
+
+
+def text_of_activity(data: dict[str, Any]) -> str:
+    """The units that know most, and the text with the first of them beneath it."""
+    lines = ["unit        bits  knows most about"]
+    lines += [f"{u['name']:10} {u['bits']:5.2f}  {u['knows']}" for u in data["units"][:12]]
+    for name, gate in data["gates"].items():
+        lines.append(
+            f"gate {name} ({gate['function']}): {gate['low']:.0%} shut, {gate['high']:.0%} open"
+        )
+    if not data["units"]:
+        return "\n".join(lines)
+    unit = data["units"][0]
+    codes = base64.b64decode(unit["bytes"])
+    lines += ["", f"{unit['name']} from {unit['low']:.3g} (thin) to {unit['high']:.3g} (full)"]
+    shown = [part if part.isprintable() else " " for part in data["text"]]
+    each = 80 if max(map(len, shown), default=1) == 1 else 8
+    for begin in range(0, min(len(shown), 5 * each), each):
+        parts, own = shown[begin : begin + each], codes[begin : begin + each]
+        bars = [
+            _BARS[code * len(_BARS) // 256] * len(p) for code, p in zip(own, parts, strict=True)
+        ]
+        gap = "" if each == 80 else " "
+        lines += [gap.join(parts), gap.join(bars)]
+    return "\n".join(lines)
+
+
+_BARS = "▁▂▃▄▅▆▇█"

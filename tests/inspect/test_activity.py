@@ -1,0 +1,114 @@
+"""Units over a text: one that was planted ranks first, and values are exact to 1/255."""
+
+from __future__ import annotations
+
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import Tensor, inspect, nn
+from tinygrad_rnn.inspect.reading import similar, units_for, values_of
+
+TEXT = 'He said "no, not now" and left.\nShe wrote "maybe 17 then" to us all.\n' * 6
+UNITS = 16
+
+
+class Quoting(nn.GRUCell):
+    """A GRU beside a unit that is 1 within quotes; it is told of the marks by x[..., 0]."""
+
+    def forward(self, x: Tensor, state: Any) -> Any:
+        rest, _ = super().forward(x, state[..., :UNITS])
+        flag = state[..., UNITS:]
+        mark = x[..., :1]
+        flag = mark * (1.0 - flag) + (1.0 - mark) * flag
+        h = tg.concat([rest, flag], axis=-1)
+        return h, h
+
+
+def inputs(text: str = TEXT) -> Tensor:
+    table = np.random.default_rng(0).normal(size=(128, 8)).astype("float32")
+    table[:, 0] = 0.0
+    table[ord('"'), 0] = 1.0
+    return tg.tensor(table[[ord(c) for c in text]])[:, None]
+
+
+def study(text: str = TEXT, **options: Any) -> inspect.Study:
+    tg.manual_seed(0)
+    return inspect.activity(
+        Quoting(8, UNITS), inputs(text), text, tg.zeros((1, UNITS + 1)), **options
+    )
+
+
+def test_a_planted_unit_that_knows_quotes_ranks_first_among_states() -> None:
+    units = study().data["units"]
+    first = next(u for u in units if u["name"].startswith("h["))
+    assert (first["name"], first["knows"]) == (f"h[{UNITS}]", "in quotes")
+    assert units[0]["bits"] == first["bits"] > 0.8
+    others = [u["bits"] for u in units if u["knows"] == "in quotes" and u is not first]
+    assert max(others, default=0.0) < first["bits"]
+
+
+def test_values_are_those_of_the_loop_to_a_byte() -> None:
+    data = study().data
+    tg.manual_seed(0)
+    hs, _ = tg.unroll(Quoting(8, UNITS), inputs(), tg.zeros((1, UNITS + 1)), mode="literal")
+    for unit in data["units"]:
+        name, _, number = unit["name"][:-1].partition("[")
+        if name == "h":
+            step = (unit["high"] - unit["low"]) / 255
+            own = hs.numpy()[:, 0, int(number)]
+            assert_allclose(values_of(unit), own, atol=step / 2 + 1e-6)
+            assert abs(values_of(unit)[17] - own[17]) <= step
+
+
+def test_passages_are_told_apart_and_found_again() -> None:
+    found = study()
+    begin = TEXT.index("no, not")
+    names = [name for name, _ in units_for(found, begin, begin + 8)]
+    assert f"h[{UNITS}]" in names
+    period = len(TEXT) // 6
+    best = [begin for begin, _, _ in similar(found, begin, begin + 8)]
+    assert {(b - begin) % period for b in best} == {0}
+
+
+def test_gates_predicates_words_and_attention() -> None:
+    words = ["the", "cat", "sat", "on", "the", "mat"]
+    xs = tg.tensor(np.random.default_rng(1).normal(size=(6, 2, 3)), dtype="float32")
+    weights = tg.softmax(tg.tensor(np.random.default_rng(2).normal(size=(6, 4))))
+    found = inspect.activity(
+        nn.LSTMCell(3, 5),
+        xs,
+        words,
+        row=1,
+        predicates={"an article": lambda parts: [p == "the" for p in parts]},
+        attention=(weights, list("wxyz")),
+    )
+    data = found.data
+    assert set(data["gates"]) == {"i", "f", "g", "o"} and len(data["units"]) == 6 * 5
+    assert data["attention"]["sources"] == list("wxyz") and len(data["path"]) == 6
+    assert_allclose(data["attention"]["weights"], weights.numpy(), atol=1e-4)
+    assert "cat" in str(found)
+
+
+def test_it_is_small_plain_and_drawn() -> None:
+    found = study()
+    ElementTree.fromstring(found._repr_html_())
+    assert inspect.Study.from_json(found.to_json()) == found
+    assert "in quotes" in str(found) and '"no, not now"' in str(found)
+    cell = nn.GRUCell(4, 256)
+    large = inspect.activity(cell, tg.ones((2000, 1, 4)), "x" * 2000)
+    assert len(large.to_json()) < 2_000_000 and large.data["left out"] > 0
+
+
+def test_bad_input_is_refused() -> None:
+    cell = nn.GRUCell(8, 4)
+    with pytest.raises(ValueError, match="3 parts of a text"):
+        inspect.activity(cell, inputs("abcd"), "abc")
+    with pytest.raises(ValueError, match="row 3"):
+        inspect.activity(cell, inputs("abcd"), "abcd", row=3)
+    with pytest.raises(ValueError, match="attention"):
+        inspect.activity(cell, inputs("abcd"), "abcd", attention=np.ones((3, 2)))
