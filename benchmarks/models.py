@@ -21,7 +21,7 @@ from benchmarks.bench import Bench, Result, ratio
 from benchmarks.blas import pins
 from benchmarks.grid.plot import draw
 from benchmarks.grid.targets import geometric_mean
-from benchmarks.recurrent import Side, median_ms
+from benchmarks.recurrent import Side
 from benchmarks.report import Section, machine, spread, write
 from benchmarks.zoo import targets
 from benchmarks.zoo.problem import MODELS, SIZES
@@ -69,9 +69,17 @@ class Models(Bench):
         sizes = ", ".join(f"{letter}={size}" for letter, size in self.sizes(model).items())
         self.starts[model] = {}
         for side in self.options.sides:
-            (started,) = self.run(f"{model}, start, {side}", self.tasks("start", model, side))
-            if not started.missing:
-                self.starts[model][side] = started.first
+            started = [
+                self.run(f"{model}, start {number + 1}, {side}", self.tasks("start", model, side))
+                for number in range(self.options.starts)
+            ]
+            answers = [result.first for (result,) in started if not result.missing]
+            if answers:
+                self.starts[model][side] = {
+                    what: float(np.median([answer[what] for answer in answers]))
+                    for what in ("first", "peak")
+                    if answers[0][what] is not None
+                }
         tasks = {}
         for side in self.options.sides:
             tasks |= self.tasks("turns", model, side)
@@ -113,42 +121,41 @@ class Models(Bench):
         """Targets and all models in one table, to stand before the rest."""
         sides = [side for side in SIDES if any(side in times for times in self.times.values())]
         others = [side for side in sides if side != OURS]
-        rows = [
-            [
-                model,
-                *(median_ms(self.times[model,].get(side)) for side in sides),
-                *(self.ratio(model, side) for side in others),
-                *(seconds(self.starts[model].get(side, {})) for side in sides),
-                *(megabytes(self.starts[model].get(side, {})) for side in sides),
-            ]
-            for (model,) in self.times
-        ]
-        empty = ["-"] * len(sides)
-        rows.append(
-            ["geometric mean", *empty, *(self.mean(side) for side in others), *empty, *empty]
-        )
-        header = [
-            "model",
-            *(f"{side}, ms" for side in sides),
-            *(f"{side} / ours" for side in others),
-            *(f"{side}, first step, s" for side in sides),
-            *(f"{side}, peak, MB" for side in sides),
-        ]
-        explanation = (
-            "Milliseconds of a training step; the time of a side over ours (above 1 ours is the "
-            "quicker); the first step in a fresh process; resident memory at its highest, less "
-            "what there was after importing. Medians over the rounds."
-        )
-        verdicts = targets.verdicts(self.times, self.starts)
+        speeds, beginnings = [], []
+        for (model,), times in self.times.items():
+            taken = (milliseconds(times[side]) if side in times else "-" for side in sides)
+            speeds.append([model, *taken, *(self.ratio(model, side) for side in others)])
+            started = [self.starts[model].get(side, {}) for side in sides]
+            beginnings.append([model, *map(seconds, started), *map(megabytes, started)])
+        speeds.append(["geometric mean", *["-"] * len(sides), *map(self.mean, others)])
+        ratios = [f"{side} / ours" for side in others]
         columns = ["what", "worst model", "found", "at least", "verdict"]
+        verdicts = targets.verdicts(self.times, self.starts)
         self.summaries = [
             Section("Targets", "", columns, verdicts),
-            Section("All models", explanation, header, rows),
+            Section(
+                "Training steps",
+                "Milliseconds, and the time of a side over ours: above 1 ours is the quicker. "
+                "Medians over the rounds; 10th and 90th percentile in brackets.",
+                ["model", *sides, *ratios],
+                speeds,
+            ),
+            Section(
+                "The beginning",
+                "Seconds of the first step in a fresh process, then megabytes of resident memory "
+                "at its highest in that step and ten more, less what there was after importing. "
+                f"Medians of {self.options.starts}.",
+                ["model", *(f"{side}, s" for side in sides), *(f"{side}, MB" for side in sides)],
+                beginnings,
+            ),
         ]
 
     def ratio(self, model: str, side: str) -> str:
         found = targets.of(self.times, model, side)
-        return "-" if found is None else f"{found:.2f}"
+        if found is None:
+            return "-"
+        times = self.times[model,]
+        return f"{found:.2f} ({spread(times[side] / times[OURS])})"
 
     def mean(self, side: str) -> str:
         found = [targets.of(self.times, model, side) for (model,) in self.times]
@@ -171,6 +178,10 @@ class Models(Bench):
         except ImportError as error:
             return f"no picture: {error}"
         return str(path)
+
+
+def milliseconds(times: Any) -> str:
+    return f"{1e3 * np.median(times):.4g}"
 
 
 def seconds(started: dict[str, Any]) -> str:
@@ -196,6 +207,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     options.sides = [OURS, *options.peers]
     options.rounds = options.rounds or (3 if options.quick else 15)
+    options.starts = 1 if options.quick else 3
     options.turn = 0.05 if options.quick else 0.4
     if options.write and options.write.suffix != ".md":
         parser.error("--write takes the name of a .md file")

@@ -1,7 +1,7 @@
 """What we mean to reach on the seven models, and whether a run did.
 
-Times are compared within a round, as on the grid; memory and first steps are each measured once, in
-a fresh process.
+Times are compared within a round, as on the grid; memory and first steps are medians of a few fresh
+processes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MEAN_BESIDE_TORCH = 2.8
 LEAST_BESIDE_JAX = 1.0
 FIRST_STEP_SECONDS = 1.0
 
-Starts = Mapping[str, Mapping[str, Any]]  # for each model and side its answer to "start"
+Starts = Mapping[str, Mapping[str, Any]]  # for each model and side seconds and bytes
 
 
 def least(model: str, side: str) -> float | None:

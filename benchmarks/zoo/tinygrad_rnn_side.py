@@ -21,7 +21,7 @@ from tinygrad_rnn import functional as F
 from tinygrad_rnn import nn, optim
 from tinygrad_rnn.interop import load_torch_state_dict, torch_state_dict
 
-with suppress(ImportError):  # here, so that importing it is not the first step's
+with suppress(ImportError):  # otherwise imported by the first step
     import llvmlite.binding  # noqa: F401
 
 __all__ = ["FORMS", "VERSIONS"]

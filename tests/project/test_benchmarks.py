@@ -159,12 +159,12 @@ def test_models_are_measured_and_written(tmp_path: Path) -> None:
     assert "Products: own kernels" in written
     raw = json.loads(report.with_suffix(".json").read_text())
     assert list(raw) == [
-        "sentiment, start, ours",
-        "sentiment, start, ours-numpy",
+        "sentiment, start 1, ours",
+        "sentiment, start 1, ours-numpy",
         "sentiment",
     ]
     assert [len(side["rounds"]) for side in raw["sentiment"]] == [2, 2]
-    assert all(side["first"]["first"] > 0 for side in raw["sentiment, start, ours"])
+    assert all(side["first"]["first"] > 0 for side in raw["sentiment, start 1, ours"])
 
 
 @pytest.mark.parametrize("model", zoo.MODELS)
