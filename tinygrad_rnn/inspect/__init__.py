@@ -18,6 +18,7 @@ from ..tensor import Tensor
 
 if TYPE_CHECKING:
     from .tools import (
+        Board,
         Replay,
         Study,
         activity,
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
         unfold,
         units_for,
         values_of,
+        watch,
     )
 
 __all__ = [
+    "Board",
     "Replay",
     "Study",
     "activity",
@@ -51,6 +54,7 @@ __all__ = [
     "unfold",
     "units_for",
     "values_of",
+    "watch",
 ]
 
 

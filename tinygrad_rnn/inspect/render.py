@@ -22,6 +22,7 @@ RENDERINGS = {
     "activity": Rendering("Over the text", words.text_of_activity, strips.svg_of_activity),
     "compare": Rendering("Planned against literal", words.text_of_compare, strips.svg_of_compare),
     "flow": Rendering("Gradients through time", words.text_of_flow, strips.svg_of_flow),
+    "watch": Rendering("Training", words.text_of_watch, strips.svg_of_watch),
     "replay": Rendering("A backward pass", words.text_of_replay, lambda data: ""),
     "nonfinite": Rendering("Not finite", words.text_of_nonfinite, strips.svg_of_nonfinite),
 }

@@ -22,6 +22,16 @@ def strip(
     unit: str = "",
 ) -> str:
     """Rows of cells coloured by value from ``low`` to ``high``; nan and inf are red."""
+    drawn, foot = _cells(rows, low, high, unit)
+    last = len(rows[0][1]) if rows else 0
+    body = [drawn, text(_LABEL, foot, f"step 1 ... {last}; {label}")]
+    return svg(_LABEL + _WIDTH, foot + 6, body, label)
+
+
+def _cells(
+    rows: Sequence[tuple[str, Sequence[float]]], low: float, high: float, unit: str = ""
+) -> tuple[str, float]:
+    """The rows of a strip, and where they end."""
     body: list[str] = []
     for n, (name, values) in enumerate(rows):
         y = n * (_HEIGHT + 4)
@@ -35,9 +45,7 @@ def strip(
                 f'<rect x="{_LABEL + k * wide:.1f}" y="{y:.0f}" width="{wide + 0.3:.1f}" '
                 f'height="{_HEIGHT:.0f}" fill="{colour(value, low, high)}">{title}</rect>'
             )
-    foot = len(rows) * (_HEIGHT + 4) + 12
-    body.append(text(_LABEL, foot, f"step 1 ... {len(rows[0][1]) if rows else 0}; {label}"))
-    return svg(_LABEL + _WIDTH, foot + 6, body, label)
+    return "".join(body), len(rows) * (_HEIGHT + 4) + 12
 
 
 def grouped(values: Sequence[float]) -> list[tuple[int, int, float]]:
@@ -74,12 +82,13 @@ def svg_of_nonfinite(data: dict[str, Any]) -> str:
     return strip([("not finite", spread)], 0.0, 1.0, "share of rows", "of rows")
 
 
+def _logs(values: Sequence[float]) -> list[float]:
+    return [math.log10(v) if v > 0 else -99.0 if v == 0 else v for v in values]
+
+
 def svg_of_flow(data: dict[str, Any]) -> str:
     """Norms by step on one scale for all studies: log10 from -10 to 2."""
-    rows = [
-        (name, [math.log10(v) if v > 0 else -99.0 if v == 0 else v for v in values])
-        for name, values in data["norms"].items()
-    ]
+    rows = [(name, _logs(values)) for name, values in data["norms"].items()]
     return strip(rows, -10.0, 2.0, "log10 of the gradient's norm, from -10 (dark) to 2", "(log10)")
 
 
@@ -120,3 +129,51 @@ def svg_of_activity(data: dict[str, Any]) -> str:
     low = min((u["low"] for u in data["units"][:12]), default=0.0)
     high = max((u["high"] for u in data["units"][:12]), default=1.0)
     return strip(rows, low, high, f"value, from {low:.3g} (dark) to {high:.3g}")
+
+
+def svg_of_watch(data: dict[str, Any]) -> str:
+    """A chart for each series, and the strips of a flow that was attached."""
+    body: list[str] = []
+    y = 0.0
+    for name, series in list(data["series"].items())[:60]:
+        body += _chart(name, series, y)
+        y += _CHART + 18
+    for attached in data["attached"].values():
+        if attached["kind"] == "flow":
+            rows = [(n, _logs(v)) for n, v in attached["data"]["norms"].items()]
+            drawn, height = _cells(rows, -10.0, 2.0, "(log10)")
+            body.append(f'<g transform="translate(0 {y:.0f})">{drawn}</g>')
+            y += height
+    return svg(_LABEL + _WIDTH, y, body, "series over the steps of a training loop")
+
+
+_CHART = 44.0
+
+
+def _chart(name: str, series: dict[str, Any], y: float) -> list[str]:
+    """A band from least to largest, the mean, and red marks where something was not finite."""
+    full = [(k, b) for k, b in enumerate(series["buckets"]) if len(b) > 1]
+    low = min((b[0] for _, b in full), default=0.0)
+    high = max((b[1] for _, b in full), default=1.0)
+    logarithmic = 0 < low < high / 100  # gradients and updates differ by powers of ten
+    low, high = (math.log(low), math.log(high)) if logarithmic else (low, high)
+    wide = _WIDTH / max(len(series["buckets"]) - 1, 1)
+
+    def at(k: int, value: float) -> str:
+        value = math.log(value) if logarithmic else value
+        up = (value - low) / ((high - low) or 1.0)
+        return f"{k * wide:.1f},{y + 14 + _CHART * (1 - up):.1f}"
+
+    scale = ", logarithmic" if logarithmic else ""
+    body = [text(0, y + 10, f"{name}: {series['last']}{scale}")]
+    if full:
+        band = [at(k, b[0]) for k, b in full] + [at(k, b[1]) for k, b in reversed(full)]
+        body.append(f'<polygon points="{" ".join(band)}" fill="#21918c" fill-opacity="0.3"/>')
+        mean = " ".join(at(k, b[2]) for k, b in full)
+        body.append(f'<polyline points="{mean}" fill="none" stroke="#21918c"/>')
+    return body + [
+        f'<rect x="{k * wide - 1:.1f}" y="{y + 14:.0f}" width="2" height="{_CHART:.0f}" '
+        f'fill="#d62728"><title>{b[-1]} not finite</title></rect>'
+        for k, b in enumerate(series["buckets"])
+        if b[-1]
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .board import Board, watch
 from .capture import record
 from .comparing import compare
 from .document import Study
@@ -12,6 +13,7 @@ from .reading import activity, similar, units_for, values_of
 from .replaying import Replay, replay
 
 __all__ = [
+    "Board",
     "Replay",
     "Study",
     "activity",
@@ -26,4 +28,5 @@ __all__ = [
     "unfold",
     "units_for",
     "values_of",
+    "watch",
 ]

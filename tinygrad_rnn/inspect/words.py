@@ -174,3 +174,22 @@ def text_of_activity(data: dict[str, Any]) -> str:
 
 
 _BARS = "▁▂▃▄▅▆▇█"
+
+
+def text_of_watch(data: dict[str, Any]) -> str:
+    """Each series with its last value, its range and what was not finite."""
+    lines = [f"{data['steps']} steps; {data['share']:.1%} of the time was spent looking"]
+    if data["every"] > 1:
+        lines.append(f"gradients were looked at every {data['every']} steps, to stay under 2 %")
+    if data["clip rate"] is not None:
+        lines.append(f"gradients were clipped in {data['clip rate']:.0%} of steps")
+    width = max(map(len, data["series"]), default=0)
+    for name, series in data["series"].items():
+        full = [b for b in series["buckets"] if len(b) > 1]
+        bad = sum(b[-1] for b in series["buckets"])
+        span = f"{min(b[0] for b in full):.4g} to {max(b[1] for b in full):.4g}" if full else "-"
+        lost = f", {bad} values not finite" if bad else ""
+        lines.append(f"{name:<{width}}  {series['last']:>10}  {span}{lost}")
+    for name, attached in data["attached"].items():
+        lines.append(f"{name} at step {attached['step'] + 1}: a study of a {attached['kind']}")
+    return "\n".join(lines)
