@@ -152,6 +152,24 @@ def probability(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return rng.uniform(0.1, 0.9, size=shape)
 
 
+def inside_one(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.uniform(-0.8, 0.8, size=shape)
+
+
+def above_one(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.uniform(1.2, 4.0, size=shape)
+
+
+def with_zeros(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return rng.normal(size=shape) * (rng.uniform(size=shape) < 0.7)
+
+
+def well_conditioned(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    """Matrices whose singular values are 1, 2, 3, ...: invertible, and all of them differ."""
+    u, _, vh = np.linalg.svd(rng.normal(size=shape), full_matrices=False)
+    return (u * np.arange(1.0, u.shape[-1] + 1)) @ vh
+
+
 def integer(low: int, high: int) -> Domain:
     return lambda rng, shape: rng.integers(low, high, size=shape)
 
@@ -485,6 +503,43 @@ def taken_along(draw: Any) -> Sample:
 
 
 @st.composite
+def matrices(
+    draw: Any,
+    *keywords: dict[str, Any],
+    square: bool = False,
+    domain: Domain = well_conditioned,
+    high: int = 1,
+) -> Sample:
+    """Matrices, up to ``high`` axes in front of them."""
+    n, m = draw(lengths_above_0), draw(lengths_above_0)
+    shape = (*draw(shapes(high=high)), n, n if square else m)
+    return Sample((Input(shape, domain),), draw(st.sampled_from(keywords or ({},))))
+
+
+@st.composite
+def solved(draw: Any) -> Sample:
+    """Square matrices and what they are to give: a vector or matrices; leading axes broadcast."""
+    n, k = draw(lengths_above_0), draw(lengths)
+    left, right = draw(broadcasting(2))
+    shape = draw(st.sampled_from(((n,), (*right[-1:], n, k))))
+    return Sample((Input((*left[-1:], n, n), well_conditioned), Input(shape, real)))
+
+
+@st.composite
+def crossed(draw: Any) -> Sample:
+    left, right = draw(broadcasting(2))
+    return Sample((Input((*left, 3), real), Input((*right, 3), real)))
+
+
+@st.composite
+def searched(draw: Any) -> Sample:
+    ascending = lambda rng, shape: np.sort(coarse(rng, shape))  # noqa: E731
+    x = Input((draw(lengths_above_0),), ascending)
+    side = draw(st.sampled_from(("left", "right")))
+    return Sample((x, Input(draw(shapes(0, 2)), coarse)), {"side": side})
+
+
+@st.composite
 def normalised(draw: Any) -> Sample:
     shape = draw(shapes(1, each=st.sampled_from((3, 2, 4))))
     extra = draw(st.integers(0, 2))
@@ -791,6 +846,39 @@ def _positional(f: Callable[..., Any], *names: str) -> Callable[..., Any]:
     return call
 
 
+def _symmetric(f: Callable[..., Any], xp: Any, shift: float) -> Callable[..., Any]:
+    """``f`` of the symmetric ``x @ x.mT + shift``, positive definite for a shift above 0."""
+    return lambda x, **keywords: f(
+        x @ xp.matrix_transpose(x) + shift * xp.eye(x.shape[-1], dtype=x.dtype, **_beside(x)),
+        **keywords,
+    )
+
+
+def _beside(x: Any) -> dict[str, Any]:
+    return {"backend": x.backend} if isinstance(x, tg.Tensor) else {}
+
+
+def _unsigned(parts: Any) -> list[Any]:
+    """Of what a factorization returns, squares of what has no sign, and products of what has."""
+    return [part * part for part in parts]
+
+
+def _descending(f: Any, x: Array, axis: int, descending: bool, stable: bool = True) -> Array:
+    return f(-x, axis=axis, stable=True) if descending else f(x, axis=axis, stable=True)
+
+
+def _sorted(x: Array, axis: int, descending: bool) -> Array:
+    return np.flip(np.sort(x, axis=axis), axis=axis) if descending else np.sort(x, axis=axis)
+
+
+def _cumulative(x: Array, axis: int, include_initial: bool) -> Array:
+    return np.cumulative_prod(x, axis=axis, include_initial=include_initial)
+
+
+def _vector_norm(x: Array, axis: Any, keepdims: bool, ord: Any) -> Array:
+    return np.linalg.vector_norm(x, axis=axis, keepdims=keepdims, ord=ord)
+
+
 def _sequence(f: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arrays, **keywords: f(arrays, **keywords)
 
@@ -982,9 +1070,96 @@ CREATED = (
         lambda x, num_classes: np.eye(num_classes, dtype="float32")[x], argnums=()),
 )  # fmt: skip
 
+LA = np.linalg
+
+BITS = tuple(
+    Row(name, several(integer(-9, 9), integer(0, 5)), argnums=())
+    for name in [
+        "bitwise_and",
+        "bitwise_or",
+        "bitwise_xor",
+        "bitwise_left_shift",
+        "bitwise_right_shift",
+    ]
+)
+
+STANDARD = (
+    Row("tan", one(inside_one)),
+    Row("asin", one(inside_one)),
+    Row("acos", one(inside_one)),
+    Row("atan", one()),
+    Row("atan2", several(real, nonzero), argnums=BOTH),
+    Row("sinh", one()),
+    Row("cosh", one()),
+    Row("asinh", one()),
+    Row("acosh", one(above_one)),
+    Row("atanh", one(inside_one)),
+    Row("log2", one(positive)),
+    Row("log10", one(positive)),
+    Row("logaddexp", several(real, real), argnums=BOTH),
+    Row("hypot", several(real, nonzero), argnums=BOTH),
+    Row("copysign", several(nonzero, nonzero)),
+    Row("signbit", one(special), argnums=()),
+    Row("nextafter", several(real, real), argnums=()),
+    Row("reciprocal", one(nonzero)),
+    Row("conj", one()),
+    Row("real", one()),
+    Row("imag", one(), np.zeros_like, argnums=()),
+    *BITS,
+    Row("bitwise_invert", one(integer(-9, 9)), argnums=()),
+    Row("astype", options({"dtype": "float64"}), lambda x, dtype: x.astype(dtype),
+        lambda x, dtype: tg.astype(x, dtype, copy=True), variant="copy"),
+    Row("cumulative_prod", along(with_zeros, include_initial=st.booleans()), _cumulative,
+        integers=True),
+    Row("diff", along(n=st.sampled_from((1, 0, 2))), lambda x, axis, n: np.diff(x, n, axis)),
+    Row("meshgrid", joined(True).filter(lambda s: len(s.inputs[0].shape) == 1).map(
+        lambda s: Sample(s.inputs, {"indexing": "ij" if s.keywords["axis"] else "xy"})),
+        argnums=(0, 1, 2)),
+    Row("argsort", along(coarse, descending=st.booleans(), stable=st.just(True)),
+        partial(_descending, np.argsort), argnums=()),
+    Row("sort", along(distinct, descending=st.booleans()), _sorted, integers=True),
+    Row("searchsorted", searched(), argnums=()),
+    Row("count_nonzero", reduced(coarse), argnums=(), integers=True),
+)  # fmt: skip
+
+LINALG = (
+    Row("inv", matrices(square=True), LA.inv, tg.linalg.inv),
+    Row("solve", solved(), LA.solve, tg.linalg.solve, argnums=BOTH),
+    Row("det", matrices(square=True), LA.det, tg.linalg.det),
+    Row("slogdet", matrices(square=True), LA.slogdet, tg.linalg.slogdet),
+    Row("pinv", matrices(), LA.pinv, tg.linalg.pinv),
+    Row("cholesky", matrices({}, {"upper": True}, square=True),
+        _symmetric(LA.cholesky, np, 1.0), _symmetric(tg.linalg.cholesky, tg, 1.0)),
+    Row("qr", matrices(), LA.qr, tg.linalg.qr),
+    Row("eigh", matrices(square=True), _symmetric(lambda x: _unsigned(LA.eigh(x)), np, 0.0),
+        _symmetric(lambda x: _unsigned(tg.linalg.eigh(x)), tg, 0.0)),
+    Row("eigvalsh", matrices(square=True), _symmetric(LA.eigvalsh, np, 0.0),
+        _symmetric(tg.linalg.eigvalsh, tg, 0.0)),
+    Row("svd", matrices(), lambda x: _unsigned(LA.svd(x, full_matrices=False)),
+        lambda x: _unsigned(tg.linalg.svd(x, full_matrices=False))),
+    Row("svdvals", matrices(), LA.svdvals, tg.linalg.svdvals),
+    Row("vector_norm", reduced(nonzero, lengths_above_0,
+        ord=st.sampled_from((2, 1, 3, 2.5, 0.5, -1, 0))).filter(
+            lambda s: s.keywords["axis"] != () and s.inputs[0].shape), _vector_norm,
+        tg.linalg.vector_norm),
+    Row("vector_norm", reduced(distinct, lengths_above_0, ord=st.sampled_from((np.inf, -np.inf)))
+        .filter(lambda s: s.keywords["axis"] != () and s.inputs[0].shape), _vector_norm,
+        tg.linalg.vector_norm, variant="extreme"),
+    Row("matrix_norm", matrices({}, *({"ord": o, "keepdims": k} for k in (False, True)
+        for o in ("nuc", 2, -2, 1, -1, np.inf, -np.inf))), LA.matrix_norm, tg.linalg.matrix_norm),
+    Row("matrix_rank", matrices(), LA.matrix_rank, tg.linalg.matrix_rank, argnums=()),
+    Row("diagonal", matrices(*({"offset": k} for k in (0, 1, -1, 5)), domain=real), LA.diagonal,
+        tg.linalg.diagonal, integers=True),
+    Row("trace", matrices(*({"offset": k} for k in (0, 1, -1, 5)), domain=real), LA.trace,
+        tg.linalg.trace, integers=True),
+    Row("matrix_power", matrices(*({"n": n} for n in (0, 1, 2, 5, -1, -2)), square=True),
+        _positional(LA.matrix_power, "n"), _positional(tg.linalg.matrix_power, "n")),
+    Row("cross", crossed(), LA.cross, tg.linalg.cross, argnums=BOTH, integers=True),
+)  # fmt: skip
+
 ROWS = (
     *(*BINARY, *COMPARISONS, *UNARY, *CHOICES, *REDUCTIONS, *MOVEMENT),
-    *(*CONTRACTIONS, *INDEXING, *COMPOSITIONS, *CREATED),
+    *(*CONTRACTIONS, *INDEXING, *COMPOSITIONS, *CREATED, *STANDARD, *LINALG),
 )
 
 DIFFERENTIABLE = tuple(row for row in ROWS if row.argnums)
@@ -995,6 +1170,10 @@ ELSEWHERE = dict.fromkeys(CREATION.split(), "test_creation") | {
     "gumbel_softmax": "tests/test_random.py: it draws random numbers",
     "from_dlpack": "tests/test_interop.py: it takes what other libraries hold",
     "result_type": "test_result_type: it takes dtypes",
+    **dict.fromkeys(
+        ["nonzero", "unique_all", "unique_counts", "unique_inverse", "unique_values"],
+        "test_sorting.py: how much they return depends on values",
+    ),
     "to": "test_to_moves_and_its_cotangent_comes_back: it takes a backend",
 }
 """Public functions without a row, and the test of test_op_table.py that they have instead."""

@@ -38,7 +38,7 @@ from tinygrad_rnn_backends import get as get_backend
 from tinygrad_rnn_backends import register as register_backend
 from tinygrad_rnn_backends import set_default as set_default_backend
 
-from . import data, functional, interop, nn, optim, random, serialization
+from . import data, functional, interop, linalg, nn, optim, random, serialization
 from . import names as _names
 from .apply import apply
 from .batching import vmap
@@ -73,6 +73,14 @@ from .functional import (
 )
 from .graph import Primitive, ReleasedGraphError
 from .inspect import to_dot, to_text
+from .primitives.bitwise import (
+    bitwise_and,
+    bitwise_invert,
+    bitwise_left_shift,
+    bitwise_or,
+    bitwise_right_shift,
+    bitwise_xor,
+)
 from .primitives.contraction import einsum, matmul, outer, tensordot, vecdot
 from .primitives.creation import (
     arange,
@@ -142,6 +150,29 @@ from .primitives.elementwise import (
     trunc,
     where,
 )
+from .primitives.functions import (
+    acos,
+    acosh,
+    asin,
+    asinh,
+    atan,
+    atan2,
+    atanh,
+    conj,
+    copysign,
+    cosh,
+    hypot,
+    imag,
+    log2,
+    log10,
+    logaddexp,
+    nextafter,
+    real,
+    reciprocal,
+    signbit,
+    sinh,
+    tan,
+)
 from .primitives.indexing import getitem, index_add, take, take_along_axis
 from .primitives.movement import (
     broadcast_arrays,
@@ -150,6 +181,7 @@ from .primitives.movement import (
     expand_dims,
     flip,
     matrix_transpose,
+    meshgrid,
     moveaxis,
     pad,
     permute_dims,
@@ -168,7 +200,9 @@ from .primitives.reduction import (
     any,
     argmax,
     argmin,
+    cumulative_prod,
     cumulative_sum,
+    diff,
     logsumexp,
     max,
     mean,
@@ -177,6 +211,17 @@ from .primitives.reduction import (
     std,
     sum,
     var,
+)
+from .primitives.sorting import (
+    argsort,
+    count_nonzero,
+    nonzero,
+    searchsorted,
+    sort,
+    unique_all,
+    unique_counts,
+    unique_inverse,
+    unique_values,
 )
 from .random import manual_seed
 from .recurrence import (
@@ -191,6 +236,14 @@ from .recurrence import (
     unpad_sequences,
     unroll,
 )
+from .standard import __array_api_version__ as __array_api_version__
+from .standard import __array_namespace_info__ as __array_namespace_info__
+from .standard import (
+    can_cast,
+    finfo,
+    iinfo,
+    isdtype,
+)
 from .tensor import Tensor, detect_anomaly, enable_grad, is_grad_enabled, no_grad
 from .transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
@@ -204,6 +257,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "abs",
+    "acos",
+    "acosh",
     "add",
     "all",
     "any",
@@ -211,30 +266,49 @@ __all__ = [
     "arange",
     "argmax",
     "argmin",
+    "argsort",
     "asarray",
+    "asin",
+    "asinh",
     "astype",
+    "atan",
+    "atan2",
+    "atanh",
     "available_backends",
     "Backend",
     "BackendUnavailable",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "bitwise_and",
+    "bitwise_invert",
+    "bitwise_left_shift",
+    "bitwise_or",
+    "bitwise_right_shift",
+    "bitwise_xor",
     "bool",
     "broadcast_arrays",
     "broadcast_to",
+    "can_cast",
     "ceil",
     "checkpoint",
     "clip",
     "concat",
+    "conj",
+    "copysign",
     "cos",
+    "cosh",
     "cosine_embedding_loss",
     "cosine_similarity",
+    "count_nonzero",
     "cross_entropy",
     "ctc_loss",
+    "cumulative_prod",
     "cumulative_sum",
     "data",
     "default_dtype",
     "detach",
     "detect_anomaly",
+    "diff",
     "divide",
     "dropout",
     "e",
@@ -249,6 +323,7 @@ __all__ = [
     "expand_dims",
     "expm1",
     "eye",
+    "finfo",
     "flip",
     "float16",
     "float32",
@@ -272,6 +347,9 @@ __all__ = [
     "hessian",
     "huber_loss",
     "hvp",
+    "hypot",
+    "iinfo",
+    "imag",
     "index_add",
     "inf",
     "int16",
@@ -280,6 +358,7 @@ __all__ = [
     "int8",
     "interop",
     "is_grad_enabled",
+    "isdtype",
     "isfinite",
     "isinf",
     "isnan",
@@ -291,10 +370,14 @@ __all__ = [
     "leaky_relu",
     "less",
     "less_equal",
+    "linalg",
     "linspace",
     "log",
+    "log10",
     "log1p",
+    "log2",
     "log_softmax",
+    "logaddexp",
     "logical_and",
     "logical_not",
     "logical_or",
@@ -307,6 +390,7 @@ __all__ = [
     "max",
     "maximum",
     "mean",
+    "meshgrid",
     "min",
     "minimum",
     "moveaxis",
@@ -315,9 +399,11 @@ __all__ = [
     "nan",
     "negative",
     "newaxis",
+    "nextafter",
     "nll_loss",
     "nn",
     "no_grad",
+    "nonzero",
     "not_equal",
     "one_hot",
     "ones",
@@ -333,6 +419,8 @@ __all__ = [
     "Primitive",
     "prod",
     "random",
+    "real",
+    "reciprocal",
     "register_backend",
     "ReleasedGraphError",
     "relu",
@@ -343,16 +431,20 @@ __all__ = [
     "roll",
     "round",
     "scaled_dot_product_attention",
+    "searchsorted",
     "serialization",
     "set_default_backend",
     "set_default_dtype",
     "sigmoid",
     "sign",
+    "signbit",
     "silu",
     "sin",
+    "sinh",
     "smooth_l1_loss",
     "softmax",
     "softplus",
+    "sort",
     "split",
     "sqrt",
     "square",
@@ -363,6 +455,7 @@ __all__ = [
     "sum",
     "take",
     "take_along_axis",
+    "tan",
     "tanh",
     "tensor",
     "Tensor",
@@ -379,6 +472,10 @@ __all__ = [
     "uint32",
     "uint64",
     "uint8",
+    "unique_all",
+    "unique_counts",
+    "unique_inverse",
+    "unique_values",
     "unpad_sequences",
     "unroll",
     "plan",

@@ -29,7 +29,9 @@ import numpy as np
 Array: TypeAlias = Any
 Rule: TypeAlias = Callable[..., Any]
 Collector: TypeAlias = Callable[[list[Any], Any], tuple[tuple[Any, ...], tuple[Any, ...]]]
-Kind: TypeAlias = Literal["elementwise", "reduction", "movement", "contraction", "indexing"]
+Kind: TypeAlias = Literal[
+    "elementwise", "reduction", "movement", "contraction", "indexing", "matrix"
+]
 
 _OUT = -1
 
@@ -44,7 +46,8 @@ class Primitive:
         name: what errors and drawings call it.
         kind: ``elementwise`` inputs broadcast, and cotangents are summed back to their shapes;
             ``reduction`` and ``movement`` carry axes as negative integers, so that a new leading
-            axis changes none of them; ``contraction`` and ``indexing`` state their batching rule.
+            axis changes none of them; ``contraction`` and ``indexing`` state their batching rule;
+            ``matrix`` means the last two axes, whatever is in front.
         forward: ``forward(xp, *arrays, **parameters)``; arrays are positional, the rest is static.
         vjps: one rule ``(xp, g, *reads, **parameters)`` per leading input that has a derivative, in
             order; a single rule named ``joint`` returns the cotangents of all inputs at once.

@@ -122,6 +122,10 @@ class Tensor:
         def __ror__(self, other: Any, /) -> Tensor: ...
         def __xor__(self, other: Any, /) -> Tensor: ...
         def __rxor__(self, other: Any, /) -> Tensor: ...
+        def __lshift__(self, other: Any, /) -> Tensor: ...
+        def __rlshift__(self, other: Any, /) -> Tensor: ...
+        def __rshift__(self, other: Any, /) -> Tensor: ...
+        def __rrshift__(self, other: Any, /) -> Tensor: ...
         def __lt__(self, other: Any, /) -> Tensor: ...
         def __le__(self, other: Any, /) -> Tensor: ...
         def __gt__(self, other: Any, /) -> Tensor: ...
@@ -133,8 +137,11 @@ class Tensor:
         def __abs__(self) -> Tensor: ...
         def __invert__(self) -> Tensor: ...
         def __getitem__(self, key: Any, /) -> Tensor: ...
-        def astype(self, dtype: Any, /) -> Tensor: ...
+        def astype(
+            self, dtype: Any, /, *, copy: bool | None = None, device: Any = None
+        ) -> Tensor: ...
         def to(self, backend: str, /) -> Tensor: ...
+        def to_device(self, device: Any, /, *, stream: Any = None) -> Tensor: ...
         def reshape(self, *shape: Any) -> Tensor: ...
         def squeeze(self, /, axis: Any = None) -> Tensor: ...
         def sum(self, axis: Any = None, keepdims: bool = False) -> Tensor: ...
@@ -271,6 +278,9 @@ class Tensor:
     def __int__(self) -> int:
         return int(self.item())
 
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
     def __index__(self) -> int:
         if self.dtype.kind not in "iu" or self.ndim:
             raise TypeError(f"a {self.dtype} tensor of shape {self.shape} cannot be an index")
@@ -293,7 +303,14 @@ class Tensor:
             )
         return np.asarray(self.numpy(), dtype=dtype, copy=copy)
 
-    def __dlpack__(self, **options: Any) -> Any:
+    def __dlpack__(
+        self,
+        *,
+        stream: Any = None,
+        max_version: tuple[int, int] | None = None,
+        dl_device: tuple[Any, int] | None = None,
+        copy: bool | None = None,
+    ) -> Any:
         """What ``from_dlpack`` of another library asks for: the memory itself, to be read only.
 
         A library that cannot be told so gets a copy, and so does any of memory that runs backwards,
@@ -306,15 +323,15 @@ class Tensor:
         array = raw(self, "from_dlpack")
         backend = _backend_of_type[type(array)]
         shared = backend.readonly(array)
-        version = options.get("max_version") or (0, 0)
         backwards = min(getattr(array, "strides", ()), default=0) < 0
-        if backwards and options.get("copy") is False:
+        if backwards and copy is False:
             raise BufferError("__dlpack__: memory that runs backwards is shared by a copy only")
         # Before its version 1.0, DLPack knew nothing of read-only memory.
-        unmarked = shared is not array and version < (1, 0)
-        if (backwards or unmarked) and options.get("copy") is None:
+        unmarked = shared is not array and (max_version or (0, 0)) < (1, 0)
+        if (backwards or unmarked) and copy is None:
             shared = backend.asarray(array, copy=True)
-        return shared.__dlpack__(**options)
+        asked = {"stream": stream, "max_version": max_version, "dl_device": dl_device, "copy": copy}
+        return shared.__dlpack__(**{name: x for name, x in asked.items() if x is not None})
 
     def __dlpack_device__(self) -> tuple[int, int]:
         """Where the memory is, as DLPack numbers devices."""

@@ -388,3 +388,34 @@ def test_nan_passes_through(f: Any, backend: tg.Backend) -> None:
     with np.errstate(all="ignore"):
         y = f(tg.tensor(np.array([1.0, np.nan]), backend=backend.name)).numpy()
     assert np.isnan(y.flat[-1])
+
+
+# Kinks of angles, lengths and norms.
+
+
+def test_at_the_origin_there_is_no_direction(backend: tg.Backend) -> None:
+    check(tg.hypot, (0.0, 0.0), 0, 0, 0, backend=backend)
+    check(tg.atan2, (0.0, 0.0), 0, 0, 0, backend=backend)
+    check(lambda x: tg.linalg.vector_norm(x), ([0.0, 0.0],), 0, [0, 0], backend=backend)
+    check(lambda x: tg.linalg.vector_norm(x, ord=3), ([0.0, 0.0],), 0, [0, 0], backend=backend)
+    check(lambda x: tg.linalg.matrix_norm(x), ([[0.0], [0.0]],), 0, [[0], [0]], backend=backend)
+    check(lambda x: tg.copysign(x, -1.0), ([0.0, 2.0],), [-0.0, -2], [0, -1], backend=backend)
+
+
+def test_logaddexp_of_nothing_is_flat(backend: tg.Backend) -> None:
+    check(tg.logaddexp, (-INF, -INF), -INF, 0, 0, backend=backend)
+    check(tg.logaddexp, (-INF, 2.0), 2, 0, 1, backend=backend)
+    check(tg.logaddexp, (INF, 2.0), INF, 1, 0, backend=backend)
+
+
+def test_cumulative_products_of_zeros_need_no_division(backend: tg.Backend) -> None:
+    y, (first,), _ = derivatives(tg.cumulative_prod, [2.0, 0.0, 3.0, 0.0, 5.0], backend=backend)
+    np.testing.assert_array_equal(y, [2, 0, 0, 0, 0])
+    np.testing.assert_array_equal(first, [1, 2 + 6, 0, 0, 0])
+
+
+def test_steep_ends_are_infinitely_steep() -> None:
+    for f, end in ((tg.asin, 1.0), (tg.asin, -1.0), (tg.acosh, 1.0), (tg.atanh, 1.0)):
+        _, (first,), _ = derivatives(f, end)
+        assert first == INF
+    assert derivatives(tg.acos, 1.0)[1] == [-INF]

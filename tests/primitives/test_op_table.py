@@ -541,8 +541,37 @@ ERRORS: tuple[tuple[Callable[[], Any], type[Exception], tuple[str, ...]], ...] =
     (lambda: tg.tensor([[1], [1, 2]]), ValueError, ("tensor", "rectangular")),
     (lambda: tg.tensor(["a"]), TypeError, ("tensor", "numbers")),
     (lambda: tg.tensor([1, 2], requires_grad=True), TypeError, ("int64", "astype")),
-    (lambda: tg.tensor([1, 2]) & 1, TypeError, ("logical_and", "int64", "bool")),
-    (lambda: ~tg.tensor([1, 2]), TypeError, ("logical_not", "int64", "bool")),
+    (lambda: tg.tensor([1, 2]) & True, TypeError, ("bitwise_and", "int64", "bool", "x != 0")),
+    (lambda: ~X, TypeError, ("bitwise_invert", "float64", "x != 0")),
+    (lambda: X << 1, TypeError, ("bitwise_left_shift", "float64", "integers;", "astype")),
+    (lambda: tg.logical_not(tg.tensor([1, 2])), TypeError, ("logical_not", "int64", "x != 0")),
+    (lambda: tg.linalg.inv(T), TypeError, ("linalg.inv", "int64 (2,)", "astype('float64')")),
+    (lambda: tg.linalg.det(X), ValueError, ("linalg.det", "(2, 3)", "square", "pinv")),
+    (lambda: tg.linalg.svd(tg.ones(3)), ValueError, ("linalg.svd", "(3,)", "last two axes")),
+    (lambda: tg.linalg.inv(tg.ones((2, 2))), ValueError, ("linalg.inv", "(2, 2)", "pinv(x)")),
+    (lambda: tg.linalg.cholesky(-tg.eye(2)), ValueError, ("linalg.cholesky", "(2, 2)", "eye(n)")),
+    (lambda: tg.linalg.solve(tg.eye(2), tg.ones(3)), ValueError,
+     ("linalg.solve", "(2, 2)", "2 unknowns", "3 numbers")),
+    (lambda: tg.linalg.solve(tg.ones((4, 2, 2)), tg.ones((3, 2, 1))), ValueError,
+     ("linalg.solve", "(4,)", "(3,)", "broadcast")),
+    (lambda: tg.linalg.qr(X, mode="r"), ValueError, ("linalg.qr", "'r'", "'reduced'")),
+    (lambda: tg.linalg.matrix_norm(X, ord=3), ValueError, ("matrix_norm", "3", "'nuc'")),
+    (lambda: tg.linalg.vector_norm(X, ord="fro"), ValueError, ("vector_norm", "'fro'")),
+    (lambda: tg.linalg.cross(X, tg.ones(2)), ValueError, ("linalg.cross", "axis -1", "(2,)")),
+    (lambda: tg.linalg.trace(T), ValueError, ("linalg.diagonal", "(2,)", "matrix")),
+    (lambda: tg.searchsorted(X, 1.0), ValueError, ("searchsorted", "2 axes", "reshape")),
+    (lambda: tg.searchsorted(T, 1, side="up"), ValueError, ("searchsorted", "'up'", "'right'")),
+    (lambda: tg.nonzero(tg.ones(())), ValueError, ("nonzero", "0-d", "reshape")),
+    (lambda: tg.meshgrid(X, T), ValueError, ("meshgrid", "(2, 3)", "one axis")),
+    (lambda: tg.meshgrid(T, indexing="yx"), ValueError, ("meshgrid", "'yx'", "'ij'")),
+    (lambda: tg.diff(X, n=-1), ValueError, ("diff", "n=-1")),
+    (lambda: tg.cumulative_prod(X), ValueError, ("cumulative_prod", "axis", "(2, 3)")),
+    (lambda: tg.asarray([1.0], copy=False), ValueError, ("asarray", "list", "copy=False")),
+    (lambda: tg.reshape(X.T, (6,), copy=False), ValueError, ("reshape", "(3, 2)", "copy=False")),
+    (lambda: tg.zeros(2, device="gpu"), ValueError, ("zeros", "'gpu'", "'cpu'", "backend=")),
+    (lambda: X.to_device("gpu"), ValueError, ("to_device", "'gpu'", "'cpu'", "x.to(backend)")),
+    (lambda: tg.finfo("int8"), TypeError, ("finfo", "int8", "iinfo")),
+    (lambda: tg.iinfo(tg.float32), TypeError, ("iinfo", "float32", "finfo")),
 )  # fmt: skip
 
 
@@ -592,13 +621,28 @@ def test_every_public_function_of_tensors_has_a_row() -> None:
         for name, value in vars(tg).items()
         if inspect.isfunction(value)
         and value.__module__.startswith(("tinygrad_rnn.primitives.", "tinygrad_rnn.functional"))
-    }
+    } | set(tg.linalg.__all__)
     covered = {row.name for row in ROWS}
     assert public - covered == set(ELSEWHERE)
     assert not covered & set(ELSEWHERE)
 
 
 READS: dict[str, tuple[str, ...]] = {
+    "tan": ("out",),
+    **dict.fromkeys(
+        ["asin", "acos", "atan", "sinh", "cosh", "asinh", "acosh", "atanh", "log2", "log10"], ("x",)
+    ),
+    "atan2": ("y x", "y x"),
+    "hypot": ("x out", "y out"),
+    "logaddexp": ("x y out", "x y out"),
+    "copysign": ("x out",),
+    "cumulative_prod": ("x out",),
+    "inv": ("out",),
+    "solve": ("x out", "x"),
+    "det": ("x out",),
+    "pinv": ("x out",),
+    "cholesky": ("out",),
+    **dict.fromkeys(["slogdet", "qr", "eigh", "svd"], ("x",)),
     # For each input what its vjp reads, that is, what a node keeps: only where not nothing.
     "multiply": ("y", "x"),
     "divide": ("y", "y out"),

@@ -35,6 +35,8 @@ ORDER = (
     "tensor",
     "apply",
     "primitives",
+    "linalg",
+    "standard",
     "batching",
     "random",
     "transforms",

@@ -185,7 +185,8 @@ def metas_of(
     """Shape and dtype of each output, given those of the inputs (or numbers).
 
     The shape rule of the table: elementwise inputs broadcast, a product drops the axes that it
-    contracts, and otherwise the forward itself is asked, on zeros that take no memory.
+    contracts, and otherwise the forward itself is asked, on zeros that take no memory (of matrices
+    on identities, which have an inverse).
     """
     key = (primitive, metas, tuple(map(type, metas)), hashable(parameters))
     known: Any = _known_metas.get(key)
@@ -215,6 +216,8 @@ def _metas_of(
         np.broadcast_to(np.zeros((), dtype=x[1]), x[0]) if isinstance(x, tuple) else x
         for x in metas
     ]
+    if primitive.kind == "matrix":
+        zeros = [np.eye(*x.shape[-2:], dtype=x.dtype) + x if np.ndim(x) > 1 else x for x in zeros]
     with np.errstate(all="ignore"):
         out = primitive.forward(xp, *zeros, **parameters)
     for part in out if primitive.several else (out,):

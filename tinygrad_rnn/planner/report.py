@@ -272,6 +272,7 @@ _NOUNS = {
     "reduction": "reduction",
     "movement": "rearrangement",
     "indexing": "look-up",
+    "matrix": "operation of linear algebra",
 }
 
 

@@ -1,8 +1,9 @@
 """Creation: Tensors from nothing, from Python data and from arrays.
 
 ``dtype`` defaults to float32 (``set_default_dtype``), the backend to the chosen one
-(``use_backend``). The subtle point is sharing: ``tensor`` copies, ``asarray`` shares the memory of
-an array that you might write to later, under the graph's feet.
+(``use_backend``), whose device ``device`` may name, but not change. The subtle point is sharing:
+``tensor`` copies, ``asarray`` shares the memory of an array that you might write to later, under
+the graph's feet.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from typing import Any
 import numpy as np
 
 import tinygrad_rnn_backends as backends
+from tinygrad_rnn_backends import Backend
 
+from ..apply import show
 from ..dtypes import canonical_dtype, default_dtype, native_dtype
 from ..entering import native, real, refuse_masked, type_name
 from ..tensor import Tensor, as_tensor, backend_of, wrap
-from .elementwise import TensorLike, astype, where
+from .elementwise import TensorLike, astype, copied, where
 from .movement import expand_dims, reshape, to
 
 
@@ -39,13 +42,28 @@ def tensor(
     return made
 
 
-def asarray(data: Any, dtype: Any = None, *, backend: str | None = None) -> Tensor:
+def asarray(
+    data: Any,
+    dtype: Any = None,
+    *,
+    copy: bool | None = None,
+    backend: str | None = None,
+    device: Any = None,
+) -> Tensor:
     """``data`` as a Tensor, **sharing** the memory of an array where it can.
 
     Writing to such an array afterwards changes what the graph has saved; ``detect_anomaly``
-    notices, nothing else does. ``tensor`` copies and is the safe choice.
+    notices, nothing else does. ``tensor`` copies and is the safe choice, as is ``copy=True``;
+    with ``copy=False`` what cannot be shared is a ValueError.
     """
-    return _placed(_from_data(data, dtype, backend), dtype, backend)
+    x = _placed(_from_data(data, dtype, backend), dtype, backend)
+    x = x if device is None else x.to_device(device)
+    if copy is False and x is not data and x._array is not data:
+        raise ValueError(
+            f"asarray: {type_name(data)} as {show(x._array)} on {x.backend!r} takes a copy, which "
+            "copy=False forbids; leave it out, or pass an array of that dtype and backend"
+        )
+    return copied(x) if copy else x
 
 
 def place(given: Any, backend: str) -> Tensor:
@@ -54,7 +72,14 @@ def place(given: Any, backend: str) -> Tensor:
     return tensor(given, backend=backend) if on_the_host else as_tensor(given)
 
 
-def from_dlpack(x: Any, /, *, copy: bool | None = None, backend: str | None = None) -> Tensor:
+def from_dlpack(
+    x: Any,
+    /,
+    *,
+    copy: bool | None = None,
+    backend: str | None = None,
+    device: Any = None,
+) -> Tensor:
     """What another library holds as a Tensor, through DLPack: ``from_dlpack(torch.ones(3))``.
 
     It goes to the chosen backend, which has to reach the memory where it is, and **shares** it
@@ -67,7 +92,7 @@ def from_dlpack(x: Any, /, *, copy: bool | None = None, backend: str | None = No
     """
     if not hasattr(x, "__dlpack__"):
         raise TypeError(f"from_dlpack: a {type_name(x)} has no __dlpack__; use tensor(data)")
-    chosen = backends.default() if backend is None else backends.get(backend)
+    chosen = _chosen("from_dlpack", backend, device)
     try:
         array = chosen.from_dlpack(x, **({} if copy is None else {"copy": copy}))
     except (BufferError, RuntimeError, ValueError) as error:
@@ -94,10 +119,10 @@ def _from_data(data: Any, dtype: Any, backend: str | None, operation: str = "ten
     arrays = [leaf for leaf in _leaves(data) if type(leaf) not in (float, int, bool)]
     for leaf in arrays:
         refuse_masked("tensor", leaf)
-        if isinstance(leaf, Tensor):
+        if isinstance(leaf, Tensor) and leaf.requires_grad:
             raise TypeError("tensor: a list of tensors would lose their graph; use stack or concat")
     try:
-        host = np.asarray(data)
+        host = np.asarray(_on_host(data) if any(isinstance(x, Tensor) for x in arrays) else data)
     except (ValueError, TypeError) as error:
         raise type(error)(
             f"tensor: {type_name(data)} is no rectangular nesting of numbers ({error}); of "
@@ -114,6 +139,13 @@ def _from_data(data: Any, dtype: Any, backend: str | None, operation: str = "ten
     return wrap(chosen.from_host(host), None)
 
 
+def _on_host(data: Any) -> Any:
+    """Nested lists with the values of the Tensors in them."""
+    if isinstance(data, (list, tuple)):
+        return [_on_host(part) for part in data]
+    return data.numpy() if isinstance(data, Tensor) else data
+
+
 def _leaves(data: Any) -> Iterator[Any]:
     if isinstance(data, (list, tuple)):
         for part in data:
@@ -122,14 +154,36 @@ def _leaves(data: Any) -> Iterator[Any]:
         yield data
 
 
+def _chosen(operation: str, backend: str | None, device: Any) -> Backend:
+    """The backend to create on, whose device must be ``device`` unless that is None."""
+    chosen = backends.default() if backend is None else backends.get(backend)
+    if device is not None and device != (own := device_of(chosen)):
+        raise ValueError(
+            f"{operation}: device={device!r}, but backend {chosen.name!r} computes on {own!r}; "
+            "backend= chooses another, as does use_backend(name)"
+        )
+    return chosen
+
+
+def device_of(backend: Backend) -> Any:
+    """The device that a backend creates on, as its library calls it."""
+    return wrap(backend.zeros((0,)), None).device
+
+
 def _create(
-    name: str, backend: str | None, dtype: Any, requires_grad: bool, *arguments: Any
+    name: str,
+    backend: str | None,
+    device: Any,
+    dtype: Any,
+    requires_grad: bool,
+    *arguments: Any,
+    **options: Any,
 ) -> Tensor:
     if isinstance(dtype, int):
         raise TypeError(f"{name}: dtype={dtype!r}; a shape is one argument: {name}((2, 3))")
-    chosen = backends.default() if backend is None else backends.get(backend)
+    chosen = _chosen(name, backend, device)
     native = native_dtype(chosen, default_dtype() if dtype is None else dtype)
-    made = wrap(getattr(chosen, name)(*arguments, dtype=native), None)
+    made = wrap(getattr(chosen, name)(*arguments, dtype=native, **options), None)
     made.requires_grad = requires_grad
     return made
 
@@ -144,9 +198,10 @@ def zeros(
     *,
     requires_grad: bool = False,
     backend: str | None = None,
+    device: Any = None,
 ) -> Tensor:
     """Zeros."""
-    return _create("zeros", backend, dtype, requires_grad, _shape(shape))
+    return _create("zeros", backend, device, dtype, requires_grad, _shape(shape))
 
 
 def ones(
@@ -155,9 +210,10 @@ def ones(
     *,
     requires_grad: bool = False,
     backend: str | None = None,
+    device: Any = None,
 ) -> Tensor:
     """Ones."""
-    return _create("ones", backend, dtype, requires_grad, _shape(shape))
+    return _create("ones", backend, device, dtype, requires_grad, _shape(shape))
 
 
 def empty(
@@ -166,9 +222,10 @@ def empty(
     *,
     requires_grad: bool = False,
     backend: str | None = None,
+    device: Any = None,
 ) -> Tensor:
     """Uninitialised memory."""
-    return _create("empty", backend, dtype, requires_grad, _shape(shape))
+    return _create("empty", backend, device, dtype, requires_grad, _shape(shape))
 
 
 def full(
@@ -178,11 +235,12 @@ def full(
     *,
     requires_grad: bool = False,
     backend: str | None = None,
+    device: Any = None,
 ) -> Tensor:
     """``fill_value`` everywhere; the dtype follows it unless given."""
     refuse_masked("full", fill_value)
     dtype = _dtype_of(fill_value) if dtype is None else dtype
-    return _create("full", backend, dtype, requires_grad, _shape(shape), fill_value)
+    return _create("full", backend, device, dtype, requires_grad, _shape(shape), fill_value)
 
 
 def _dtype_of(*values: Any) -> Any:
@@ -198,11 +256,12 @@ def arange(
     *,
     dtype: Any = None,
     backend: str | None = None,
+    device: Any = None,
 ) -> Tensor:
     """start, start + step, ... before ``stop``; ``arange(n)`` counts from 0. Integers stay so."""
     first, end = (0, start) if stop is None else (start, stop)
     dtype = _dtype_of(first, end, step) if dtype is None else dtype
-    return _create("arange", backend, dtype, False, first, end, step)
+    return _create("arange", backend, device, dtype, False, first, end, step)
 
 
 def linspace(
@@ -213,12 +272,11 @@ def linspace(
     *,
     dtype: Any = None,
     backend: str | None = None,
+    device: Any = None,
     endpoint: bool = True,
 ) -> Tensor:
     """``num`` evenly spaced numbers from ``start`` to ``stop``, which ``endpoint`` includes."""
-    chosen = backends.default() if backend is None else backends.get(backend)
-    native = native_dtype(chosen, default_dtype() if dtype is None else dtype)
-    return wrap(chosen.linspace(start, stop, num, dtype=native, endpoint=endpoint), None)
+    return _create("linspace", backend, device, dtype, False, start, stop, num, endpoint=endpoint)
 
 
 def eye(
@@ -229,39 +287,41 @@ def eye(
     k: int = 0,
     dtype: Any = None,
     backend: str | None = None,
+    device: Any = None,
 ) -> Tensor:
     """Ones on the ``k``-th diagonal, zeros elsewhere."""
-    chosen = backends.default() if backend is None else backends.get(backend)
-    native = native_dtype(chosen, default_dtype() if dtype is None else dtype)
-    return wrap(chosen.eye(n_rows, n_cols, k=k, dtype=native), None)
+    return _create("eye", backend, device, dtype, False, n_rows, n_cols, k=k)
 
 
-def _like(x: TensorLike, fill_value: float, dtype: Any) -> Tensor:
-    x = as_tensor(x)
+def _like(x: TensorLike, fill_value: float, dtype: Any, device: Any) -> Tensor:
+    x = as_tensor(x) if device is None else as_tensor(x).to_device(device)
     backend = backend_of(x)
     native = native_dtype(backend, x.dtype if dtype is None else canonical_dtype(dtype))
     return wrap(backend.full(x.shape, fill_value, dtype=native), None)
 
 
-def zeros_like(x: TensorLike, /, *, dtype: Any = None) -> Tensor:
+def zeros_like(x: TensorLike, /, *, dtype: Any = None, device: Any = None) -> Tensor:
     """Zeros of x's shape, dtype and backend."""
-    return _like(x, 0, dtype)
+    return _like(x, 0, dtype, device)
 
 
-def ones_like(x: TensorLike, /, *, dtype: Any = None) -> Tensor:
+def ones_like(x: TensorLike, /, *, dtype: Any = None, device: Any = None) -> Tensor:
     """Ones of x's shape, dtype and backend."""
-    return _like(x, 1, dtype)
+    return _like(x, 1, dtype, device)
 
 
-def full_like(x: TensorLike, /, fill_value: float, *, dtype: Any = None) -> Tensor:
+def full_like(
+    x: TensorLike, /, fill_value: float, *, dtype: Any = None, device: Any = None
+) -> Tensor:
     """``fill_value`` in x's shape, dtype and backend."""
-    return _like(x, fill_value, dtype)
+    return _like(x, fill_value, dtype, device)
 
 
-def empty_like(x: TensorLike, /, *, dtype: Any = None) -> Tensor:
+def empty_like(x: TensorLike, /, *, dtype: Any = None, device: Any = None) -> Tensor:
     """x's shape, dtype and backend; the values are arbitrary."""
     x = as_tensor(x)
-    return empty(x.shape, x.dtype if dtype is None else dtype, backend=backend_of(x).name)
+    dtype = x.dtype if dtype is None else dtype
+    return empty(x.shape, dtype, backend=backend_of(x).name, device=device)
 
 
 def tril(x: TensorLike, /, *, k: int = 0) -> Tensor:

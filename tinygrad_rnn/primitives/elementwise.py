@@ -111,8 +111,14 @@ def positive(x: TensorLike, /) -> Tensor:
 
 
 def floor_divide(x1: TensorLike, x2: TensorLike, /) -> Tensor:
-    """The largest integer not above x1 / x2. Not differentiable."""
-    return apply(_floor_divide, x1, x2)
+    """The largest integer not above x1 / x2. Not differentiable.
+
+    Of infinities it is that quotient, as in the Array API, where Python would have nan or -1.
+    """
+    whole = apply(_floor_divide, x1, x2)
+    if whole.dtype.kind != "f":
+        return whole
+    return where(isfinite(subtract(x1, x2)), whole, floor(divide(x1, x2)))
 
 
 def remainder(x1: TensorLike, x2: TensorLike, /) -> Tensor:
@@ -425,17 +431,28 @@ _astype = Primitive(
     lambda xp, g, *, dtype: g,
 )
 _alias = Primitive("alias", "elementwise", lambda xp, x: x, lambda xp, g: g)
+_copy = Primitive("copy", "elementwise", lambda xp, x: xp.asarray(x, copy=True), lambda xp, g: g)
 
 
-def astype(x: TensorLike, dtype: Any, /) -> Tensor:
-    """x in another dtype. The cotangent is cast back; through an integer dtype none flows."""
+def copied(x: TensorLike, /) -> Tensor:
+    """x in memory of its own."""
+    return apply(_copy, x)
+
+
+def astype(x: TensorLike, dtype: Any, /, *, copy: bool | None = None, device: Any = None) -> Tensor:
+    """x in another dtype. The cotangent is cast back; through an integer dtype none flows.
+
+    In its own dtype it is x itself, since nobody writes to a Tensor; ``copy=True`` makes it a copy.
+    """
     x = as_tensor(x)
+    if device is not None:
+        x = x.to_device(device)
     dtype = canonical_dtype(np.dtype(dtype) if isinstance(dtype, (str, type)) else dtype)
     dtype = dtype.newbyteorder("=")
     if dtype.kind not in "biuf":
         raise TypeError(f"astype: {dtype} holds no real numbers")
     if dtype == x.dtype:
-        return x
+        return copied(x) if copy else x
     return apply(_astype, x if dtype.kind == "f" else x.detach(), dtype=dtype)
 
 
@@ -493,6 +510,14 @@ def _reflected(operation: Any) -> Any:
     return lambda self, other: operation(other, self)
 
 
+def attach(operators: dict[str, tuple[Any, str]]) -> None:
+    """Make functions of two arguments operators of Tensors, in the three forms that Python has."""
+    for name, (operation, symbol) in operators.items():
+        setattr(Tensor, f"__{name}__", operation)
+        setattr(Tensor, f"__r{name}__", _reflected(operation))
+        setattr(Tensor, f"__i{name}__", in_place(symbol, operation))
+
+
 _ARITHMETIC = {
     "add": (add, "+="),
     "sub": (subtract, "-="),
@@ -501,9 +526,6 @@ _ARITHMETIC = {
     "pow": (pow, "**="),
     "floordiv": (floor_divide, "//="),
     "mod": (remainder, "%="),
-    "and": (logical_and, "&="),
-    "or": (logical_or, "|="),
-    "xor": (logical_xor, "^="),
 }
 _COMPARISONS = {
     "__eq__": _equal,
@@ -517,14 +539,10 @@ _UNARY: dict[str, Any] = {
     "__neg__": negative,
     "__pos__": positive,
     "__abs__": abs,
-    "__invert__": logical_not,
     "astype": astype,
 }
 
-for _name, (_operation, _symbol) in _ARITHMETIC.items():
-    setattr(Tensor, f"__{_name}__", _operation)
-    setattr(Tensor, f"__r{_name}__", _reflected(_operation))
-    setattr(Tensor, f"__i{_name}__", in_place(_symbol, _operation))
+attach(_ARITHMETIC)
 for _name, _primitive in _COMPARISONS.items():
     setattr(Tensor, _name, _comparison(_primitive))
 for _name, _operation in _UNARY.items():

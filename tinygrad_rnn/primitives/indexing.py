@@ -107,6 +107,8 @@ _index_add = Primitive(
 def getitem(x: TensorLike, key: Any, /) -> Tensor:
     """``x[key]`` for any mixture of ints, slices, ellipsis, None, lists, int and bool arrays."""
     x = as_tensor(x)
+    if isinstance(key, (Tensor, np.ndarray)) and not key.shape and key.dtype.kind == "b":
+        x, key = reshape(x, (1, *x.shape)), reshape(as_tensor(key), (1,))  # a mask of no axes
     entries = _entries(x, key)
     if not _has_arrays(entries):
         return apply(_getitem, x, key=tuple(entries))

@@ -15,7 +15,7 @@ import operator
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,7 +26,7 @@ from ..entering import refuse_masked
 from ..graph import Primitive, unbroadcast
 from ..tensor import Tensor, as_tensor, backend_of, wrap
 from .axes import Axis, negative_axes, negative_axis
-from .elementwise import TensorLike
+from .elementwise import TensorLike, copied
 
 
 def _taken(x: Any, places: Iterable[int | slice], axis: int) -> tuple[Any, ...]:
@@ -137,8 +137,12 @@ def _integers(given: Any, operation: str, name: str) -> tuple[int, ...]:
         raise TypeError(f"{operation}: {name} takes integers, not {given!r}") from error
 
 
-def reshape(x: TensorLike, /, shape: int | Sequence[int]) -> Tensor:
-    """The same elements in row-major order in another shape; one length may be -1: what is left."""
+def reshape(x: TensorLike, /, shape: int | Sequence[int], *, copy: bool | None = None) -> Tensor:
+    """The same elements in row-major order in another shape; one length may be -1: what is left.
+
+    Memory is shared where the backend can; ``copy=True`` never does, ``copy=False`` always or
+    raises ValueError.
+    """
     x = as_tensor(x)
     lengths = _integers(shape, "reshape", "shape")
     known = math.prod(n for n in lengths if n != -1)
@@ -148,7 +152,16 @@ def reshape(x: TensorLike, /, shape: int | Sequence[int]) -> Tensor:
         raise ValueError(
             f"reshape: {x.size} elements of shape {x.shape} do not fill the shape {lengths}"
         )
-    return x if lengths == x.shape else apply(_reshape, x, shape=lengths)
+    if copy is False and (found := backends.of(x._array)) is not None:
+        try:
+            found.reshape(x._array, lengths, copy=False)
+        except ValueError as error:
+            raise ValueError(
+                f"reshape: {show(x._array)} cannot be {lengths} in the same memory; leave out "
+                "copy=False for a copy"
+            ) from error
+    y: Tensor = x if lengths == x.shape else apply(_reshape, x, shape=lengths)
+    return copied(y) if copy else y
 
 
 def broadcast_to(x: TensorLike, /, shape: int | Sequence[int]) -> Tensor:
@@ -170,6 +183,28 @@ def broadcast_arrays(*xs: TensorLike) -> list[Tensor]:
     tensors = [as_tensor(x) for x in xs]
     shape = broadcast_shape("broadcast_arrays", *(x.shape for x in tensors))
     return [broadcast_to(x, shape) for x in tensors]
+
+
+def meshgrid(*xs: TensorLike, indexing: Literal["xy", "ij"] = "xy") -> list[Tensor]:
+    """The coordinates of all points of a grid, given those along each of its axes, 1-D or 0-D.
+
+    Of (n,) and (m,), "ij" gives two matrices (n, m), and "xy" two of (m, n).
+    """
+    tensors = [reshape(as_tensor(x), (-1,)) if as_tensor(x).ndim == 0 else as_tensor(x) for x in xs]
+    if any(x.ndim != 1 for x in tensors):
+        raise ValueError(f"meshgrid: {_shapes(tensors)}; coordinates have one axis each")
+    if indexing not in ("xy", "ij"):
+        raise ValueError(f"meshgrid: indexing={indexing!r}; 'xy' or 'ij'")
+    axes = list(range(len(tensors)))
+    if indexing == "xy" and len(tensors) > 1:
+        axes[:2] = [1, 0]
+    shape = [0] * len(tensors)
+    for axis, x in zip(axes, tensors, strict=True):
+        shape[axis] = x.shape[0]
+    return [
+        broadcast_to(reshape(x, [-1 if i == axis else 1 for i in range(len(shape))]), shape)
+        for axis, x in zip(axes, tensors, strict=True)
+    ]
 
 
 def broadcast_shape(operation: str, *shapes: tuple[int, ...]) -> tuple[int, ...]:
@@ -412,6 +447,19 @@ def to(x: TensorLike, backend: str, /) -> Tensor:
     return x if target == source else apply(_to, x, target=target, source=source)
 
 
+def _to_device(self: Tensor, device: Any, /, *, stream: Any = None) -> Tensor:
+    """This tensor, if it is on ``device``; to another one ``.to(backend)`` goes.
+
+    A backend computes on one device of its library's, which ``x.device`` names.
+    """
+    if device != self.device:
+        raise ValueError(
+            f"to_device: a tensor on {self.device!r} cannot be put on {device!r}; a backend has "
+            "one device, and x.to(backend) goes to that of another"
+        )
+    return self
+
+
 def _reshape_method(self: Tensor, *shape: Any) -> Tensor:
     """``reshape(2, -1)`` or ``reshape((2, -1))``."""
     return reshape(self, shape[0] if len(shape) == 1 else shape)
@@ -419,6 +467,7 @@ def _reshape_method(self: Tensor, *shape: Any) -> Tensor:
 
 for _name, _value in (
     ("to", to),
+    ("to_device", _to_device),
     ("reshape", _reshape_method),
     ("squeeze", squeeze),
     ("T", property(lambda self: permute_dims(self, range(self.ndim)[::-1]))),

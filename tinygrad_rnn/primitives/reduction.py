@@ -66,6 +66,39 @@ _cumulative_sum = Primitive(
     lambda xp, x, *, axis: xp.cumulative_sum(x, axis=axis),
     lambda xp, g, *, axis: xp.flip(xp.cumulative_sum(xp.flip(g, axis=axis), axis=axis), axis=axis),
 )
+
+
+def _shares_of_products(xp: Any, g: Any, x: Any, out: Any, *, axis: int) -> Any:
+    """What comes before an element, times ``r``: all that its cotangents are multiplied by.
+
+    r[i] = g[i] + x[i + 1] * r[i + 1], in a logarithmic number of steps; after each, ``r[i]`` has
+    twice as many terms. Nothing is divided by, so zeros need no special case.
+    """
+
+    def part(a: Any, *bounds: int | None) -> Any:
+        return a[(..., slice(*bounds), *(slice(None),) * (-axis - 1))]
+
+    if not x.shape[axis]:
+        return g
+    one = xp.ones_like(part(x, 0, 1))
+    before = xp.concat([one, part(out, 0, -1)], axis=axis)
+    factor = xp.concat([part(x, 1, None), one], axis=axis)
+    r, known, n = g, 1, x.shape[axis]
+    while known < n:
+        following = part(factor, 0, -known) * part(r, known, None)
+        r = xp.concat([part(r, 0, -known) + following, part(r, -known, None)], axis=axis)
+        product = part(factor, 0, -known) * part(factor, known, None)
+        factor = xp.concat([product, part(factor, -known, None)], axis=axis)
+        known *= 2
+    return before * r
+
+
+_cumulative_prod = Primitive(
+    "cumulative_prod",
+    "reduction",
+    lambda xp, x, *, axis: xp.cumulative_prod(x, axis=axis),
+    _shares_of_products,
+)
 _any = Primitive(
     "any",
     "reduction",
@@ -157,8 +190,12 @@ def _floating(x: Tensor) -> Tensor:
     return x if x.dtype.kind == "f" else astype(x, "float64")
 
 
-def sum(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The sum over ``axis``; 0 of nothing."""
+def sum(
+    x: TensorLike, /, axis: Axis = None, keepdims: bool = False, *, dtype: Any = None
+) -> Tensor:
+    """The sum over ``axis``, in ``dtype`` if that is given; 0 of nothing."""
+    if dtype is not None:
+        return astype(_reduce(_sum, astype(x, dtype), axis, keepdims), dtype)
     return _reduce(_sum, x, axis, keepdims)
 
 
@@ -181,14 +218,16 @@ def min(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
 
 
 @in_float32
-def prod(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
-    """The product over ``axis``; 1 of nothing.
+def prod(
+    x: TensorLike, /, axis: Axis = None, keepdims: bool = False, *, dtype: Any = None
+) -> Tensor:
+    """The product over ``axis``, in ``dtype`` if that is given; 1 of nothing.
 
     A tree of products of halves: no element is divided by, so zeros need no special case in a
     derivative of any order.
     """
-    x = as_tensor(x)
-    if x.dtype.kind != "f":  # as NumPy's, the product of small integers is a large one
+    x = as_tensor(x) if dtype is None else astype(x, dtype)
+    if x.dtype.kind != "f" and dtype is None:  # as NumPy's, that of small integers is a large one
         x = astype(x, "uint64" if x.dtype.kind == "u" else "int64")
     axes = negative_axes(axis, x.ndim, "prod")
     shape = (
@@ -252,23 +291,68 @@ def logsumexp(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Te
     return where(nothing, -math.inf, found)
 
 
+def _cumulative(
+    primitive: Primitive, x: TensorLike, axis: int | None, dtype: Any, initial: int | None
+) -> Tensor:
+    x = as_tensor(x) if dtype is None else astype(x, dtype)
+    if axis is None:
+        if x.ndim != 1:
+            raise ValueError(f"{primitive.name}: give an axis for a tensor of shape {x.shape}")
+        axis = 0
+    along = negative_axis(axis, x.ndim, primitive.name)
+    out: Tensor = apply(primitive, x, axis=along)
+    if dtype is not None:
+        out = astype(out, dtype)
+    if initial is not None:
+        ahead = [(int(i == along), 0) for i in range(-x.ndim, 0)]
+        out = pad(out, ahead, constant_values=initial)
+    return out
+
+
 def cumulative_sum(
-    x: TensorLike, /, axis: int | None = None, include_initial: bool = False
+    x: TensorLike, /, axis: int | None = None, include_initial: bool = False, *, dtype: Any = None
 ) -> Tensor:
     """Running sums along ``axis``, which may be left out for one axis only.
 
     ``include_initial`` puts a 0 in front, so that the result is one longer.
     """
+    return _cumulative(_cumulative_sum, x, axis, dtype, 0 if include_initial else None)
+
+
+@in_float32
+def cumulative_prod(
+    x: TensorLike, /, axis: int | None = None, include_initial: bool = False, *, dtype: Any = None
+) -> Tensor:
+    """Running products along ``axis``, which may be left out for one axis only.
+
+    ``include_initial`` puts a 1 in front, so that the result is one longer.
+    """
+    return _cumulative(_cumulative_prod, x, axis, dtype, 1 if include_initial else None)
+
+
+def diff(
+    x: TensorLike,
+    /,
+    axis: int = -1,
+    n: int = 1,
+    *,
+    prepend: TensorLike | None = None,
+    append: TensorLike | None = None,
+) -> Tensor:
+    """x[1:] - x[:-1] along ``axis``, ``n`` times over.
+
+    ``prepend`` and ``append`` are joined to x along that axis first.
+    """
     x = as_tensor(x)
-    if axis is None:
-        if x.ndim != 1:
-            raise ValueError(f"cumulative_sum: give an axis for a tensor of shape {x.shape}")
-        axis = 0
-    along = negative_axis(axis, x.ndim, "cumulative_sum")
-    out: Tensor = apply(_cumulative_sum, x, axis=along)
-    if include_initial:
-        out = pad(out, [(int(i == along), 0) for i in range(-x.ndim, 0)])
-    return out
+    along = negative_axis(axis, x.ndim, "diff")
+    if n < 0:
+        raise ValueError(f"diff: n={n} differences; at least 0")
+    parts = [part for part in (prepend, x, append) if part is not None]
+    x = concat(parts, axis=along) if len(parts) > 1 else x
+    behind = (slice(None),) * (-along - 1)
+    for _ in range(n):
+        x = x[(..., slice(1, None), *behind)] - x[(..., slice(None, -1), *behind)]
+    return x
 
 
 def any(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:

@@ -317,5 +317,11 @@ class _Walk:
     def _indexing(self, value: Value) -> Extent:
         raise Mixed(value, "picks among rows")
 
+    def _matrix(self, value: Value) -> Extent:
+        for x in value.operands:
+            if len(x.shape) < 3 or not self.follows(x):
+                raise Mixed(value, f"takes rows of {x.shape} for those of a matrix")
+        return ROWS
+
     def _contraction(self, value: Value) -> Extent:
         raise Mixed(value, "sums over rows")
