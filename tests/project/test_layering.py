@@ -56,6 +56,32 @@ ORDER = (
     "__main__",
 )
 
+# The same within packages of several floors; a folder there is one layer, too.
+WITHIN = {
+    "kernels": ("settings", "ir", "cpu", "gpu", "machine"),
+    "planner": (
+        "runtime",
+        "facts",
+        "ir",
+        "stages",
+        "loop",
+        "trace",
+        "reach",
+        "evidence",
+        "passes",
+        "storage",
+        "emit",
+        "compiled",
+        "report",
+        "plan",
+        "compile",
+        "planner",
+        "call",
+        "lookup",
+    ),
+    "recurrence": ("loop", "ragged", "unroll", "truncated"),
+}
+
 
 COMPUTED = "a name known at run time only"
 
@@ -120,8 +146,9 @@ def imports_by_name(call: ast.Call) -> bool:
     return ast.unparse(call.func).rpartition(".")[2] in ("import_module", "__import__")
 
 
-def layer(module: str) -> str:
-    return module.split(".")[1]
+def layer(module: str, package: str = CORE) -> str:
+    """The part of a package that a module is in."""
+    return module.removeprefix(f"{package}.").partition(".")[0]
 
 
 KNOWN = {package: modules(package) for package in FOLDERS}
@@ -130,8 +157,8 @@ TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in EVE
 IMPORTS = [each for name, tree in TREES.items() for each in imports(name, tree, EVERY)]
 
 
-def inside(each: Import, package: str) -> bool:
-    return each.target.partition(".")[0] == package
+def inside(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
 
 
 def test_every_module_has_its_place_in_the_order() -> None:
@@ -142,10 +169,28 @@ def test_nothing_imports_upward() -> None:
     upward = [
         str(each)
         for each in IMPORTS
-        if each.module in KNOWN[CORE] and inside(each, CORE)
+        if each.module in KNOWN[CORE] and inside(each.target, CORE)
         if ORDER.index(layer(each.module)) < ORDER.index(layer(each.target))
     ]
     assert not upward
+
+
+@pytest.mark.parametrize("part", WITHIN)
+def test_nothing_imports_upward_within(part: str) -> None:
+    package, order = f"{CORE}.{part}", (*WITHIN[part], "__init__")
+    assert {layer(name, package) for name in KNOWN[CORE] if inside(name, package)} <= {*order}
+    own = [x for x in IMPORTS if inside(x.module, package) and inside(x.target, package)]
+    places = [[order.index(layer(name, package)) for name in (x.module, x.target)] for x in own]
+    assert own
+    assert not [str(x) for x, (of, to) in zip(own, places, strict=True) if of < to]
+
+
+def test_what_is_for_one_machine_imports_nothing_of_another() -> None:
+    cpu, gpu = (f"{CORE}.kernels.{name}" for name in ("cpu", "gpu"))
+    pairs = ((cpu, gpu), (gpu, cpu))
+    assert not [
+        str(x) for x in IMPORTS for a, b in pairs if inside(x.module, a) and inside(x.target, b)
+    ]
 
 
 def test_the_core_imports_nothing_that_its_source_does_not_name() -> None:
@@ -170,7 +215,9 @@ def test_modules_of_one_package_do_not_import_each_other_in_a_circle() -> None:
 
 def test_backends_import_nothing_of_ours() -> None:
     assert not [
-        str(each) for each in IMPORTS if each.module in KNOWN[BACKENDS] and inside(each, CORE)
+        str(each)
+        for each in IMPORTS
+        if each.module in KNOWN[BACKENDS] and inside(each.target, CORE)
     ]
 
 
@@ -193,7 +240,7 @@ def test_no_other_framework_is_imported() -> None:
 
 def test_the_core_leaves_cupy_to_the_backends() -> None:
     assert not [
-        str(each) for each in IMPORTS if each.module in KNOWN[CORE] and inside(each, "cupy")
+        str(each) for each in IMPORTS if each.module in KNOWN[CORE] and inside(each.target, "cupy")
     ]
 
 
