@@ -47,7 +47,9 @@ import tinygrad_rnn as tg
 from op_table import ROWS as OPERATIONS
 from op_table import examples
 from tinygrad_rnn import nn
-from tinygrad_rnn.planner import evidence, reach
+from tinygrad_rnn.planner import evidence, trust
+from tinygrad_rnn.planner.planner import planner
+from tinygrad_rnn.planner.standing import Standing
 from tinygrad_rnn.structure import flatten
 
 STEPS, ROWS, WIDTH = 9, 2, 3
@@ -59,10 +61,10 @@ H = tg.zeros((ROWS, WIDTH), dtype="float64")
 @pytest.fixture(autouse=True)
 def fresh() -> Iterator[None]:
     """As if no cell had been met before, here and in the tests that follow."""
-    evidence.forget()
+    planner.cells.clear()
     tg.plan_cache().clear()
     yield
-    evidence.forget()
+    planner.cells.clear()
 
 
 def step(x: Any, h: Any) -> Any:
@@ -1205,7 +1207,7 @@ def test_it_takes_eight_steps_in_calls_of_more_than_one() -> None:
     cell = plain()
     assert not any(is_planned(cell, XS[:1]) for _ in range(10))
     assert "0 so far" in tg.plan(cell, XS, H).report()
-    evidence.forget()
+    planner.cells.clear()
     assert [is_planned(cell, XS[:3]) for _ in range(4)] == [False, False, False, True]
 
 
@@ -1368,7 +1370,7 @@ def test_rows_of_two_states_that_are_swapped() -> None:
 @given(st.data())
 def test_every_operation_does_the_same_traced_as_literally(row: Any, data: Any) -> None:
     """By which a known cell is recognised: else it would be watched for ever."""
-    evidence.forget()
+    planner.cells.clear()
     sample = data.draw(row.samples)
     arrays = [a.astype("float64") if a.dtype.kind == "f" else a for a in sample.arrays()]
     captured = [tg.tensor(a, requires_grad=a.dtype.kind == "f") for a in arrays]
@@ -1388,7 +1390,7 @@ def test_every_operation_does_the_same_traced_as_literally(row: Any, data: Any) 
         real = module.run_planned
         patch.setattr(module, "run_planned", lambda *a: ran.append(real(*a)) or ran[0])
         tg.unroll(cell, xs, np.zeros(()))
-    assert ran, evidence.Standing(cell).describe()
+    assert ran, Standing(cell).describe()
 
 
 # What changes between calls: a setting, a function, a class. Each gives a cell and what to do.
@@ -1541,7 +1543,7 @@ def test_a_long_call_is_planned_before_it_ends(options: Any) -> None:
         g = tg.grad(tg.sum(y * y) + tg.sum(h), [xs, h0, U], create_graph=True)
         gg = tg.grad(sum(tg.sum(x * x) for x in g), xs)
         found.append([x.numpy() for x in (y, h, *g, gg, tg.random.uniform((3,)))])
-        evidence.forget()
+        planner.cells.clear()
     for a, b in zip(*found, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
     tg.unroll(tg.pure(counted), tg.tensor(data), h0, **options)
@@ -1579,10 +1581,10 @@ def test_after_three_calls_a_cell_is_not_watched_any_more() -> None:
         tg.unroll(cell, XS, H)
     plan = tg.plan(cell, XS, H)
     assert not plan.planned and "the cell Cell" in plan.report() and cell.t == 27
-    standing = evidence.Standing(cell)
+    standing = Standing(cell)
     assert standing.record is not None and standing.record.hopeless
     tg.unroll(cell, XS, H)
-    assert evidence.Standing(cell).reason is not None and cell.t == 36
+    assert Standing(cell).reason is not None and cell.t == 36
 
 
 def test_one_warning_for_a_long_call_that_stays_literal() -> None:
@@ -1690,8 +1692,8 @@ def test_a_mark_is_no_mark_of_what_comes_after_it() -> None:
     """A mark ends with what was marked: its address may be that of another one later."""
     for _ in range(50):
         tg.pure(lambda x, h: (step(x, h),) * 2)
-        assert not evidence.is_marked(lambda x, h: (h, h))
-    assert len(reach._marked) < 50
+        assert not trust.is_marked(lambda x, h: (h, h))
+    assert len(trust._marked) < 50
 
 
 @pytest.mark.parametrize(
@@ -1707,7 +1709,7 @@ def test_a_mark_is_no_mark_of_what_comes_after_it() -> None:
     ],
 )
 def test_cells_of_the_library_are_trusted(make: Any) -> None:
-    assert evidence.Standing(make()).trusted
+    assert Standing(make()).trusted
 
 
 @pytest.mark.parametrize(
@@ -1721,7 +1723,7 @@ def test_cells_of_the_library_are_trusted(make: Any) -> None:
     ],
 )
 def test_what_holds_anything_of_the_users_is_not(make: Any) -> None:
-    assert not evidence.Standing(make()).trusted
+    assert not Standing(make()).trusted
 
 
 def patched(cell: Any) -> Any:
@@ -1731,9 +1733,9 @@ def patched(cell: Any) -> Any:
 
 def test_a_method_of_a_class_of_the_library_that_was_replaced(monkeypatch: Any) -> None:
     cell = nn.GRUCell(3, 3)
-    assert evidence.Standing(cell).trusted
+    assert Standing(cell).trusted
     monkeypatch.setattr(nn.GRUCell, "forward", lambda self, x, h: (h, h))
-    assert not evidence.Standing(cell).trusted
+    assert not Standing(cell).trusted
 
 
 # Everything else that a call may meet.
@@ -1753,7 +1755,7 @@ def test_an_error_in_the_middle_is_no_evidence() -> None:
     for _ in range(5):
         with pytest.raises(KeyError, match="mine"):
             tg.unroll(cell, XS, H)
-    assert evidence.Standing(cell).record is None
+    assert Standing(cell).record is None
     assert not evidence.is_watched()
 
 
@@ -1763,7 +1765,7 @@ def test_nothing_is_learned_inside_vmap_or_anomaly_detection() -> None:
         with tg.detect_anomaly():
             tg.unroll(cell, XS, H)
         tg.vmap(lambda x: tg.unroll(cell, x, tg.zeros(3, dtype="float64"))[0], in_axes=1)(XS)
-    assert evidence.Standing(cell).record is None
+    assert Standing(cell).record is None
     assert not is_planned(cell) and is_planned(cell)
 
 

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 from .. import random
 from ..apply import apply
-from ..planner.evidence import pure
 from ..planner.facts import detached
 from ..planner.ir import Graph, Table, Value, hashable
 from ..planner.trace import Step, TracedArray, Untraceable, trace
+from ..planner.trust import pure
 from ..structure import flatten, unflatten
 from ..tensor import Tensor, wrap
 from .watching import watched

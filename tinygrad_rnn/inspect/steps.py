@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..planner.evidence import pure
+from ..planner.trust import pure
 from ..primitives.creation import asarray
 from ..recurrence.unroll import initial_state_beside
 from ..structure import flatten, map_leaves, unflatten

@@ -7,24 +7,21 @@ they read, draws, and what was read on the host. Steps are compared with the fir
 run. If all were alike, and nothing that the cell can reach changed after the first, the call
 counts; after eight steps in calls that count the cell is known, and planned from then on.
 
-The subtle point is what "the same" means for a value. One that the step made is the same if the
-same operation of the step made it; a captured one if it is the same array, not written to, or if
-its values are equal. So nothing is compared but numbers and names, unless a cell makes its
-constants anew at each step.
+A value that the step made is the same if the same operation of the step made it; a captured one if
+it is the same array, not written to, or if its values are equal. So nothing is compared but numbers
+and names, unless a cell makes its constants anew at each step.
 
-What is known of a cell hangs on what it is (``reach``), on no object: a cell made anew is known. A
-change that shows neither in a cell's steps nor in what it can reach is not found; the mode
-"literal" is right even then, and ``testing.check_planned`` compares the two.
+A change that shows neither in a cell's steps nor in what it can reach (``reach``) is not noticed;
+the mode "literal" is right even then, and ``testing.check_planned`` compares the two.
 """
 
 from __future__ import annotations
 
 import random as python_random
 import types
-import warnings
 import weakref
 from collections import OrderedDict
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -38,42 +35,14 @@ from ..structure import flatten
 from ..tensor import MODE, Mode, Tensor
 from .ir import hashable
 from .loop import Cell
-from .reach import Reach, digest, is_marked, is_ours, mark
-
-T = TypeVar("T")
+from .reach import Reach, digest
 
 ENOUGH = 8  # steps in calls that count
 TRIES = 3  # calls running that may not count
-LONG = 300  # steps of a call that is worth a warning
 HELD = 64 << 20  # bytes of captured values
 _RECORDS = 1024
 _BRANCHES = 64  # of one cell
 _OFTEN = 16  # steps after each of which is looked at what can be reached; then at the last
-
-
-def pure(cell: T) -> T:
-    """Mark a cell as pure, so that ``unroll`` plans it at its first call; returns the same object.
-
-    A pure cell does the same at every step: what it returns depends on x, the state and what it
-    captures, and on no counter, global or random number of its own (draws by
-    ``tinygrad_rnn.random`` are known). A function can be marked, an object, a class (its instances,
-    not those of subclasses) and a bound method. Nobody looks: one that is marked and is not pure
-    gives other results than the literal loop. ``testing.check_planned`` finds that.
-
-    Raises:
-        TypeError: for what cannot be called, or has no weak references (``__slots__`` without
-            ``"__weakref__"``).
-    """
-    if not callable(cell):
-        raise TypeError(f"pure: a cell is a callable cell(x, state), not {type(cell).__name__}")
-    try:
-        mark(cell)
-    except TypeError:
-        raise TypeError(
-            f"pure: a {type(cell).__name__} cannot be marked, since it has no weak references; "
-            'add "__weakref__" to its __slots__, or mark its class'
-        ) from None
-    return cell
 
 
 # What is known of cells.
@@ -102,128 +71,57 @@ class Record:
         return self.misses >= TRIES
 
 
-_records: OrderedDict[Any, Record] = OrderedDict()
-_warned: set[Any] = set()
-_lock = locks.lock()
+class Records:
+    """What is known of cells, by what a cell is known by; the least recently met one goes first."""
 
+    def __init__(self) -> None:
+        self._records: OrderedDict[Any, Record] = OrderedDict()
+        self._warned: set[Any] = set()
+        self._lock = locks.lock()
 
-def forget() -> None:
-    """As if no cell had been met before."""
-    with _lock:
-        _records.clear()
-        _warned.clear()
+    def get(self, key: Any) -> Record | None:
+        """What is known of a cell; None for one that is met for the first time."""
+        return self._records.get(key)
 
+    def count(self, key: Any, operations: tuple[Any, ...], steps: int) -> None:
+        """Steps of such operations were alike."""
+        with self._lock:
+            record = self._record(key)
+            while len(record.steps) >= _BRANCHES and operations not in record.steps:
+                record.steps.pop(next(iter(record.steps)))
+            record.steps[operations] = record.steps.get(operations, 0) + steps
+            record.misses = 0
 
-class Standing:
-    """How a cell stands when a call begins.
+    def miss(self, key: Any, reason: str, following: Any) -> None:
+        """A call of a cell does not count; it goes by another key now if one is ``following``."""
+        with self._lock:
+            record = self._record(key)
+            record.misses += 1
+            record.reason = reason
+            if following is not None:
+                follower = self._record(following)
+                follower.misses = max(follower.misses, record.misses)
+                follower.reason = reason
 
-    ``trusted`` cells are planned at once. Others have a ``record`` by what can be reached from
-    them, which is None for one that is met for the first time.
-    """
+    def _record(self, key: Any) -> Record:
+        record = self._records.setdefault(key, Record())
+        self._records.move_to_end(key)
+        while len(self._records) > _RECORDS:
+            self._records.popitem(last=False)
+        return record
 
-    def __init__(self, cell: Cell) -> None:
-        self.cell = cell
-        self.trusted = is_marked(cell) or is_ours(cell)
-        self.reach: Reach | None = None
-        self.record: Record | None = None
-        if not self.trusted:
-            self.reach = Reach(cell)
-            self.record = _records.get(self.key)
+    def note_warning(self, kind: Any) -> bool:
+        """Note that somebody is warned of such cells; whether nobody was before."""
+        with self._lock:
+            first = kind not in self._warned
+            self._warned.add(kind)
+            return first
 
-    @property
-    def key(self) -> Any:
-        """By what it is known: if something cannot be seen, by the first that can."""
-        assert self.reach is not None
-        return self.reach.key if self.reach.refused is None else self.reach.key[:3]
-
-    @property
-    def reason(self) -> str | None:
-        """Why it is never planned by itself; None if it may be."""
-        if self.reach is not None and self.reach.refused is not None:
-            return f"the cell reaches {self.reach.refused}"
-        if self.record is not None and self.record.hopeless:
-            return self.record.reason
-        return None
-
-    @property
-    def known(self) -> bool:
-        """Whether it is planned, if its operations are those that were seen."""
-        return self.trusted or (
-            self.reason is None and self.record is not None and self.record.known
-        )
-
-    def knows(self, operations: tuple[Any, ...]) -> bool:
-        """Whether it may be planned, having done these operations and changed nothing."""
-        assert self.reach is not None
-        seen = self.record is not None and self.record.knows(operations)
-        return seen and not self.reach.moved()
-
-    def restore(self) -> None:
-        """Put a cell back as it was before it was traced."""
-        if self.reach is not None and not self.trusted:
-            self.reach.restore()
-
-    def changed(self) -> bool:
-        """Whether the cell is another one now."""
-        return self.reach is not None and Reach(self.cell).key != self.reach.key
-
-    def kept(self) -> str | None:
-        """The name of something that the cell reaches and that holds a traced Tensor now."""
-        if self.reach is None or self.trusted:
-            return None
-        return self.reach.kept(
-            lambda x: isinstance(x, Tensor) and type(x._array) not in backends._of_type
-        )
-
-    def describe(self) -> str:
-        """What the default mode does with the cell."""
-        if self.trusted:
-            return "Default: planned, being trusted."
-        if self.known:
-            return "Default: planned, since its steps were seen to be alike."
-        seen = max(self.record.steps.values(), default=0) if self.record is not None else 0
-        return f"Default: literal until {ENOUGH} steps were alike ({seen} so far); see pure."
-
-    def settle(self, reason: str | None, operations: tuple[Any, ...] | None, steps: int) -> None:
-        """Add what a call has shown: that its steps were alike, or the reason why it is none.
-
-        A cell that has changed meanwhile is another one: what it did not show goes with it.
-        """
-        after = Reach(self.cell)
-        with _lock:
-            record = _records.setdefault(self.key, Record())
-            _records.move_to_end(self.key)
-            if reason is None:
-                assert operations is not None
-                while len(record.steps) >= _BRANCHES and operations not in record.steps:
-                    record.steps.pop(next(iter(record.steps)))
-                record.steps[operations] = record.steps.get(operations, 0) + steps
-                record.misses = 0
-            else:
-                record.misses += 1
-                record.reason = reason
-                if after.refused is None and after.key != self.key:
-                    follower = _records.setdefault(after.key, Record())
-                    follower.misses = max(follower.misses, record.misses)
-                    follower.reason = reason
-            while len(_records) > _RECORDS:
-                _records.popitem(last=False)
-
-    def warn(self, steps: int) -> None:
-        """Say once that a cell of many steps runs literally for good."""
-        if steps <= LONG or self.record is None or not self.record.hopeless:
-            return
-        kind = self.key[:3]
-        with _lock:
-            if kind in _warned:
-                return
-            _warned.add(kind)
-        warnings.warn(
-            f"unroll: {name_of(self.cell)} runs literally, step by step, since "
-            f"{self.record.reason}. If what it returns depends on x, the state and what it "
-            "captures, and on nothing else, mark it with @tinygrad_rnn.pure",
-            stacklevel=5,
-        )
+    def clear(self) -> None:
+        """As if no cell had been met before."""
+        with self._lock:
+            self._records.clear()
+            self._warned.clear()
 
 
 def name_of(cell: Any) -> str:

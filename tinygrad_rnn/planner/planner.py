@@ -1,4 +1,4 @@
-"""What is kept between calls: plans by the structure of their steps, and memory for them."""
+"""What is kept between calls: plans, memory for them, and what is known of cells."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from tinygrad_rnn_backends import locks
 
+from .evidence import Records
 from .ir import Table
 from .plan import Plan
 from .runtime.pool import Pool
@@ -24,6 +25,7 @@ class Planner:
         self._bound = bound
         self.hits = self.misses = 0
         self.pool = Pool()
+        self.cells = Records()
         self._plans: OrderedDict[Any, Plan | str] = OrderedDict()
         self._table = Table()
         self._layouts: dict[Any, Steps] = {}

@@ -1,11 +1,11 @@
 """Time is a loop: ``unroll`` applies a cell over it."""
 
 from ..planner.call import Bytes
-from ..planner.evidence import pure
 from ..planner.lookup import PlanError
 from ..planner.loop import Cell
 from ..planner.plan import Plan
 from ..planner.planner import plan_cache
+from ..planner.trust import pure
 from .ragged import pad_sequences, unpad_sequences
 from .truncated import Window, detach, truncated_bptt
 from .unroll import initial_state, plan, unroll

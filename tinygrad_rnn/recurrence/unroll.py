@@ -16,11 +16,12 @@ from ..batching import running_batches
 from ..dtypes import default_dtype
 from ..kernels.settings import switch
 from ..planner.call import Bytes
-from ..planner.evidence import Evidence, Standing, is_watched, name_of
+from ..planner.evidence import Evidence, is_watched, name_of
 from ..planner.lookup import PlanError, Unplanned, Unseen, check_fit, prepare, run_planned
 from ..planner.loop import Cell, Loop
 from ..planner.plan import Plan
 from ..planner.reach import Reach
+from ..planner.standing import Standing
 from ..primitives.creation import asarray, tensor
 from ..primitives.elementwise import result_type
 from ..structure import flatten, map_leaves
@@ -166,7 +167,7 @@ def _executed(loop: Loop, mode: str, checkpoint: Any) -> tuple[Any, Any]:
         try:
             asked = mode == "auto" and not standing.trusted
             results = run_planned(loop, checkpoint, standing.knows if asked else None)
-            if mode == "planned" and (name := standing.kept()) is not None:
+            if mode == "planned" and (name := standing.gained()) is not None:
                 raise Unplanned(
                     f"{name_of(loop.cell)} changes {name}: it keeps a tensor of a trace"
                 )
