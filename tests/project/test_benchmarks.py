@@ -115,12 +115,10 @@ def test_a_ratio_is_taken_within_a_round() -> None:
 
 def test_the_picture_of_the_whole_grid_is_small(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
+    cells = [*((kind, size) for kind in GATES for size in SIZES), ("char_lm",)]
     times = {
-        (kind, size): {
-            side: rng.uniform(1, 3, 5) for side in ("torch", "ours", "ours-numpy", "jax")
-        }
-        for kind in GATES
-        for size in SIZES
+        cell: {side: rng.uniform(1, 3, 5) for side in ("torch", "ours", "ours-numpy", "jax")}
+        for cell in cells
     }
     picture = tmp_path / "grid.png"
     draw(picture, times, "a machine")
