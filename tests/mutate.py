@@ -1,27 +1,34 @@
 """Change single places of a module, one at a time, and see which test notices.
 
-    python tests/mutate.py tinygrad_rnn/planner/passes/simplify.py tests/planner -n 20
+    python tests/mutate.py tinygrad_rnn/planner/passes/sums.py tests/planner/passes/test_sums.py
+    python tests/mutate.py tinygrad_rnn/graph.py tests/test_graph.py --then tests/test_semantics.py
 
 A test suite is as good as the faults it finds. Each mutation is one that a tired author could make:
 a comparison or a sign the other way round, a number off by one, a condition turned over, a line
 left out. It is made in a copy of the tree, never in yours; the tests given run in order until one
-fails, so give those first that should point at the place. What survives is either a fault that no
-test would find or a change of no consequence: look at each.
+fails, so give those first that should point at the place, and the wider ones behind ``--then``.
+What survives is either a fault that no test would find or a change of no consequence: look at each.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import importlib
+import multiprocessing
+import os
 import random
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+import numpy as np  # noqa: F401  # here, so that each run of tests finds it imported
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("tinygrad_rnn", "backends", "tests", "examples", "benchmarks", "pyproject.toml")
@@ -71,18 +78,22 @@ def mutations(source: str) -> Iterator[Mutation]:
     """Every mutation of a module, in the order of its text."""
     lines = source.splitlines()
     tree = ast.parse(source)
-    annotations = {
-        id(inner)
-        for node in ast.walk(tree)
-        for name in ("annotation", "returns")
-        if isinstance(outer := getattr(node, name, None), ast.AST)
-        for inner in ast.walk(outer)
-    }
+    skipped = {id(inner) for outer in _idle(tree) for inner in ast.walk(outer)}
     for node in ast.walk(tree):
-        if id(node) not in annotations and getattr(node, "lineno", 0) == getattr(
+        if id(node) not in skipped and getattr(node, "lineno", 0) == getattr(
             node, "end_lineno", -1
         ):
             yield from _of(node, lines)
+
+
+def _idle(tree: ast.AST) -> Iterator[ast.AST]:
+    """What computes nothing: annotations, the words of errors, what a type checker is told."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Raise | ast.Assert):
+            yield node
+        for name in ("annotation", "returns"):
+            if isinstance(inner := getattr(node, name, None), ast.AST):
+                yield inner
 
 
 def _of(node: ast.AST, lines: list[str]) -> Iterator[Mutation]:
@@ -121,18 +132,54 @@ def _instead(node: ast.expr | ast.stmt, text: str) -> Mutation:
     return Mutation(node.lineno, node.col_offset, node.end_col_offset, text)
 
 
-def first_failure(tree: Path, tests: list[str], limit: float) -> str | None:
+def copy_of_the_tree(folder: Path) -> Path:
+    """What tests need, in a folder."""
+    for name in COPIED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
+        copy(ROOT / name, folder / name)
+    return folder
+
+
+def first_failure(tree: Path, module: Path, tests: Sequence[str], limit: float) -> str | None:
     """The first test that fails in a tree, or None if all pass."""
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=no"]
-    command = [sys.executable, "-m", "pytest", *options, *tests]
-    try:
-        run = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
+    output = tree / "output.txt"
+    run = multiprocessing.get_context("fork").Process(target=_test, args=(tree, module, tests))
+    run.start()
+    run.join(limit)
+    if run.is_alive():
+        run.kill()
+        run.join()
         return "no test: it does not end"
-    if run.returncode == 0:
+    if run.exitcode == 0:
         return None
-    named = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", run.stdout, re.MULTILINE)
-    return named[0] if named else f"no test: pytest ended with status {run.returncode}"
+    text = output.read_text(encoding="utf-8", errors="replace")
+    named = re.findall(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", text, re.MULTILINE)
+    return named[0] if named else f"no test: status {run.exitcode}, {text.splitlines()[-1:]}"
+
+
+def _test(tree: Path, module: Path, tests: Sequence[str]) -> None:
+    """Import a module of a tree and run tests there, in a process of its own."""
+    os.chdir(tree)
+    with open("output.txt", "w") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    sys.path[:1] = [str(tree), str(tree / "backends"), str(tree / "tests")]
+    parts = module.with_suffix("").parts
+    importlib.import_module(".".join(parts[1:] if parts[0] == "backends" else parts))
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "--no-header", "--tb=no"]
+    options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what is imported above
+    settings.register_profile(
+        "mutation",
+        derandomize=True,
+        deadline=None,
+        max_examples=25,
+        suppress_health_check=list(HealthCheck),
+        phases=[Phase.explicit, Phase.generate],  # which example fails is all the same here
+    )
+    options += ["--hypothesis-profile=mutation"]
+    status = pytest.main([*options, *tests])
+    sys.stdout.flush()
+    os._exit(int(status))
 
 
 def main() -> int:
@@ -140,35 +187,45 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("module", type=Path, help="the file to change")
     parser.add_argument(
-        "tests", nargs="*", default=["tests"], help="what pytest is given, in order"
+        "tests", nargs="*", default=["tests"], help="what should point at the place"
     )
+    parser.add_argument("--then", nargs="*", default=[], help="what may notice otherwise")
     parser.add_argument("-n", type=int, default=20, help="how many mutations are drawn")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for one run of tests")
+    parser.add_argument("--list", action="store_true", help="show what is drawn, and run nothing")
     given = parser.parse_args()
     module = given.module.resolve().relative_to(ROOT)
     source = (ROOT / module).read_text(encoding="utf-8")
     every = sorted(set(mutations(source)))
     drawn = sorted(random.Random(given.seed).sample(every, min(given.n, len(every))))
-    survived = 0
+    groups = [tests for tests in (given.tests, given.then) if tests]
+    caught = [0 for _ in groups]
     with tempfile.TemporaryDirectory() as folder:
-        tree = Path(folder)
-        for name in COPIED:
-            copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
-            copy(ROOT / name, tree / name)
-        failure = first_failure(tree, given.tests, given.limit)
-        if failure is not None:
-            print(f"the tests fail before anything is changed: {failure}")
-            return 2
-        for mutation in drawn:
+        tree = copy_of_the_tree(Path(folder))
+        for tests in [] if given.list else groups:
+            failure = first_failure(tree, module, tests, given.limit)
+            if failure is not None:
+                print(f"the tests fail before anything is changed: {failure}")
+                return 2
+        for number, mutation in enumerate(drawn):
             lines = mutation.apply(source.splitlines())
+            print(f"{module}:{mutation.line}: {lines[mutation.line - 1].strip()}", flush=True)
+            if given.list:
+                continue
             (tree / module).write_text("\n".join(lines) + "\n", encoding="utf-8")
-            caught = first_failure(tree, given.tests, given.limit)
-            survived += caught is None
-            print(f"{module}:{mutation.line}: {lines[mutation.line - 1].strip()}")
-            print(f"    {'SURVIVED' if caught is None else caught}", flush=True)
-    print(f"{len(drawn) - survived} of {len(drawn)} caught, of {len(every)} that can be drawn")
-    return int(survived > 0)
+            os.utime(tree / module, (number, number))  # bytecode goes by whole seconds
+            for i, tests in enumerate(groups):
+                failure = first_failure(tree, module, tests, given.limit)
+                if failure is not None:
+                    caught[i] += 1
+                    print(f"    {failure}", flush=True)
+                    break
+            else:
+                print("    SURVIVED", flush=True)
+    if not given.list:
+        print(f"{sum(caught)} of {len(drawn)} caught, {caught[0]} of them by the first tests given")
+    return int(not given.list and sum(caught) < len(drawn))
 
 
 if __name__ == "__main__":
