@@ -145,7 +145,11 @@ def test_function_is_accurate_and_keeps_special_values(name: str, width: int) ->
     rng = np.random.default_rng(0)
     magnitude = 10.0 ** rng.uniform(-44, 38, 131 * 8)
     x = np.concatenate([SPECIAL, rng.uniform(-100, 100, 131 * 8), magnitude, -magnitude])
-    x = x.astype(np.float32)[: len(x) // width * width].reshape(-1, width)
+    assert_accurate(name, x.astype(np.float32)[: len(x) // width * width].reshape(-1, width))
+
+
+def assert_accurate(name: str, x: Array) -> None:
+    """The function is as near to what float64 makes of it as it may be, nan and infinity too."""
     with np.errstate(all="ignore"):
         exact = UNARY[name](x.astype(np.float64))
         nearest = exact.astype(np.float32)
@@ -158,6 +162,45 @@ def test_function_is_accurate_and_keeps_special_values(name: str, width: int) ->
         spacing = np.maximum(spacing, 2.0**-126)  # its results are normal numbers, or 0
     error = np.abs(result[finite].astype(np.float64) - exact[finite]) / spacing
     assert error.max() <= ULPS.get(name, 0.5)
+
+
+def _around(*centres: float, within: float) -> Array:
+    """Numbers about others: so far away at most, and the nearest that there are."""
+    offsets = np.concatenate([np.linspace(-1, 1, 4001), 2.0 ** np.arange(-24, 0)]) * within
+    near = np.concatenate([c + offsets for c in centres]).astype(np.float32)
+    steps = [np.asarray(centres, np.float32)]
+    for towards in (-np.inf, np.inf):
+        at = steps[0]
+        for _ in range(40):
+            at = np.nextafter(at, np.float32(towards))
+            steps.append(at)
+    return np.concatenate([near, *steps])
+
+
+_HALVES = [k * math.log(2) / 2 for k in (-251, -249, -3, -1, 1, 3, 127, 255)]
+SENSITIVE: dict[str, Array] = {
+    "log": _around(1.0, 0.5, 2.0, math.sqrt(0.5), math.sqrt(2), within=0.1),
+    "log1p": np.concatenate(
+        [
+            _around(0.0, -0.5, 1.0, math.sqrt(2) - 1, within=0.2),
+            _around(0.0, within=1e-6),
+            _around(-1.0, within=1e-5),
+        ]
+    ),
+    "exp": _around(-103.5, -87.34, 88.5, 0.0, *_HALVES, within=0.7),
+    "expm1": np.concatenate(
+        [_around(0.0, -17, 88.5, *_HALVES, within=0.7), _around(0, within=1e-4)]
+    ),
+    "tanh": np.concatenate([_around(0.0, 9.01, -9.01, 0.6, within=1.0), _around(0, within=1e-4)]),
+    "sigmoid": _around(0.0, -87, -86.9, 17.0, -17.0, 88.0, within=1.0),
+    "softplus": _around(0.0, -103.5, -87.3, -17.0, 17.0, within=1.0),
+}
+"""Where a function is nearly 0 or saturates, and where its formula changes."""
+
+
+@pytest.mark.parametrize("name", SENSITIVE)
+def test_function_is_accurate_where_it_is_most_sensitive(name: str) -> None:
+    assert_accurate(name, SENSITIVE[name].reshape(1, -1))
 
 
 @pytest.mark.parametrize("name", ["tanh", "expm1", "log1p", "negative", "sqrt"])
@@ -676,6 +719,13 @@ def test_products_are_right_on_processors_with_shorter_vectors(processor: gemm.P
             out = np.empty((m, n), np.float32)
             native._product(functions, False, a, b, out)
             assert np.array_equal(out, a @ b)
+
+
+def test_a_packed_matrix_takes_whole_vectors_and_a_row_more_for_each_block() -> None:
+    processor = gemm.Processor(8, 16)
+    assert processor.packed_size(1, 1) == 2 * 8
+    assert processor.packed_size(gemm.BLOCK_ROWS, 8) == (gemm.BLOCK_ROWS + 1) * 8
+    assert processor.packed_size(gemm.BLOCK_ROWS + 1, 9) == (gemm.BLOCK_ROWS + 3) * 16
 
 
 def test_product_refuses_what_does_not_fit() -> None:

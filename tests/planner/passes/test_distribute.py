@@ -172,6 +172,7 @@ def test_distributed_loops_are_the_recurrences_and_nothing_else(seed: int) -> No
     found = split(drawn_step(random.Random(seed)))
     for part in found.passes:
         assert sorted(map(id, part.values)) == sorted(id(v) for s in part.stages for v in s.values)
+        assert all(c.before in found.extents for c in part.carries)
         for stage in part.stages:
             for value in stage.values:
                 assert needs_itself(value, part) == stage.loop

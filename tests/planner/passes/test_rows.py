@@ -174,6 +174,7 @@ MIXED: dict[str, Callable[[Step], Value]] = {
     ),
     "tanh uses a sum over rows": lambda s: s.tanh(over_rows(s)),
     "multiply uses a sum over rows": lambda s: s.multiply(over_rows(s), over_rows(s)),
+    "multiply uses a sum over rows of": lambda s: s.multiply(0.5, over_rows(s)),
     "divide uses a sum over rows": lambda s: s.divide(s.w(3), over_rows(s)),
     "add uses a sum over rows": lambda s: s.add(over_rows(s), s.w(3)),
     "tanh takes several places": lambda s: s.tanh(merged(s)),
