@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         flow,
         fold,
         graph,
+        page,
         record,
         replay,
         similar,
@@ -46,6 +47,7 @@ __all__ = [
     "flow",
     "fold",
     "graph",
+    "page",
     "record",
     "replay",
     "similar",
@@ -68,7 +70,7 @@ def to_text(y: Tensor | Study, names: Mapping[str, Tensor] | None = None) -> str
 
     Raises:
         TypeError: for a Tensor that has no graph.
-        ValueError: for a graph of more than 100,000 lines; ``fold`` shows a loop once.
+        ValueError: for a graph of more than 500,000 nodes; ``fold`` shows a loop once.
     """
     from . import text
 

@@ -8,6 +8,7 @@ it: what one of them says, the others say.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,10 +60,10 @@ class Study:
         return svg_of(self.kind, self.data)
 
     def to_html(self) -> str:
-        """A page without scripts, which needs nothing else: the drawing and the text."""
+        """A page to click through, in one file that needs no network; see ``inspect.page``."""
         from .render import page_of
 
-        return page_of(self.kind, self.data)
+        return page_of(f"A study of a {self.kind}", [("", self.kind, self.data)])
 
     def save(self, path: str | Path) -> Path:
         """Write it to a file, by its ending: .json, .txt, .svg or .html. Returns the path."""
@@ -96,3 +97,30 @@ class Study:
         from .render import html_of
 
         return html_of(self.kind, self.data)
+
+
+def page(path: str | Path, studies: Mapping[str, Study] | Sequence[Study], title: str = "") -> Path:
+    """Write several studies to one page: a file that opens offline in any browser.
+
+    ::
+
+        inspect.page("why.html", {"How far gradients reach": flow, "The plan": compared})
+
+    Args:
+        path: a file that ends in .html.
+        studies: by heading, or a list of them.
+        title: of the page.
+
+    Raises ValueError for another ending, or no study at all.
+    """
+    from .render import page_of
+
+    place = Path(path)
+    if place.suffix != ".html":
+        raise ValueError(f"page: {place.name!r} should end in .html")
+    pairs = list(studies.items()) if isinstance(studies, Mapping) else [("", s) for s in studies]
+    if not pairs:
+        raise ValueError("page: there is no study to show")
+    sections = [(heading, study.kind, study.data) for heading, study in pairs]
+    place.write_text(page_of(title or "A study", sections), encoding="utf-8")
+    return place

@@ -76,8 +76,11 @@ def _drawn(box: Box) -> Iterator[str]:
     notes += [place_of(thing.line)] if thing.line else []
     title = f"<title>{escape('; '.join(notes))}</title>" if notes else ""
     loop = thing.is_loop
+    about = f"{thing.name}: {thing.meta}" if thing.meta else thing.title
+    own = f' data-loop-name="{escape(thing.name)}"' if thing.operation == "loop" else ""
     yield (
-        f'<g>{title}<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" '
+        f'<g tabindex="0" data-about="{escape(about)}"{own}>{title}'
+        f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" '
         f'height="{box.height:.1f}" rx="{8 if loop else 3}" fill="currentColor" '
         f'fill-opacity="{0.04 if loop else 0.06}" stroke="currentColor" '
         f'stroke-opacity="{0.5 if loop else 0.8}"/>'

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from . import drawing, listing, strips, words
 from .markup import page
+from .pages import Section, page_of_sections
 
 
 class Rendering(NamedTuple):
@@ -48,10 +49,14 @@ def svg_of(kind: str, data: Any) -> str:
 def html_of(kind: str, data: Any) -> str:
     """A fragment for a notebook: the drawing, and the text to unfold."""
     found = rendering(kind)
-    return page(found.title, found.svg(data), found.text(data), whole=False)
+    return page(found.svg(data), found.text(data))
 
 
-def page_of(kind: str, data: Any) -> str:
-    """The same as a page of its own."""
+def page_of(title: str, studies: Sequence[tuple[str, str, Any]]) -> str:
+    """A page of studies, each given by title, kind and data, that opens offline in any browser."""
+    return page_of_sections(title, [_section(*study) for study in studies])
+
+
+def _section(title: str, kind: str, data: Any) -> Section:
     found = rendering(kind)
-    return page(found.title, found.svg(data), found.text(data), whole=True)
+    return kind, title or found.title, data, found.svg(data), found.text(data)

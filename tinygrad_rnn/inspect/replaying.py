@@ -8,6 +8,7 @@ The graph is neither released nor changed.
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ from .words import text_of_stop
 
 _EVERY = 100  # nodes between two marks
 _SHOWN = 2000  # contributions in a study
+_BYTES = 10**6  # of them
 
 HELP = """\
 n, p       the next contribution, the previous one
@@ -309,11 +311,16 @@ class Replay:
         return self.text()
 
     def study(self) -> Study:
-        """The first 2,000 contributions as a document, with what adds up at each leaf."""
-        shown = min(len(self), _SHOWN)
-        stops = [described(self.stop(n), len(self)) for n in range(shown)]
+        """The first contributions as a document of at most a megabyte, and what adds up."""
+        stops: list[dict[str, Any]] = []
+        size = 0
+        for n in range(min(len(self), _SHOWN)):
+            stops.append(described(self.stop(n), len(self)))
+            size += len(json.dumps(stops[-1]))
+            if size > _BYTES:
+                break
         totals = {name: _summary(g) for name, g in self.totals.items() if g is not None}
-        data = {"count": len(self), "shown": shown, "stops": stops, "totals": totals}
+        data = {"count": len(self), "shown": len(stops), "stops": stops, "totals": totals}
         return Study("replay", data)
 
     def _repr_html_(self) -> str:

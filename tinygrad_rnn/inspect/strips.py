@@ -43,7 +43,8 @@ def _cells(
             title = f"<title>{escape(f'{name}, {steps}: {value:.4g} {unit}')}</title>"
             body.append(
                 f'<rect x="{_LABEL + k * wide:.1f}" y="{y:.0f}" width="{wide + 0.3:.1f}" '
-                f'height="{_HEIGHT:.0f}" fill="{colour(value, low, high)}">{title}</rect>'
+                f'height="{_HEIGHT:.0f}" fill="{colour(value, low, high)}" data-step="{first + 1}">'
+                f"{title}</rect>"
             )
     return "".join(body), len(rows) * (_HEIGHT + 4) + 12
 

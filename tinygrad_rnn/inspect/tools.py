@@ -5,7 +5,7 @@ from __future__ import annotations
 from .board import Board, watch
 from .capture import record
 from .comparing import compare
-from .document import Study
+from .document import Study, page
 from .flowing import flow
 from .folding import fold, graph, unfold
 from .nonfinite import explain_nonfinite
@@ -22,6 +22,7 @@ __all__ = [
     "flow",
     "fold",
     "graph",
+    "page",
     "record",
     "replay",
     "similar",

@@ -1,0 +1,207 @@
+"""Pages: one file that asks for nothing, and that can be clicked through in a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import inspect, nn
+
+T = 12
+TEXT = 'a "quote" ab'
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+WIDTHS = {"a desk": (1280, 900), "a tablet": (768, 1024), "a phone": (390, 844)}
+
+
+@cache
+def studies() -> dict[str, inspect.Study]:
+    tg.manual_seed(0)
+    xs = np.random.default_rng(0).normal(size=(T, 2, 3)).astype("float32")
+    cell = nn.LSTMCell(3, 4)
+    with inspect.record():
+        hs, _ = tg.unroll(cell, tg.tensor(xs, requires_grad=True), mode="literal")
+        loss = tg.sum(hs[-1] ** 2)
+    bad = xs.copy()
+    bad[5, 1, 2] = np.nan
+    return {
+        "folded": inspect.fold(loss),
+        "gradients": inspect.flow(cell, tg.tensor(xs), lambda h: tg.sum(h[-1] ** 2)),
+        "backwards": inspect.replay(loss).study(),
+        "nan": inspect.explain_nonfinite(cell, tg.tensor(bad)),
+        "planned": inspect.compare(cell, tg.tensor(xs)),
+        "units": inspect.activity(cell, tg.tensor(xs), TEXT),
+    }
+
+
+def written(folder: Path) -> Path:
+    return inspect.page(folder / "all.html", studies(), "All of it")
+
+
+def test_a_page_stands_by_itself_and_is_small(tmp_path: Path) -> None:
+    html = written(tmp_path).read_text()
+    assert len(html) < 2_000_000
+    outside = re.findall(r"(?:https?:)?//[\w.]+", html.replace("http://www.w3.org/2000/svg", ""))
+    assert not [address for address in outside if "." in address]
+    assert "default-src 'none'" in html and " src=" not in html and "@import" not in html
+    for study in studies().values():
+        assert str(study).splitlines()[0][:40] in html.replace("&#x27;", "'").replace("&quot;", '"')
+    script = Path(inspect.__file__).with_name("page.js").read_text()
+    assert len(script) < 30_000 and "fetch(" not in script and "eval(" not in script
+
+
+def test_what_is_stored_cannot_end_the_script(tmp_path: Path) -> None:
+    x = tg.ones(3, requires_grad=True)
+    study = inspect.fold(tg.sum(x * 2.0), {"</script><b>": x})
+    html = inspect.page(tmp_path / "a.html", [study]).read_text()
+    assert "</script><b>" not in html
+    replayed = inspect.replay(tg.sum(x * 2.0), {"</script><b>": x}).study()
+    html = inspect.page(tmp_path / "b.html", [replayed]).read_text()
+    assert "</script><b>" not in html
+    stored = re.search(r'id="data">(.*?)</script>', html, re.S)
+    assert stored is not None
+    assert json.loads(stored.group(1))[0]["stops"][-1]["target"] == "</script><b>"
+
+
+def test_bad_input_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"\.html"):
+        inspect.page(tmp_path / "a.txt", studies())
+    with pytest.raises(ValueError, match="no study"):
+        inspect.page(tmp_path / "a.html", [])
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if BROWSER is None:
+        pytest.skip("there is no chromium on the path")
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(params=WIDTHS)
+def opened(request: pytest.FixtureRequest, browser: Any, tmp_path: Path) -> Iterator[Any]:
+    """The page in a window of some size; it asked for nothing and complained of nothing."""
+    width, height = WIDTHS[request.param]
+    scheme = "dark" if request.param == "a phone" else "light"
+    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
+    complaints: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    address = written(tmp_path).as_uri()
+    page.goto(address)
+    yield page
+    assert not complaints and asked == [address]
+    page.close()
+
+
+@pytest.mark.browser
+def test_everything_can_be_clicked_and_read(opened: Any) -> None:
+    for read in (a_loop_by_steps, a_node, a_gate_at_a_step, rules_there_and_back, who_adds_to):
+        read(opened)
+    what_became_of_a_line(opened)
+    a_character(opened)
+    assert "step 6 of 12 (index 5), row 1" in opened.inner_text("#study3 pre")
+    assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def a_loop_by_steps(page: Any) -> None:
+    page.click("#study0 button[data-loop]")
+    seen = []
+    for _ in range(T + 1):
+        text = page.inner_text("#study0 .steps pre")
+        seen.append(int(re.search(r"matmul\(h\[(\d+)\]", text).group(1)))  # type: ignore[union-attr]
+        page.click("#study0 .steps button:has-text('next')")
+    assert seen == [*range(1, T), T - 1, T - 1]  # h of the step before: 2, ..., T, and no further
+
+
+def a_node(page: Any) -> None:
+    page.hover("#study0 g[data-about^='h: '] text >> nth=0")
+    told = page.inner_text("#study0 .info")
+    for expected in ("float32 (2, 4)", "cells.py:", "keeps"):
+        assert expected in told
+
+
+def a_gate_at_a_step(page: Any) -> None:
+    data = studies()["gradients"].data
+    names = list(data["norms"])
+    page.click(f"#study1 rect[data-step='7'] >> nth={names.index('f')}")
+    row = page.inner_text("#study1 .values tr:has(th:text-is('f')) td")
+    assert float(row) == pytest.approx(data["norms"]["f"][6], rel=1e-4)
+    assert page.inner_text("#study1 .verdict") == data["diagnosis"]
+
+
+def rules_there_and_back(page: Any) -> None:
+    stops = studies()["backwards"].data["stops"]
+    first = page.inner_text("#study2 .stop")
+    page.focus("#study2 .bar")
+    for _ in range(3):
+        page.keyboard.press("n")
+    shown = page.inner_text("#study2 .stop")
+    assert stops[3]["rule"] in shown and stops[3]["total"] in shown
+    for _ in range(3):
+        page.keyboard.press("p")
+    assert page.inner_text("#study2 .stop") == first
+    page.fill("#study2 .until", "gate=f")
+    page.click("#study2 button[data-key='c']")
+    assert "gate f" in page.inner_text("#study2 .stop")
+    page.fill("#study2 .until", "")
+
+
+def who_adds_to(page: Any) -> None:
+    page.select_option("#study2 .target", "weight_hh")
+    uses = [s for s in studies()["backwards"].data["stops"] if s["target"] == "weight_hh"]
+    assert page.locator("#study2 .uses li").count() == len(uses) == T
+    page.click("#study2 .uses li button >> nth=2")
+    assert f"contribution {uses[2]['use']}" in page.inner_text("#study2 .stop")
+
+
+def what_became_of_a_line(page: Any) -> None:
+    line = next(x for x in studies()["planned"].data["source"] if "split(" in x["text"])
+    button = f"#study4 button[data-place='{line['place']}']"
+    assert "in the loop: matmul" in page.inner_text(button)
+    page.click(button)
+    lit = page.locator("#study4 .program .lit")
+    linked = [x for x in studies()["planned"].data["program"] if line["place"] in x["places"]]
+    assert lit.count() == len(linked) > 0
+    assert page.locator("#study4 .nodes .lit").count() > 0
+
+
+def a_character(page: Any) -> None:
+    data = studies()["units"].data
+    page.hover("#study5 .passage span >> nth=7")
+    told = page.inner_text("#study5 .character")
+    value = float(told.rpartition("= ")[2])
+    unit = data["units"][0]
+    own = inspect.values_of(unit)[7]
+    assert (
+        told.startswith(f"7: {json.dumps(TEXT[7])}")
+        and abs(value - own) <= (unit["high"] - unit["low"]) / 255
+    )
+
+
+@pytest.mark.browser
+def test_two_thousand_characters_of_256_units_are_opened(browser: Any, tmp_path: Path) -> None:
+    codes = np.random.default_rng(0).normal(size=(2000, 1, 4)).astype("float32")
+    study = inspect.activity(nn.GRUCell(4, 256), tg.tensor(codes), "x" * 2000)
+    path = inspect.page(tmp_path / "large.html", [study])
+    assert path.stat().st_size < 2_000_000
+    page = browser.new_page()
+    page.goto(path.as_uri())
+    entry = "performance.getEntriesByType('navigation')[0]"
+    assert page.evaluate(f"{entry}.loadEventEnd") > 0
+    assert page.locator(".passage span").count() == 2000
+    print(f"opened in {page.evaluate(f'{entry}.loadEventEnd'):.0f} ms")
+    page.close()
