@@ -65,7 +65,7 @@ def test_wheel_holds_the_tree_and_nothing_else(contents: set[str]) -> None:
         f"{package}/{path.relative_to(folder).as_posix()}"
         for package, folder in PACKAGES.items()
         for path in folder.rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".css", ".js") or path.name == "py.typed"
     }
     assert {name for name in contents if ".dist-info/" not in name} == tree
 

@@ -19,12 +19,21 @@ def strip(
     low: float,
     high: float,
     label: str,
+    shares: Sequence[tuple[str, Sequence[float]]] = (),
     unit: str = "",
 ) -> str:
-    """Rows of cells coloured by value from ``low`` to ``high``; nan and inf are red."""
+    """Rows of cells coloured by value from ``low`` to ``high``; nan and inf are red.
+
+    ``shares`` are further rows, whose values go from 0 to 1.
+    """
     drawn, foot = _cells(rows, low, high, unit)
     last = len(rows[0][1]) if rows else 0
-    body = [drawn, text(_LABEL, foot, f"step 1 ... {last}; {label}")]
+    body = [drawn]
+    if shares:
+        more, height = _cells(shares, 0.0, 1.0)
+        body.append(f'<g transform="translate(0 {foot:.0f})">{more}</g>')
+        foot += height
+    body.append(text(_LABEL, foot, f"step 1 ... {last}; {label}"))
     return svg(_LABEL + _WIDTH, foot + 6, body, label)
 
 
@@ -80,7 +89,7 @@ def svg_of_nonfinite(data: dict[str, Any]) -> str:
     spread = data.get("spread")
     if not spread:
         return ""
-    return strip([("not finite", spread)], 0.0, 1.0, "share of rows", "of rows")
+    return strip([("not finite", spread)], 0.0, 1.0, "share of rows", unit="of rows")
 
 
 def _logs(values: Sequence[float]) -> list[float]:
@@ -90,7 +99,9 @@ def _logs(values: Sequence[float]) -> list[float]:
 def svg_of_flow(data: dict[str, Any]) -> str:
     """Norms by step on one scale for all studies: log10 from -10 to 2."""
     rows = [(name, _logs(values)) for name, values in data["norms"].items()]
-    return strip(rows, -10.0, 2.0, "log10 of the gradient's norm, from -10 (dark) to 2", "(log10)")
+    return strip(
+        rows, -10.0, 2.0, "log10 of the gradient's norm, from -10 (dark) to 2", unit="(log10)"
+    )
 
 
 def curves(rows: Sequence[tuple[str, Sequence[float]]], label: str) -> str:
@@ -127,9 +138,12 @@ def svg_of_activity(data: dict[str, Any]) -> str:
         codes = base64.b64decode(unit["bytes"])
         span = unit["high"] - unit["low"]
         rows.append((unit["name"], [unit["low"] + c / 255 * span for c in codes]))
+    attention = data.get("attention", {"sources": [], "weights": []})
+    columns = zip(*attention["weights"], strict=True)
+    looked = [(f"attention: {s}", w) for s, w in zip(attention["sources"], columns, strict=True)]
     low = min((u["low"] for u in data["units"][:12]), default=0.0)
     high = max((u["high"] for u in data["units"][:12]), default=1.0)
-    return strip(rows, low, high, f"value, from {low:.3g} (dark) to {high:.3g}")
+    return strip(rows, low, high, f"value, from {low:.3g} (dark) to {high:.3g}", looked)
 
 
 def svg_of_watch(data: dict[str, Any]) -> str:

@@ -1,0 +1,149 @@
+"""Pages to look around in, made of real runs: the adding problem, the character model, the speller.
+
+    python examples/study/gallery.py             a few minutes; pages in runs/study/
+    python examples/study/gallery.py --quick     seconds: does it run?
+
+Open the pages in any browser; they ask for nothing. Each shows what has just been trained a little,
+with the tools of ``tinygrad_rnn.inspect``: why an RNN does not learn to add, what the units of a
+character model know, and where a speller looks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import inspect, nn, optim
+from tinygrad_rnn.data import Vocabulary
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "examples"))
+
+
+def adding(args: argparse.Namespace) -> dict[str, inspect.Study]:
+    """The adding problem: gradients of an RNN and of an LSTM, and what became of a loop."""
+    import adding_problem
+
+    T, found = 20 if args.quick else 100, {}
+    drawn = np.random.default_rng(0)
+    for name in ("RNN", "LSTM"):
+        make, rate = adding_problem.CELLS[name]
+        cell, readout = make(2, 32), nn.Linear(32, 1)
+        model = nn.Sequential(cell, readout)
+        optimizer = optim.Adam(model.parameters(), lr=rate)
+        board = inspect.watch(model, optimizer, write=lambda line: None)
+        for _ in board(range(5 if args.quick else 300)):
+            xs, sums = adding_problem.sequences(drawn, T, 32)
+            loss = tg.mse_loss(readout(tg.unroll(cell, xs)[0][-1]), sums)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = optim.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            board(loss=loss, norm=norm, max_norm=1.0)
+        xs, sums = adding_problem.sequences(drawn, T, 32)
+
+        def missed(outputs, readout=readout, sums=sums):
+            return tg.mse_loss(readout(outputs[-1]), sums)
+
+        found[f"{name}: training"] = board.study()
+        found[f"{name}: how far its gradients reach"] = inspect.flow(cell, xs, missed)
+    with inspect.record():
+        outputs, _ = tg.unroll(cell, xs, mode="literal")
+        loss = missed(outputs)
+    found["LSTM: its graph, folded"] = inspect.fold(loss, cell)
+    found["LSTM: its backward pass"] = inspect.replay(loss, cell).study()
+    found["LSTM: what the planner did"] = inspect.compare(cell, xs)
+    return found
+
+
+def characters(args: argparse.Namespace) -> dict[str, inspect.Study]:
+    """A character model on Python's manual: what its units know of the text."""
+    import texts
+
+    corpus = texts.Corpus(texts.python_manual()[: 20_000 if args.quick else None])
+    inputs, targets = map(tg.tensor, texts.streams(corpus.training, 32))
+    size, hidden, window = len(corpus.vocabulary), 32 if args.quick else 128, 50
+    embedding, cell, readout = (
+        nn.Embedding(size, 32),
+        nn.LSTMCell(32, hidden),
+        nn.Linear(hidden, size),
+    )
+    model = nn.Sequential(embedding, cell, readout)
+    optimizer = optim.Adam(model.parameters(), lr=4e-3)
+    state = None
+    for step in range(5 if args.quick else 400):
+        now = slice(step * window % (len(inputs) - window), None)
+        x, y = inputs[now][:window], targets[now][:window]
+        outputs, state = tg.unroll(cell, embedding(x), state)
+        state = tg.detach(state)
+        loss = tg.cross_entropy(readout(outputs).reshape(-1, size), y.reshape(-1))
+        optimizer.zero_grad()
+        loss.backward()
+        optim.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    numbers = corpus.held_out[:800]
+    passage = "".join(corpus.vocabulary[i] for i in numbers)
+    xs = embedding(tg.tensor(numbers)[:, None])
+    return {
+        f"What its units know (loss {loss.item():.2f} nats)": inspect.activity(cell, xs, passage)
+    }
+
+
+def spelling(args: argparse.Namespace) -> dict[str, inspect.Study]:
+    """The encoder and decoder with attention, on made-up spellings: where it looks."""
+    from seq2seq_g2p import LETTERS, SPECIALS, Pronouncer, learn
+
+    drawn = np.random.default_rng(0)
+    letters = "abcdefgh"
+    sounds = {letter: letter.upper() for letter in letters} | {"a": "AY", "e": "EE"}
+    phones = Vocabulary([*SPECIALS, *sorted(set(sounds.values()))])
+    model = Pronouncer(phones, 16 if args.quick else 48, 16)
+    optimizer = optim.Adam(model.parameters(), lr=5e-3)
+    for _ in range(5 if args.quick else 250):
+        words = ["".join(drawn.choice(list(letters), drawn.integers(3, 8))) for _ in range(32)]
+        batch = [(w, phones.encode([*(sounds[c] for c in w), "<stop>"])) for w in words]
+        optimizer.zero_grad()
+        loss, count = learn(model, batch)
+        for p in model.parameters():
+            p.grad = None if p.grad is None else p.grad / count
+        optim.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    word = "badcafe"
+    said = [*(sounds[c] for c in word), "<stop>"]
+    with tg.no_grad():
+        _, weights = model([word], tg.tensor(phones.encode(said))[:, None])
+    layer = model.encoder.layers[0]
+    cell = nn.GRUCell(16, layer.hidden_size)
+    for name in ("weight_ih", "weight_hh", "bias", "bias_hn"):
+        setattr(cell, name, getattr(layer, f"{name}_l0"))
+    xs = model.encoder.embedding(tg.tensor(LETTERS.encode(word))[:, None])
+    looked = weights[:, 0, : len(word)].mT, said  # of each letter, which phones looked at it
+    study = inspect.activity(cell, xs, word, attention=looked)
+    return {f"Reading a word, and who looks at it (loss {loss / count:.2f})": study}
+
+
+PAGES = {"adding": adding, "characters": characters, "spelling": spelling}
+
+
+def main() -> None:
+    """Train, look, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="little of everything: does it run?")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study", help="where to write")
+    parser.add_argument("--pages", nargs="+", choices=PAGES, default=[*PAGES], help="which (all)")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name in args.pages:
+        tg.manual_seed(0)
+        path = inspect.page(args.out / f"{name}.html", PAGES[name](args), name.capitalize())
+        print(f"{path}: {path.stat().st_size / 1000:,.0f} kB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

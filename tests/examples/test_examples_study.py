@@ -1,0 +1,38 @@
+"""The tour's claims hold and the gallery is written, from what was really run."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "examples" / "study"
+
+
+def run(script: str, *options: str) -> str:
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
+    command = [sys.executable, "-W", "error", str(FOLDER / script), *options]
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout[-500:] + done.stderr
+    return done.stdout
+
+
+def test_the_tour_has_twelve_steps_and_each_claim_is_checked(tmp_path: Path) -> None:
+    out = run("tour.py", "--out", str(tmp_path / "tour.html"))
+    assert [int(n) for n in re.findall(r"^(\d+)\. \S", out, re.M)] == list(range(1, 13))
+    assert out.count("checked: ") >= 12
+    page = (tmp_path / "tour.html").read_text(encoding="utf-8")
+    assert page.count("<section") == 6 and len(page) < 2_000_000
+
+
+def test_the_gallery_is_written(tmp_path: Path) -> None:
+    out = run("gallery.py", "--quick", "--out", str(tmp_path))
+    names = ["adding.html", "characters.html", "spelling.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert all(f"{name}: " in out for name in names)
+    assert "why there is a loop" in (tmp_path / "adding.html").read_text(encoding="utf-8")
+    assert "attention: AY" in (tmp_path / "spelling.html").read_text(encoding="utf-8")
