@@ -26,6 +26,7 @@ from tinygrad_rnn import names
         (lambda: tg.swapaxes, "moveaxis"),
         (lambda: tg.scan, "unroll"),
         (lambda: tg.randn, r"random\.normal"),
+        (lambda: tg.linalg.norm, r"'norm'; here it is vector_norm\("),
         (lambda: tg.random.randn, r"here it is normal\(shape\)"),
         (lambda: tg.ones(2).tanh(), r"'tanh'; here it is tinygrad_rnn\.tanh\(x\)"),
         (lambda: tg.ones(2).view(2), r"x\.reshape|tinygrad_rnn\.reshape\(x, shape\)"),
@@ -42,7 +43,7 @@ def test_the_error_names_ours(ask: Any, cure: str) -> None:
 
 
 def test_a_name_of_nobodys_is_not_there() -> None:
-    for thing in (tg, tg.random, tg.ones(2)):
+    for thing in (tg, tg.random, tg.linalg, tg.ones(2)):
         for name in ("no_such_thing", "__no_such_thing__", "_private"):
             assert not hasattr(thing, name)
             with pytest.raises(AttributeError, match=name):

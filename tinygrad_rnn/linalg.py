@@ -6,6 +6,9 @@ these functions are is in ``primitives/linalg.py`` and ``primitives/contraction.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NoReturn
+
+from . import names
 from .primitives.contraction import matmul, outer, tensordot, vecdot
 from .primitives.linalg import (
     cholesky,
@@ -54,3 +57,8 @@ __all__ = [
     "vecdot",
     "vector_norm",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> NoReturn:
+        raise AttributeError(names.of_linalg(name))

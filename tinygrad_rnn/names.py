@@ -141,6 +141,18 @@ _OF_RANDOM = {
 }
 
 
+_OF_LINALG = {
+    "cond": "svdvals(x), the largest over the smallest",
+    "eig": "eigh(x), of symmetric matrices",
+    "eigvals": "eigvalsh(x), of symmetric matrices",
+    "inverse": "inv(x)",
+    "lstsq": "pinv(x) @ y",
+    "multi_dot": "x @ y @ z",
+    "norm": "vector_norm(x, axis=axis), or matrix_norm(x)",
+    "solve_triangular": "solve(x1, x2)",
+}
+
+
 def of_package(name: str) -> str:
     """What is wrong with a name that the package does not have, and the cure where it is known."""
     cure = _OF_THE_PACKAGE.get(name) or _FUNCTIONS.get(name)
@@ -150,6 +162,11 @@ def of_package(name: str) -> str:
 def of_random(name: str) -> str:
     """Likewise of its module ``random``."""
     return _error(f"module 'tinygrad_rnn.random' has no attribute {name!r}", _OF_RANDOM.get(name))
+
+
+def of_linalg(name: str) -> str:
+    """Likewise of its module ``linalg``."""
+    return _error(f"module 'tinygrad_rnn.linalg' has no attribute {name!r}", _OF_LINALG.get(name))
 
 
 def of_tensor(name: str, functions: dict[str, Any]) -> str:

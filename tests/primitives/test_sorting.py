@@ -86,3 +86,7 @@ def test_a_mask_of_no_axes_keeps_all_or_nothing(backend: Any) -> None:
         y = x[tensor(truth, backend)]
         np.testing.assert_array_equal(y.numpy(), x.numpy()[np.array(truth)])
         np.testing.assert_array_equal(tg.grad(tg.sum(y), x).numpy(), np.full((2, 3), float(truth)))
+    for shape in ((0,), (0, 3), (2, 0), (0, 0)):  # of length 0, a mask fits any length
+        mask = np.zeros(shape, bool)
+        wanted = x.numpy()[mask]
+        np.testing.assert_array_equal(x[tensor(mask, backend)].numpy(), wanted)

@@ -37,7 +37,9 @@ class Facts(NamedTuple):
 
 
 _COSTLY = {"divide", "pow", "floor_divide", "remainder", "sqrt", "exp", "expm1", "log", "log1p"}
-_COSTLY |= {"sin", "cos", "tanh", "sigmoid", "softplus", "erf", "copied"}
+_COSTLY |= {"sin", "cos", "tanh", "sigmoid", "softplus", "erf", "copied", "copy", "tan", "sinh"}
+_COSTLY |= {"cosh", "asin", "acos", "atan", "atan2", "asinh", "acosh", "atanh", "log2", "log10"}
+_COSTLY |= {"logaddexp", "hypot"}
 _MOVE = {"reshape", "permute_dims", "broadcast_to", "getitem"}
 _LINEAR = {"negative", "multiply", "divide", "astype", "sum"}
 _RENAMED = {"abs": "absolute", "pow": "power", "round": "rint"}

@@ -267,7 +267,8 @@ def _entries(x: Tensor, key: Any) -> list[Any]:
     for first, shape in masks:
         before = entries[: [entry is first for entry in entries].index(True)]
         axis = sum(entry is not None and entry is not Ellipsis for entry in before)
-        if x.shape[axis : axis + len(shape)] != shape:
+        met = x.shape[axis : axis + len(shape)]
+        if any(m not in (0, n) for m, n in zip(shape, met, strict=True)):  # of length 0: nothing
             raise IndexError(
                 f"getitem: a mask of shape {shape} at axis {axis} of a tensor of shape {x.shape}"
             )

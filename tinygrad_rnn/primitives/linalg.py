@@ -53,9 +53,27 @@ def _transposed(xp: Any, x: Any) -> Any:
     return xp.matrix_transpose(x)
 
 
-def _of_determinant(xp: Any, g: Any, x: Any) -> Any:
+def _of_logarithm(xp: Any, g: Any, x: Any) -> Any:
     """The gradient of log|det x|, times g for each matrix."""
-    return xp.reshape(g, (*g.shape, 1, 1)) * _transposed(xp, xp.linalg.inv(x))
+    return g[..., None, None] * _transposed(xp, xp.linalg.inv(x))
+
+
+def _of_determinant(xp: Any, g: Any, x: Any, out: Any) -> Any:
+    """The cofactors: det(x) times the inverse, or where there is none what the SVD makes of them.
+
+    Of x = u s vh they are det(u vh) u t vh, where t[i] is the product of all s[j] but s[i].
+    """
+    singular = (out == 0)[..., None, None]
+    identity = xp.tril(xp.triu(xp.ones_like(x)))
+    regular = _of_logarithm(xp, g * out, xp.where(singular, identity, x))
+    u, s, vh = xp.linalg.svd(x)
+    one = xp.ones_like(s[..., :1])
+    before = xp.cumulative_prod(xp.concat([one, s[..., :-1]], axis=-1), axis=-1)
+    behind = xp.concat([one, xp.flip(s, axis=-1)[..., :-1]], axis=-1)
+    others = before * xp.flip(xp.cumulative_prod(behind, axis=-1), axis=-1)
+    g = g * (xp.linalg.det(u) * xp.linalg.det(vh))
+    irregular = g[..., None, None] * ((u * others[..., None, :]) @ vh)
+    return xp.where(singular, irregular, regular)
 
 
 _inv = Primitive(
@@ -75,13 +93,13 @@ _det = Primitive(
     "det",
     "matrix",
     lambda xp, x: xp.linalg.det(x),
-    lambda xp, g, x, out: _of_determinant(xp, g * out, x),
+    _of_determinant,
 )
 _slogdet = Primitive(
     "slogdet",
     "matrix",
     lambda xp, x: tuple(xp.linalg.slogdet(x)),
-    lambda xp, g, x: _of_determinant(xp, g[1], x),
+    lambda xp, g, x: _of_logarithm(xp, g[1], x),
     outputs="several",
 )
 
@@ -262,7 +280,7 @@ def solve(x1: TensorLike, x2: TensorLike, /) -> Tensor:
 def det(x: TensorLike, /) -> Tensor:
     """The determinants of square matrices (..., n, n), of shape (...).
 
-    The derivative takes the inverse: where there is none, it raises ValueError or is not finite.
+    The derivative are the cofactors, also of a singular matrix.
     """
     return apply(_det, _matrices("det", x, square=True))
 
@@ -277,7 +295,8 @@ class SlogdetResult(NamedTuple):
 def slogdet(x: TensorLike, /) -> SlogdetResult:
     """The signs of the determinants and the logarithms of their absolute values, of shape (...).
 
-    The sign has the derivative 0. A singular matrix gives 0 and -inf, and has no derivative.
+    The sign has the derivative 0. A singular matrix gives 0 and -inf, and a backward pass raises
+    LinAlgError there, on backends that look.
     """
     evaluate = in_float32(lambda y: apply_several(_slogdet, y))
     return SlogdetResult(*evaluate(_matrices("slogdet", x, square=True)))

@@ -217,7 +217,6 @@ def min(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     return _extremum(_min, x, axis, keepdims)
 
 
-@in_float32
 def prod(
     x: TensorLike, /, axis: Axis = None, keepdims: bool = False, *, dtype: Any = None
 ) -> Tensor:
@@ -226,9 +225,16 @@ def prod(
     A tree of products of halves: no element is divided by, so zeros need no special case in a
     derivative of any order.
     """
-    x = as_tensor(x) if dtype is None else astype(x, dtype)
-    if x.dtype.kind != "f" and dtype is None:  # as NumPy's, that of small integers is a large one
+    x = as_tensor(x)
+    if dtype is not None:
+        x = astype(x, dtype)
+    elif x.dtype.kind != "f":  # as NumPy's, the product of small integers is a large one
         x = astype(x, "uint64" if x.dtype.kind == "u" else "int64")
+    return _product(x, axis, keepdims)
+
+
+@in_float32
+def _product(x: Tensor, axis: Axis, keepdims: bool) -> Tensor:
     axes = negative_axes(axis, x.ndim, "prod")
     shape = (
         kept(x.shape, axes)
@@ -239,7 +245,7 @@ def prod(
     n = count(x.shape, axes)
     x = reshape(permute_dims(x, others + axes), (*(x.shape[a] for a in others), n))
     if n == 0:
-        return reshape(sum(x, axis=-1) + 1, shape)
+        return reshape(astype(sum(x, axis=-1) + 1, x.dtype), shape)
     while n > 1:
         half = n // 2
         pairs = x[..., :half] * x[..., half : 2 * half]
@@ -294,19 +300,23 @@ def logsumexp(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Te
 def _cumulative(
     primitive: Primitive, x: TensorLike, axis: int | None, dtype: Any, initial: int | None
 ) -> Tensor:
-    x = as_tensor(x) if dtype is None else astype(x, dtype)
+    x = as_tensor(x)
     if axis is None:
         if x.ndim != 1:
             raise ValueError(f"{primitive.name}: give an axis for a tensor of shape {x.shape}")
         axis = 0
     along = negative_axis(axis, x.ndim, primitive.name)
-    out: Tensor = apply(primitive, x, axis=along)
+    evaluate = _apply_in_float32 if primitive is _cumulative_prod else apply
+    out = evaluate(primitive, x if dtype is None else astype(x, dtype), axis=along)
     if dtype is not None:
         out = astype(out, dtype)
     if initial is not None:
         ahead = [(int(i == along), 0) for i in range(-x.ndim, 0)]
         out = pad(out, ahead, constant_values=initial)
     return out
+
+
+_apply_in_float32 = in_float32(apply)
 
 
 def cumulative_sum(
@@ -319,7 +329,6 @@ def cumulative_sum(
     return _cumulative(_cumulative_sum, x, axis, dtype, 0 if include_initial else None)
 
 
-@in_float32
 def cumulative_prod(
     x: TensorLike, /, axis: int | None = None, include_initial: bool = False, *, dtype: Any = None
 ) -> Tensor:
