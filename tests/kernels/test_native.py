@@ -28,7 +28,16 @@ from tinygrad_rnn.kernels.ir import Instruction, Kernel, Loop, Product, Slot, Ti
 Array = np.ndarray[Any, Any]
 
 ULP = 2.0**-23
-ULPS = {"tanh": 5, "softplus": 3, "sigmoid": 3, "log1p": 3, "expm1": 2, "exp": 1.5, "log": 1.5}
+ULPS = {
+    "erf": 6.5,
+    "tanh": 5,
+    "softplus": 3,
+    "sigmoid": 3,
+    "log1p": 3,
+    "expm1": 2,
+    "exp": 1.5,
+    "log": 1.5,
+}
 """Of the functions that are approximated, the error allowed, in units in the last place."""
 
 
@@ -111,6 +120,7 @@ UNARY: dict[str, Callable[[Array], Array]] = {
     "sqrt": np.sqrt,
     "square": np.square,
     "tanh": np.tanh,
+    "erf": np.vectorize(math.erf, otypes=[np.float64]),
     "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
     "relu": lambda x: np.maximum(x, 0),
     "softplus": lambda x: np.logaddexp(x, 0),
@@ -191,6 +201,7 @@ SENSITIVE: dict[str, Array] = {
     "expm1": np.concatenate(
         [_around(0.0, -17, 88.5, *_HALVES, within=0.7), _around(0, within=1e-4)]
     ),
+    "erf": np.concatenate([_around(0.0, 1.0, 4.0, -4.0, within=1.0), _around(0, within=1e-4)]),
     "tanh": np.concatenate([_around(0.0, 9.01, -9.01, 0.6, within=1.0), _around(0, within=1e-4)]),
     "sigmoid": _around(0.0, -87, -86.9, 17.0, -17.0, 88.0, within=1.0),
     "softplus": _around(0.0, -103.5, -87.3, -17.0, 17.0, within=1.0),
@@ -203,17 +214,18 @@ def test_function_is_accurate_where_it_is_most_sensitive(name: str) -> None:
     assert_accurate(name, SENSITIVE[name].reshape(1, -1))
 
 
-@pytest.mark.parametrize("name", ["tanh", "expm1", "log1p", "negative", "sqrt"])
+@pytest.mark.parametrize("name", ["tanh", "erf", "expm1", "log1p", "negative", "sqrt"])
 def test_zero_keeps_its_sign(name: str) -> None:
     x = np.array([[0.0, -0.0]], np.float32)
     assert np.array_equal(np.signbit(elementwise(name, x)), np.signbit(UNARY[name](x)))
 
 
-def test_tanh_is_one_exactly_where_it_is_saturated_and_never_more() -> None:
+@pytest.mark.parametrize(("name", "limit"), [("tanh", 9.02), ("erf", 4.0)])
+def test_it_is_one_exactly_where_it_is_saturated_and_never_more(name: str, limit: float) -> None:
     x = np.linspace(-12, 12, 100_001, dtype=np.float32).reshape(1, -1)
-    result = elementwise("tanh", x)
+    result = elementwise(name, x)
     assert np.all(np.abs(result) <= 1)
-    assert np.all(np.abs(result[np.abs(x) > 9.02]) == 1)
+    assert np.all(np.abs(result[np.abs(x) > limit]) == 1)
 
 
 @pytest.mark.parametrize("name", [*ARITHMETIC, *RELATIONS])

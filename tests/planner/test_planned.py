@@ -48,6 +48,7 @@ CELLS_OF_NN: dict[str, Callable[[], nn.Module]] = {
     "LSTM of other activations": lambda: nn.LSTMCell(
         INPUT, HIDDEN, activation=tg.softplus, gate_activation=tg.hardsigmoid
     ),
+    "LSTM of gelu": lambda: nn.LSTMCell(INPUT, HIDDEN, activation=tg.gelu),
     "peephole": lambda: nn.PeepholeLSTMCell(INPUT, HIDDEN),
     "layer norm": lambda: nn.LayerNormLSTMCell(INPUT, HIDDEN),
     "GRU": lambda: nn.GRUCell(INPUT, HIDDEN),
@@ -706,6 +707,13 @@ def test_one_product_and_one_kernel_a_step_are_left_of_an_lstm(fused: bool) -> N
     assert re.search(r"\b1 product\b", report)
     if fused:
         assert re.search(r"\b1 kernel\b", report)
+
+
+def test_all_loops_of_cells_are_machine_code() -> None:
+    for make in CELLS_OF_NN.values():
+        case = case_of(make(), "float32")
+        plan = tg.plan(case.cell, case.xs, case.state)
+        assert plan.program.loops and not plan.scheduled.reasons
 
 
 def test_a_report_names_the_lines_of_what_was_hoisted_and_of_what_was_not() -> None:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..graph import TABLE, Primitive
+from ..graph import Primitive
+from ..primitives import TABLE
 from .runtime.functions import INTO
 
 detached = Primitive("detach", "elementwise", lambda xp, x: x)
@@ -34,6 +35,8 @@ class Facts(NamedTuple):
     """The function of NumPy that does it, with an ``out`` that may be an operand."""
     into: Callable[..., None] | None = None
     """What does it instead, ``into(np, *operands, out)``; no operand may be ``out``."""
+    of_floats: bool = False
+    """``into`` is for floating numbers only."""
 
 
 _COSTLY = {"divide", "pow", "floor_divide", "remainder", "sqrt", "exp", "expm1", "log", "log1p"}
@@ -42,7 +45,10 @@ _COSTLY |= {"cosh", "asin", "acos", "atan", "atan2", "asinh", "acosh", "atanh", 
 _COSTLY |= {"logaddexp", "hypot"}
 _MOVE = {"reshape", "permute_dims", "broadcast_to", "getitem"}
 _LINEAR = {"negative", "multiply", "divide", "astype", "sum"}
-_RENAMED = {"abs": "absolute", "pow": "power", "round": "rint"}
+_RENAMED = {"abs": "absolute", "pow": "power", "round": "rint", "bitwise_invert": "invert"}
+_RENAMED |= {"bitwise_left_shift": "left_shift", "bitwise_right_shift": "right_shift"}
+_RENAMED |= {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2"}
+_RENAMED |= {"asinh": "arcsinh", "acosh": "arccosh", "atanh": "arctanh"}
 
 
 def _facts(name: str, primitive: Primitive) -> Facts:
@@ -55,6 +61,7 @@ def _facts(name: str, primitive: Primitive) -> Facts:
         cheap=name in _MOVE or name == "full" or (elementwise and name not in _COSTLY),
         ufunc=f"np.{ufunc}" if writes else None,
         into=INTO.get(name),
+        of_floats=name in ("sigmoid", "relu", "softplus"),
     )
 
 

@@ -356,9 +356,9 @@ def base(value: Value) -> Value:
 
 def writes_into(value: Value) -> bool:
     """Whether an operation can write its result into memory that is given to it."""
-    if value.name in ("sigmoid", "relu", "softplus"):  # of integers they are computed otherwise
-        return value.operands[0].dtype.kind == "f"
     facts = facts_of(value.name)
+    if facts.of_floats:
+        return value.operands[0].dtype.kind == "f"
     return value.name == "matmul" or facts.ufunc is not None or facts.into is not None
 
 

@@ -23,7 +23,7 @@ from tinygrad_rnn_backends import locks
 
 from ..ir import Kernel, Loop, Product, Slot, Timetable
 from . import gemm
-from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS
+from .functions import ELEMENTWISE, REDUCTIONS, SLOW
 from .llvm import Code
 from .loops import ARRAY_DATA, slots, write_loop
 from .threads import SHARE, end_with_process, run_at_once, run_before_end, shares
@@ -256,10 +256,7 @@ def _nanoseconds(statement: Kernel | Product) -> float:
     """Roughly how long a statement takes for one row."""
     if isinstance(statement, Product):
         return statement.a.width * statement.out.width / 100
-    return sum(i.width * (0.2 if i.name in _SLOW else 0.05) for i in statement.instructions)
-
-
-_SLOW = APPROXIMATED | {"divide", "sqrt"}
+    return sum(i.width * (0.2 if i.name in SLOW else 0.05) for i in statement.instructions)
 
 
 def compile(loops: Sequence[Loop]) -> list[Compiled]:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ...primitives.indexing import ARRAY
 from ..facts import copied, facts_of, full
-from ..ir import WHOLE, Graph, Value
+from ..ir import WHOLE, Graph, Value, is_view
 from ..stages import EACH, MERGED, ONCE, ROWS, ROWS_ONCE, SUMMED, Extent
 
 
@@ -150,7 +150,7 @@ class _Walk:
                     return False
                 self.found[x] = ROWS_ONCE
                 return True
-            kept = x.name in ("permute_dims", "reshape", "getitem") and len(x.inputs) == 1
+            kept = is_view(x) and x.name != "broadcast_to"
             turned = x.name == "permute_dims" and x.parameters["axes"][0] != -len(x.shape)
             cut = x.name == "getitem" and x.parameters["key"][:1] != (WHOLE,)
             if not kept or turned or cut or not self.follows(x.operands[0]):

@@ -44,10 +44,6 @@ def columns_of(x: Value, extents: dict[Value, Extent]) -> Columns | None:
     return None
 
 
-_WHOLE_ROWS = frozenset(["matmul", "concat", "sum", "max"])
-"""What reads each column of its operands for itself: none may broadcast."""
-
-
 def why_not(stage: Stage, extents: dict[Value, Extent], compiler: Compiler) -> str | None:
     """Why kernels and products cannot do what a stage does; None if they can."""
     if stage.sums:
@@ -93,7 +89,7 @@ def _why_not_beside(value: Value, x: Value, extents: dict[Value, Extent]) -> str
     columns = columns_of(x, extents)
     if columns is None:
         return f"a view by {x.name} of {list(x.operands[0].shape)}"
-    if value.name in _WHOLE_ROWS:
+    if value.primitive.kind != "elementwise":  # it reads each column for itself
         fits = columns.width == width_of(x)
         return None if fits else f"{value.name} of a number for all of {list(x.shape)}"
     aligned = columns.width == width and len(x.shape) == len(value.shape)

@@ -35,7 +35,7 @@ def _canonicalize(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value 
     if name == "unstack":
         key = along(parameters["axis"], len(inputs[0].shape), value.output)
         return table.value(TABLE["getitem"], inputs[0], key=key)
-    if name in ("reshape", "broadcast_to", "astype", "permute_dims", "getitem"):
+    if facts_of(name).moves or name == "astype":
         return _movement(table, value, inputs)
     return None
 
