@@ -95,3 +95,14 @@ def test_a_drawing_shows_what_the_text_shows() -> None:
         name = line.split(" = ")[0].strip()
         if " = " in line and not line.startswith("loop") and "leaf" not in line:
             assert any(text.startswith(f"{name} = ") for text in texts), line
+
+
+def test_what_is_too_much_to_draw_says_so_instead() -> None:
+    x = tg.ones(3, requires_grad=True)
+    for _ in range(600):
+        x = tg.sin(x)
+    html = inspect.graph(tg.sum(x))._repr_html_()
+    assert "inspect.fold(y) draws a loop once" in html and "<svg" not in html
+    walk = inspect.replay(tg.sum(x))._repr_html_()
+    ElementTree.fromstring(walk)
+    assert len(walk) < 200_000 and "and 201 more" in walk

@@ -10,7 +10,7 @@ from .layout import CHARACTER, LINE, Box, laid_out
 from .listing import count, place_of
 from .view import view_of
 
-MOST = 600  # things that are drawn
+MOST = 250  # things that are drawn
 _EDGE = {
     "": "",
     "carried": ' stroke-dasharray="5 3"',

@@ -20,8 +20,10 @@ Main & Lorentz 1984).
 
 from __future__ import annotations
 
+import gc
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -63,8 +65,20 @@ def fold(y: Tensor | Plan, names: Mapping[str, Any] | Module | None = None) -> S
     """
     if isinstance(y, Plan):
         return Study("graph", body_of(y))
-    found = captured("fold", y, names)
-    return Study("graph", document_of(found))
+    with _uncollected():
+        return Study("graph", document_of(captured("fold", y, names)))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would look at millions of new tuples again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def document_of(found: Captured) -> dict[str, Any]:

@@ -48,8 +48,8 @@ def svg_of(kind: str, data: Any) -> str:
 
 def html_of(kind: str, data: Any) -> str:
     """A fragment for a notebook: the drawing, and the text to unfold."""
-    found = rendering(kind)
-    return page(found.svg(data), found.text(data))
+    drawing, words = _shown(kind, data)
+    return page(drawing, words)
 
 
 def page_of(title: str, studies: Sequence[tuple[str, str, Any]]) -> str:
@@ -58,5 +58,22 @@ def page_of(title: str, studies: Sequence[tuple[str, str, Any]]) -> str:
 
 
 def _section(title: str, kind: str, data: Any) -> Section:
+    return kind, title or rendering(kind).title, data, *_shown(kind, data)
+
+
+def _shown(kind: str, data: Any) -> tuple[str, str]:
+    """The drawing and the text of a study; what is too much for either says so."""
     found = rendering(kind)
-    return kind, title or found.title, data, found.svg(data), found.text(data)
+    try:
+        words = found.text(data)
+        drawing = found.svg(data)
+    except ValueError as error:
+        if kind != "graph":
+            raise
+        return "", str(error)
+    if len(words) > _LONGEST:
+        words = words[:_LONGEST].rpartition("\n")[0] + "\n... print(study) shows all of it"
+    return drawing, words
+
+
+_LONGEST = 60_000

@@ -132,18 +132,15 @@ def svg_of_compare(data: dict[str, Any]) -> str:
 
 
 def svg_of_activity(data: dict[str, Any]) -> str:
-    """The units that know most over the text, each between its own least and largest value."""
-    rows = []
-    for unit in data["units"][:12]:
-        codes = base64.b64decode(unit["bytes"])
-        span = unit["high"] - unit["low"]
-        rows.append((unit["name"], [unit["low"] + c / 255 * span for c in codes]))
+    """The units that know most over the text, each from its least value to its largest."""
+    rows = [
+        (unit["name"], [code / 255 for code in base64.b64decode(unit["bytes"])])
+        for unit in data["units"][:12]
+    ]
     attention = data.get("attention", {"sources": [], "weights": []})
     columns = zip(*attention["weights"], strict=True)
     looked = [(f"attention: {s}", w) for s, w in zip(attention["sources"], columns, strict=True)]
-    low = min((u["low"] for u in data["units"][:12]), default=0.0)
-    high = max((u["high"] for u in data["units"][:12]), default=1.0)
-    return strip(rows, low, high, f"value, from {low:.3g} (dark) to {high:.3g}", looked)
+    return strip(rows, 0.0, 1.0, "each unit from its least value (dark) to its largest", looked)
 
 
 def svg_of_watch(data: dict[str, Any]) -> str:
@@ -167,12 +164,13 @@ _CHART = 44.0
 
 def _chart(name: str, series: dict[str, Any], y: float) -> list[str]:
     """A band from least to largest, the mean, and red marks where something was not finite."""
-    full = [(k, b) for k, b in enumerate(series["buckets"]) if len(b) > 1]
+    buckets = _fewer(series["buckets"])
+    full = [(k, b) for k, b in enumerate(buckets) if len(b) > 1]
     low = min((b[0] for _, b in full), default=0.0)
     high = max((b[1] for _, b in full), default=1.0)
     logarithmic = 0 < low < high / 100  # gradients and updates differ by powers of ten
     low, high = (math.log(low), math.log(high)) if logarithmic else (low, high)
-    wide = _WIDTH / max(len(series["buckets"]) - 1, 1)
+    wide = _WIDTH / max(len(buckets) - 1, 1)
 
     def at(k: int, value: float) -> str:
         value = math.log(value) if logarithmic else value
@@ -189,6 +187,22 @@ def _chart(name: str, series: dict[str, Any], y: float) -> list[str]:
     return body + [
         f'<rect x="{k * wide - 1:.1f}" y="{y + 14:.0f}" width="2" height="{_CHART:.0f}" '
         f'fill="#d62728"><title>{b[-1]} not finite</title></rect>'
-        for k, b in enumerate(series["buckets"])
+        for k, b in enumerate(buckets)
         if b[-1]
     ]
+
+
+def _fewer(buckets: Sequence[Any], most: int = 64) -> list[Any]:
+    """Buckets for a chart, neighbours taken together: least, largest, a mean, and what was bad."""
+    each = math.ceil(len(buckets) / most) if buckets else 1
+    found: list[Any] = []
+    for begin in range(0, len(buckets), each):
+        own = buckets[begin : begin + each]
+        full = [b for b in own if len(b) > 1]
+        bad = sum(b[-1] for b in own)
+        if not full:
+            found.append([bad])
+            continue
+        mean = sum(b[2] for b in full) / len(full)
+        found.append([min(b[0] for b in full), max(b[1] for b in full), mean, bad])
+    return found

@@ -108,14 +108,15 @@ def text_of_stop(data: dict[str, Any]) -> str:
 def text_of_replay(data: dict[str, Any]) -> str:
     """The contributions in a line each, and the totals."""
     lines = []
-    for stop in data["stops"]:
+    most = 400
+    for stop in data["stops"][:most]:
         when = f" step {', '.join(map(str, stop['steps']))}" if stop["steps"] else ""
         lines.append(
             f"{stop['number']:6}{when}  {stop['name']} = {stop['operation']}: {stop['rule']}"
             f"  -> {stop['target']}: {stop['total']}"
         )
-    if data["shown"] < data["count"]:
-        lines.append(f"... and {data['count'] - data['shown']} more")
+    if data["count"] > most:
+        lines.append(f"... and {data['count'] - most} more")
     return "\n".join([*lines, *(f"gradient of {n}: {g}" for n, g in data["totals"].items())])
 
 
