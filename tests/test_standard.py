@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-import tinygrad_rnn_backends as backends
 from tinygrad_rnn.testing import check_grads
 
 
@@ -265,9 +264,3 @@ def test_rows_of_a_batch_of_matrices_are_independent() -> None:
         for mode in ("literal", "planned")
     )
     np.testing.assert_allclose(planned, literal, rtol=1e-10, atol=1e-14)
-
-
-def test_every_backend_has_what_is_asked_of_it() -> None:
-    """NumPy's namespace is not quite the standard's: what it lacks is in its backend."""
-    x = np.array([2, 1, 2])
-    assert backends.get("numpy").argsort(x, axis=-1, descending=True).tolist() == [0, 2, 1]

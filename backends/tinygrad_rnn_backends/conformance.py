@@ -37,7 +37,14 @@ def check_backend(backend: str | Backend) -> None:
     kit = _Conformance(tested)
     with np.errstate(all="ignore"):
         _check_crossing(kit)
-        for call in [*_elementwise(), *_reductions(), *_movements(), *_products(), *_others()]:
+        for call in [
+            *_elementwise(),
+            *_reductions(),
+            *_movements(),
+            *_products(),
+            *_factorizations(),
+            *_others(),
+        ]:
             kit.check_call(call)
         _check_special(kit)
         _check_indexing(kit)
@@ -195,8 +202,9 @@ def _special_values(dtype: str) -> np.ndarray[Any, Any]:
 _UNARY = (
     *("abs", "ceil", "cos", "exp", "expm1", "floor", "isfinite", "isinf", "isnan", "negative"),
     *("round", "sign", "sin", "square", "tanh", "trunc"),
+    *("tan", "atan", "sinh", "cosh", "asinh", "signbit"),
 )
-_UNARY_POSITIVE = ("log", "log1p", "sqrt")
+_UNARY_POSITIVE = ("log", "log1p", "sqrt", "log2", "log10")
 _UNARY_SPECIAL = (
     "abs",
     "exp",
@@ -210,9 +218,11 @@ _UNARY_SPECIAL = (
 )
 _BINARY = (
     *("add", "subtract", "multiply", "divide", "maximum", "minimum", "logaddexp"),
+    *("atan2", "hypot", "copysign", "nextafter"),
     *("less", "less_equal", "greater", "greater_equal", "equal", "not_equal"),
 )
 _LOGICAL = ("logical_and", "logical_or", "logical_xor")
+_BITS = ("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_left_shift", "bitwise_right_shift")
 
 
 def _elementwise() -> Iterator[_Call]:
@@ -241,6 +251,11 @@ def _elementwise() -> Iterator[_Call]:
     yield _call("clip", _normal(3, 4), -0.5, 0.5)
     yield _call("clip", extremes, 0.0, 0.5)
     yield _call("remainder", _normal(3, 4), np.full(4, 0.5, dtype="float32"))
+
+    yield from (_call(name, np.array([5, -7, 0]), np.array([1, 2, 3])) for name in _BITS)
+    yield _call("bitwise_invert", np.array([5, -7, 0]))
+    yield from (_call(name, _normal(3, 4) / 8) for name in ("asin", "acos", "atanh"))
+    yield _call("acosh", np.abs(_normal(3, 4)) + 1)
 
     x, y, n = _normal(3, 4), _normal(4) + 3, np.array([5, 7])
     for symbol, function in (
@@ -281,6 +296,7 @@ def _reductions() -> Iterator[_Call]:
             yield _call("argmax", x, axis=axis)
             yield _call("argmin", x, axis=axis, keepdims=True)
         yield _call("cumulative_sum", x, axis=1)
+        yield _call("cumulative_prod", x, axis=1)
         yield _call("cumulative_sum", x, axis=-1, include_initial=True)
         yield _call("sum", _normal(0, 3, dtype=dtype), axis=0)
         yield _call("sum", _normal(dtype=dtype))
@@ -340,6 +356,23 @@ def _products() -> Iterator[_Call]:
         yield _call("vecdot", x, _normal(3, 4, dtype=dtype))
 
 
+def _factorizations() -> Iterator[_Call]:
+    """Of positive definite matrices, and what has no sign of those that are determined up to it."""
+    for dtype in ("float32", "float64"):
+        x = _normal(2, 3, 3, dtype=dtype)
+        x = x @ np.matrix_transpose(x) + np.eye(3, dtype=dtype)
+        for name in ("inv", "det", "slogdet", "cholesky", "pinv"):
+            yield _linalg(name, lambda found: found, x)
+        yield _linalg("solve", lambda found: found, x, _normal(2, 3, 1, dtype=dtype))
+        for name in ("eigh", "svd", "qr"):
+            yield _linalg(name, lambda found: tuple([abs(part) for part in found]), x)
+
+
+def _linalg(name: str, seen: Callable[[Any], Any], *inputs: Any) -> _Call:
+    text = f"linalg.{name}({', '.join(map(_show, inputs))})"
+    return _Call(text, lambda xp, *arrays: seen(getattr(xp.linalg, name)(*arrays)), inputs)
+
+
 def _others() -> Iterator[_Call]:
     """Creation, dtypes, sorting and looking up."""
     x = _normal(3, 4)
@@ -376,6 +409,7 @@ def _others() -> Iterator[_Call]:
     yield _call("sort", x, axis=0)
     yield _call("searchsorted", np.array([1, 1, 3]), np.array([0, 1, 2, 5]), side="right")
     yield _call("nonzero", x > 0)
+    yield _call("unique_all", np.array([[2, 1], [2, 3]]))
 
 
 def _check_crossing(kit: _Conformance) -> None:

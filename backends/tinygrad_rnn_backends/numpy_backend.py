@@ -67,15 +67,6 @@ class NumpyBackend(ArrayNamespace):
             return np.add.reduce(x, axis=axis, keepdims=keepdims)  # which is pairwise already
         return summation.in_blocks(np, np.add.reduce, x, axis, keepdims, _is_innermost)
 
-    def argsort(
-        self, x: Array, /, *, axis: int = -1, descending: bool = False, stable: bool = True
-    ) -> Array:
-        if not descending:
-            return np.argsort(x, axis=axis, stable=stable)
-        # Backwards, what is in descending order ascends, and so that equal elements keep theirs.
-        order = np.argsort(np.flip(x, axis=axis), axis=axis, stable=stable)
-        return x.shape[axis] - 1 - np.flip(order, axis=axis)
-
     def cumulative_sum(self, x: Array, /, **options: Any) -> Array:
         return summation.cumulative(np, x, **options)
 

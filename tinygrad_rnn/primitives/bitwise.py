@@ -24,6 +24,7 @@ _right = Primitive(
 
 def _bits(primitive: Primitive, logic: Any, *xs: TensorLike) -> Tensor:
     """The primitive of integers, or the ``logic`` of booleans if there is one."""
+    xs = tuple([x if type(x) in (bool, int, float) else as_tensor(x) for x in xs])
     dtypes = [as_tensor(x).dtype for x in xs]
     kinds = {dtype.kind for dtype in dtypes}
     if logic is not None and kinds == {"b"}:

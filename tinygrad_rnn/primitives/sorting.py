@@ -24,13 +24,16 @@ from .reduction import sum
 
 Side = Literal["left", "right"]
 
-_argsort = Primitive(
-    "argsort",
-    "reduction",
-    lambda xp, x, *, axis, descending, stable: xp.argsort(
-        x, axis=axis, descending=descending, stable=stable
-    ),
-)
+
+def _order(xp: Any, x: Any, *, axis: int, descending: bool, stable: bool) -> Any:
+    if not descending:
+        return xp.argsort(x, axis=axis, stable=stable)
+    # Backwards, what is in descending order ascends, and so that equal elements keep theirs.
+    order = xp.argsort(xp.flip(x, axis=axis), axis=axis, stable=stable)
+    return x.shape[axis] - 1 - xp.flip(order, axis=axis)
+
+
+_argsort = Primitive("argsort", "reduction", _order)
 
 
 def _batch_searchsorted(
