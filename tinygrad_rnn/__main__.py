@@ -1,6 +1,6 @@
 """``python -m tinygrad_rnn doctor``: what can be used on this machine, and why not the rest.
 
-The one subtle thing: asking is what loads a backend, so this may import CuPy and start the GPU.
+Asking is what loads a backend, so this may import CuPy and start the GPU.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What ``detect_anomaly`` looks for: the first operation that makes a nan or an inf, and its line.
 
-The subtle point is who is to blame. An operation that was given a nan made none: what is named then
-is its input, which came from outside, since whatever was computed has been looked at. And a saved
-array that was written to between the forward and the backward pass gives a wrong gradient and no
-nan at all, so checksums of what was saved are compared, too.
+An operation that was given a nan made none: what is named then is its input, which came from
+outside, since whatever was computed has been looked at. And a saved array that was written to
+between the forward and the backward pass gives a wrong gradient and no nan at all, so checksums of
+what was saved are compared, too.
 """
 
 from __future__ import annotations

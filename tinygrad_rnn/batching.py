@@ -8,9 +8,9 @@ examples, by a rule that follows from the primitive's kind:
 * reduction and movement: axes count from the end, so the parameters stay as they are;
 * otherwise the row says how.
 
-The subtle point: the Tensor inside is an ordinary one of the level around. A ``grad`` inside the
-``vmap`` therefore sees nodes with BatchedArrays, and a ``grad`` around it sees nodes with arrays;
-transforms nest in any order because no level knows of another.
+The Tensor inside is an ordinary one of the level around. A ``grad`` inside the ``vmap`` therefore
+sees nodes with BatchedArrays, and a ``grad`` around it sees nodes with arrays; transforms nest in
+any order because no level knows of another.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Data: sequences made into batches that a recurrent network can be trained on.
 
 What is here is small and stays on the host until a batch is asked for; that goes to the backend
-chosen (``use_backend``), whatever the data came in. The subtle point is resuming: an order is a
-function of the seed and the epoch, drawn from a generator of its own, and never of what came
-before. So a place in the data is a few integers, ``manual_seed`` neither changes an order nor is
-disturbed by one, and it is the same on every backend.
+chosen (``use_backend``), whatever the data came in. An order is a function of the seed and the
+epoch, drawn from a generator of its own, and never of what came before. So a place in the data is a
+few integers, ``manual_seed`` neither changes an order nor is disturbed by one, and it is the same
+on every backend.
 """
 
 from __future__ import annotations

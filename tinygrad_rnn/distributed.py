@@ -18,10 +18,10 @@ of different sizes, and empty ones, give the gradient of the whole batch. Clippi
 Every process then has the same bits, takes the same step, and skips or raises alike where one had
 a gradient that is not finite. One process alone needs no MPI, and runs the same script.
 
-The subtle point: what all processes have to do together, all have to do. A branch that only some
-of them take must hold none of these functions, ``rank``, ``size`` and ``is_main`` apart; what
-depends on a clock or a key pressed is asked of ``agree`` or ``from_main``. An exception in one
-process leaves the others waiting, unless they were started as above: ``-m mpi4py`` ends them all.
+What all processes have to do together, all have to do. A branch that only some of them take must
+hold none of these functions, ``rank``, ``size`` and ``is_main`` apart; what depends on a clock or a
+key pressed is asked of ``agree`` or ``from_main``. An exception in one process leaves the others
+waiting, unless they were started as above: ``-m mpi4py`` ends them all.
 
 Gradients go as one flat message, the counts beside it, through MPI (the extra ``mpi``) or, between
 GPUs, NCCL (``use_nccl``). Those of an embedding are dense, as everywhere here. There is no recovery

@@ -10,10 +10,10 @@ A vjp is written as a formula in the names of the things it reads::
 ``g`` is the cotangent of the output. An input's name asks for its value, ``out`` for the output and
 ``x_shape`` for no more than a shape, and a node of the graph keeps exactly what was asked for.
 
-The subtle point is ``xp``. A rule may use operators and the names of ``xp``, nothing else, so the
-values decide what it computes: on raw arrays a gradient; on Tensors a gradient that can be
-differentiated again. There is no second copy of any derivative. And no recursion: a sequence of
-100,000 steps is a path of 100,000 nodes.
+A rule may use operators and the names of ``xp``, nothing else, so the values decide what it
+computes: on raw arrays a gradient; on Tensors a gradient that can be differentiated again. There is
+no second copy of any derivative. And no recursion: a sequence of 100,000 steps is a path of 100,000
+nodes.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ them. A module of ours stands for a model of theirs whose parts have the same na
 come in the same order (Keras). Weights are moved and nothing else: activations, ``batch_first`` and
 the ``eps`` of a LayerNorm (1e-5 as in PyTorch, 1e-3 in Keras) are for you to choose alike.
 
-The subtle point is the bias. A cell of PyTorch's has two, and so has Keras's GRU with
-``reset_after``, which only ever appear as their sum; we have that sum. On writing, the second is
-zero, so functions, not arrays, make the round trip. Only where a GRU multiplies the second by the
-reset gate does it count on its own; there it is ``bias_hn``.
+A cell of PyTorch's has two, and so has Keras's GRU with ``reset_after``, which only ever appear as
+their sum; we have that sum. On writing, the second is zero, so functions, not arrays, make the
+round trip. Only where a GRU multiplies the second by the reset gate does it count on its own; there
+it is ``bias_hn``.
 """
 
 from __future__ import annotations

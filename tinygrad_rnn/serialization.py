@@ -6,8 +6,8 @@ and ``load_checkpoint`` for all that a training run needs to go on as if it had 
 A file is written beside its destination, flushed to the disk and renamed, so a process killed at
 any moment leaves the old file or the new one. One killed while it writes also leaves a hidden
 ``.tinygrad_rnn-*``, which the next save into that folder removes: whoever writes holds a lock on
-it, which ends with the process. The subtle point is that nothing is ever unpickled: a file holds
-arrays and text, and one that is damaged, foreign or hostile is an error and nothing more.
+it, which ends with the process. Nothing is ever unpickled: a file holds arrays and text, and one
+that is damaged, foreign or hostile is an error and nothing more.
 """
 
 from __future__ import annotations

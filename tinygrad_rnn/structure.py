@@ -1,8 +1,8 @@
 """Structures: nested tuples, named tuples, lists and dicts, taken apart into leaves and rebuilt.
 
-States, inputs and the arguments of transforms may be any such nesting. The subtle point: a
-structure is described by a value that compares equal for equal nestings and prints as the nesting
-itself, so that an error about it can simply show both.
+States, inputs and the arguments of transforms may be any such nesting. A structure is described by
+a value that compares equal for equal nestings and prints as the nesting itself, so that an error
+about it can simply show both.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Tools for tests of one's own: derivatives against finite differences, backends against NumPy.
 
 ``check_backend(name)`` is what a new backend should pass; it is written beside the protocol.
-``check_grads(f, args)`` is what a new primitive or cell should pass. The subtle point is what it
-compares: directional derivatives, in random directions. A handful of evaluations then checks all
-elements at once, and a second derivative is just the first one of another function, the gradient.
+``check_grads(f, args)`` is what a new primitive or cell should pass. It compares directional
+derivatives, in random directions. A handful of evaluations then checks all elements at once, and a
+second derivative is just the first one of another function, the gradient.
 """
 
 from __future__ import annotations

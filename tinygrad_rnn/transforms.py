@@ -5,9 +5,9 @@ fresh leaves first; ``jvp`` is the vjp of the vjp: ``pull`` is linear in its cot
 pulling back through it gives the transpose of the transpose. They nest in any order, with ``vmap``,
 too.
 
-The subtle point is when a derivative is itself differentiable. ``grad`` does as ``create_graph``
-says; the others look: if the function's result depends on anything outside that requires grad, the
-derivative does so, too, and is recorded.
+Whether a derivative is itself differentiable, ``grad`` is told by ``create_graph``; the others
+look: if the function's result depends on anything outside that requires grad, the derivative does
+so, too, and is recorded.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 An operation finds its backend from its arrays, so only *creation* needs a default: process-wide
 (``set_default``), or for the code inside ``with use_backend(name)``, which is a context variable
-and therefore private to a thread or an asyncio task. The subtle point: nothing is imported until a
-name is asked for, and whatever fails then leaves nothing behind, so that asking again tries again.
+and therefore private to a thread or an asyncio task. Nothing is imported until a name is asked for,
+and whatever fails then leaves nothing behind, so that asking again tries again.
 
 This package is a leaf: it imports NumPy, CuPy on request, and nothing of ``tinygrad_rnn``, through
 which users should go (``tinygrad_rnn.get_backend("numpy")``).

@@ -2,9 +2,9 @@
 
 ``register_backend("mine", lambda: ArrayAPIBackend(mine, "mine"))`` is all it takes. Only names of
 the standard are used and nothing is computed on the host, so a library gets by without anything of
-its own; it may subclass this to do better. The subtle part is indexing, of which the standard has
-little: reading folds all index arrays into one and calls ``take``; adding sorts the addresses, so
-that duplicates stand side by side, and sums each run of them in a logarithmic number of steps.
+its own; it may subclass this to do better. Reading folds all index arrays into one and calls
+``take``; adding sorts the addresses, so that duplicates stand side by side, and sums each run of
+them in a logarithmic number of steps.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """A conformance kit for backends: ``tinygrad_rnn.testing.check_backend(name)``.
 
 What the author of a plugin runs as a test. The reference is NumPy itself, not its backend, which is
-tested like any other. The subtle point is that a check also compares the arguments before and
-after: arrays are shared with the graph, and a function that writes to one corrupts gradients that
-have nothing to do with it.
+tested like any other. A check also compares the arguments before and after: arrays are shared with
+the graph, and a function that writes to one corrupts gradients that have nothing to do with it.
 """
 
 from __future__ import annotations

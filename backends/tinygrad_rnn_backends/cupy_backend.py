@@ -1,10 +1,10 @@
 """CuPy: NVIDIA GPUs, imported only when the backend is asked for.
 
 Three states are told apart: CuPy is not installed; it is installed but there is no device that it
-can use; it is usable. The subtle point is that indices and duplicates are dealt with on the device
-by atomic operations: nothing waits for the GPU, so an index out of range in an array wraps around
-instead of raising (it never leaves the array), and ``index_add`` may differ in the last bits from
-one run to the next. Values come to the host in ``to_host`` only.
+can use; it is usable. Indices and duplicates are dealt with on the device by atomic operations:
+nothing waits for the GPU, so an index out of range in an array wraps around instead of raising (it
+never leaves the array), and ``index_add`` may differ in the last bits from one run to the next.
+Values come to the host in ``to_host`` only.
 
 The logic is written over a module, so that tests without a GPU can run it over NumPy.
 """

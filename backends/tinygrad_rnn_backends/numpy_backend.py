@@ -1,8 +1,8 @@
 """NumPy: the reference backend, always there.
 
-Its namespace already is the Array API's. The subtle functions are those for duplicate indices:
-``np.add.at`` is fast on one axis but slow for rows, and which of two assignments to one element
-wins is not defined by NumPy, so ``last_writer`` takes a maximum instead.
+Its namespace already is the Array API's. Duplicate indices need care: ``np.add.at`` is fast on one
+axis but slow for rows, and which of two assignments to one element wins is not defined by NumPy, so
+``last_writer`` takes a maximum instead.
 """
 
 from __future__ import annotations

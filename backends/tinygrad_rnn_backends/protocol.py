@@ -6,8 +6,8 @@ Array API standard (2024.12) is looked up on the backend itself, so the rules of
 names that sequence models need and the standard does not have. There is no derivative, optimiser
 or model code in a backend, and there must not be.
 
-The subtle point: arrays are shared with the graph, so no method may write into an argument,
-except ``index_add``, whose caller owns the array that it passes.
+Arrays are shared with the graph, so no method may write into an argument, except ``index_add``,
+whose caller owns the array that it passes.
 
 To plug a library in, subclass ``ArrayNamespace`` (or take ``ArrayAPIBackend`` as it is), then call
 ``tinygrad_rnn.register_backend(name, factory)`` or declare an entry point in the group

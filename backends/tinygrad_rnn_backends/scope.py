@@ -1,8 +1,7 @@
 """Blocks in which a context variable has another value, which are decorators, too.
 
-A scope may be entered again while it is entered, and by other threads and tasks. The subtle point
-is a function that pauses: what a generator does lies in the scope, what its caller does between two
-of its values does not.
+A scope may be entered again while it is entered, and by other threads and tasks. What a generator
+does lies in the scope, what its caller does between two of its values does not.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 No table of magic numbers. Up to 1, ``erf`` is its Taylor series. From there on it is 1 minus
 ``erfc``, and ``erfc(x) exp(x^2)`` is so smooth in ``1 / (x + 2)`` that a short polynomial through
-values of ``math.erfc`` will do. The subtle point is that both are as long as the dtype asks: a term
-that cannot change the last bit is left out. In-place operators write into arrays made here, never
-into an argument, and only rebind the name where a library's arrays are immutable.
+values of ``math.erfc`` will do. Both are as long as the dtype asks: a term that cannot change the
+last bit is left out. In-place operators write into arrays made here, never into an argument, and
+only rebind the name where a library's arrays are immutable.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Activations, each the equation it is named after, with PyTorch's names and keywords.
 
-The subtle point is overflow: what may overflow goes through ``logsumexp`` or ``softplus``, or is
-shifted first, never through ``log(softmax(x))``.
+What may overflow goes through ``logsumexp`` or ``softplus``, or is shifted first, never through
+``log(softmax(x))``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Attention: weights that add up to 1 over keys, and the values they add up.
 
-The subtle point is what a mask leaves out. Its score never reaches the softmax, and a row without
-any key has weights 0, not nan. A key, a value or a query that no pair of the two needs may hold nan
-itself: it is replaced on entry, since 0 * nan would reach a gradient.
+The score of what a mask leaves out never reaches the softmax, and a row without any key has weights
+0, not nan. A key, a value or a query that no pair of the two needs may hold nan itself: it is
+replaced on entry, since 0 * nan would reach a gradient.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
 Every frame shows a label or a blank; merging repeats, then dropping blanks, gives the sequence. The
 forward recursion of Graves et al. 2006 sums over all such alignments, here of logarithms.
 
-The subtle point is the logarithm of what cannot be. Many states of the recursion are impossible by
-construction, and -inf there would make inf - inf, which is nan, in a derivative. A number stands in
-for it that is finite, and so low that its exponential is 0. No number of float16 is: there the
-recursion goes on in float32.
+Many states of the recursion are impossible by construction, and -inf there would make inf - inf,
+which is nan, in a derivative. A number stands in for it that is finite, and so low that its
+exponential is 0. No number of float16 is: there the recursion goes on in float32.
 """
 
 from __future__ import annotations

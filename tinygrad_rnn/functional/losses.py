@@ -1,8 +1,8 @@
 """Losses between what a model gives and what it should give, for each element or each class.
 
-All take ``reduction``: "mean", "sum" or "none". The subtle point is what must not be computed: at a
-target that is to be ignored, or that has probability 0, the input may be infinite or nan, and
-0 * nan is nan in a gradient, too. So such inputs are replaced first, by ``where``.
+All take ``reduction``: "mean", "sum" or "none". At a target that is to be ignored, or that has
+probability 0, the input may be infinite or nan, and 0 * nan is nan in a gradient, too. So such
+inputs are replaced first, by ``where``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dropout. The subtle point is ``vmap``: each example is a row that gets a mask of its own."""
+"""Dropout. In ``vmap`` each example is a row that gets a mask of its own."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 ``fold`` draws the graph of any loop once. Everything that is found out is a ``Study``, one document
 of plain data; its text, its drawing and its page say the same.
 
-The subtle point is that nothing here costs anything until it is asked for: the tools are imported
-when one is first used, and what they record is recorded only while they look.
+Nothing here costs anything until it is asked for: the tools are imported when one is first used,
+and what they record is recorded only while they look.
 """
 
 from __future__ import annotations

@@ -11,11 +11,11 @@ what it is:
 * an output of one operation, its index moving by 1 or -1: a series read forwards or backwards;
 * another constant: a value of another loop, step by step.
 
-So a folded graph is exact: ``unfold`` gives back each operation and each argument. The subtle point
-is that strides are verified, not guessed: where one is not constant there is no loop. The search is
-near linear: candidate periods are the commonest distances between equal operations, and each is
-tried on the whole graph at once by comparing it with itself, shifted (after the tandem repeats of
-Main & Lorentz 1984).
+So a folded graph is exact: ``unfold`` gives back each operation and each argument. Strides are
+verified, not guessed: where one is not constant there is no loop. The search is near linear:
+candidate periods are the commonest distances between equal operations, and each is tried on the
+whole graph at once by comparing it with itself, shifted (after the tandem repeats of Main & Lorentz
+1984).
 """
 
 from __future__ import annotations

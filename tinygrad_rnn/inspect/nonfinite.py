@@ -5,9 +5,9 @@ it runs once more with the states of all steps among its outputs, finds the firs
 look at them, and takes that step again, alone and under watch. Gradients are found likewise, from
 the cotangents of the states.
 
-The subtle point is who is to blame. A mask of -inf that was put there on purpose is no fault: the
-search starts from what went wrong and follows it back through values that are not finite, to the
-operation that made one of finite ones, or a nan of declared infinities.
+A mask of -inf that was put there on purpose is no fault: the search starts from what went wrong and
+follows it back through values that are not finite, to the operation that made one of finite ones,
+or a nan of declared infinities.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Graphs one can read: a small one as text or as a drawing, to follow with a pencil.
 
 Both list what ``backward`` will walk through, inputs first; of many steps, ``fold`` shows the loop.
-The subtle point is that a graph holds no more than its vjps read: a constant appears as ``const``
-and values only where a rule keeps them.
+A graph holds no more than its vjps read: a constant appears as ``const`` and values only where a
+rule keeps them.
 """
 
 from __future__ import annotations

@@ -5,9 +5,8 @@ columns), whatever the batch: step by step, and in each step the rows that are s
 ``Timetable`` says where a step's rows are, for sequences of equal lengths or not, forwards or
 backwards in time, and a statement need not know.
 
-The subtle point is ``before`` and ``after``: a state is stored for all steps and the one at the
-start, one more than there are steps. What a step reads at ``before`` is what the step preceding it
-wrote at ``after``.
+A state is stored for all steps and the one at the start, one more than there are steps. What a step
+reads at ``before`` is what the step preceding it wrote at ``after``.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """What a plan is made for: whether its loops run as machine code, and on how many threads.
 
 The extra ``jit`` brings what that needs; where it is missing or fails, the NumPy program runs, and
-a warning says so once. ``TINYGRAD_RNN_JIT=0`` asks for the NumPy program. The subtle point is
-dtypes: kernels for a CPU are for float32 only, because they approximate functions to its rounding;
-a GPU has functions for float64, too.
+a warning says so once. ``TINYGRAD_RNN_JIT=0`` asks for the NumPy program. Kernels for a CPU are for
+float32 only, because they approximate functions to its rounding; a GPU has functions for float64,
+too.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ The memory is remembered once, ``memory = attention.remember(values, mask)``, an
 step, ``context, weights = attention.read(query, memory)``. Whatever does not depend on the query,
 the keys above all, is computed when it is remembered.
 
-The subtle point: values come time-first (S, B, E), a memory has the rows along axis 0 (B, S, E).
-So it can be gathered, repeated and split by rows like any state, which is what beam search does.
+Values come time-first (S, B, E), a memory has the rows along axis 0 (B, S, E). So it can be
+gathered, repeated and split by rows like any state, which is what beam search does.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A cell is called ``cell(x, state) -> (output, state)`` with x (B, I); ``unroll`` applies it over
 time. Nothing here knows of a gradient. Biases are one vector, added to the input's product. The
-subtle thing is the order of the gates within a matrix, PyTorch's: LSTM ``i f g o``, GRU ``r z n``.
+gates stand in a matrix in PyTorch's order: LSTM ``i f g o``, GRU ``r z n``.
 
 To write a cell of your own, define ``forward(x, state)`` and, so that ``unroll`` can start without
 a state, ``initial_state(batch_shape, dtype, backend)``. Whatever a state is nested from, tuples,

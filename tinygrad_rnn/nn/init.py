@@ -9,8 +9,8 @@ What is used unless you say otherwise: ``Linear`` weights ``xavier_uniform``, bi
 ``Embedding`` ``normal``; recurrent cells ``xavier_uniform`` from the input and ``orthogonal`` from
 the state, biases ``zeros`` but for an LSTM's forget gate, 1.
 
-The subtle point is the shape. Weights are (in, out), so ``fan_in`` is ``shape[0]``, PyTorch's
-``shape[1]``; and a recurrent matrix holds its gates ``side_by_side``, each drawn for itself.
+Weights are (in, out), so ``fan_in`` is ``shape[0]``, PyTorch's ``shape[1]``; and a recurrent matrix
+holds its gates ``side_by_side``, each drawn for itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Layers without a state, and ``Sequential``, which puts one behind the other.
 
-Weights are stored (in, out), so that a product reads ``x @ weight`` as in the equations; that is
-the subtle difference from PyTorch, whose ``Linear.weight`` is (out, in).
+Weights are stored (in, out), so that a product reads ``x @ weight`` as in the equations; unlike in
+PyTorch, whose ``Linear.weight`` is (out, in).
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 There is no registration: an attribute that is a Parameter, a Buffer or a Module counts, and so does
 one inside a list, tuple, dict, deque or dataclass. In a set, which has no order, or an iterator,
 which can be read only once, it is refused. Any other Tensor is a constant, neither saved nor moved.
-The subtle point is sharing: what is reached by two names, be it a parameter or a link from a child
-back to its parent, is listed, counted and saved once, under the first.
+What is reached by two names, be it a parameter or a link from a child back to its parent, is
+listed, counted and saved once, under the first.
 """
 
 from __future__ import annotations

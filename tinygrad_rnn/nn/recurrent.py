@@ -3,9 +3,9 @@
 Every layer is called ``output, state = layer(x, state, lengths, mask, reset)``. ``RNN``, ``LSTM``
 and ``GRU`` are PyTorch's; ``Recurrent`` runs a cell of anybody's, ``Bidirectional`` any two.
 
-The subtle part is what "backwards" means for rows of different lengths: each row from its own last
-step to its first. ``unroll(reverse=True)`` does that, since it skips the padding, which then comes
-first. Where ``reset`` puts several sequences into one row, each is read from its own end.
+Backwards, each row is read from its own last step to its first. ``unroll(reverse=True)`` does that,
+since it skips the padding, which then comes first. Where ``reset`` puts several sequences into one
+row, each is read from its own end.
 """
 
 from __future__ import annotations

@@ -10,11 +10,11 @@
 Any ``cell(tokens, state) -> (logits, state)``, with tokens (B,) and logits (B, V), can be searched:
 a language model is one, ``AttentionDecoder.step`` with its memory another.
 
-The subtle point: a hypothesis is a row of the batch. The state is gathered along axis 0 whenever
-hypotheses fork or are dropped; the memory, which belongs to the row that was asked about and is the
-same for all its hypotheses, only when their number changes. A row that is done leaves the batch.
-Choosing is done on the host, by NumPy and in float64: once a step the logits are copied there, and
-symbols go back. No graph is kept.
+A hypothesis is a row of the batch. The state is gathered along axis 0 whenever hypotheses fork or
+are dropped; the memory, which belongs to the row that was asked about and is the same for all its
+hypotheses, only when their number changes. A row that is done leaves the batch. Choosing is done on
+the host, by NumPy and in float64: once a step the logits are copied there, and symbols go back. No
+graph is kept.
 """
 
 from __future__ import annotations

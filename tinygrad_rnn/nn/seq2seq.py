@@ -5,9 +5,9 @@
     logits = decoder(shift_right(targets, start), memory, bridge(final), lengths=target_lengths)
 
 The parts know nothing of each other: what is encoded may be a sentence or the regions of an image,
-and the cell of the decoder may be anybody's. The subtle point is that the decoder is a cell, too:
-``decoder.step(tokens, state, memory)``, its memory bound by ``functools.partial``, is what
-``unroll`` runs in training and what ``nn.search`` runs when nobody knows the next token.
+and the cell of the decoder may be anybody's. The decoder is a cell, too: ``decoder.step(tokens,
+state, memory)``, its memory bound by ``functools.partial``, is what ``unroll`` runs in training and
+what ``nn.search`` runs when nobody knows the next token.
 """
 
 from __future__ import annotations

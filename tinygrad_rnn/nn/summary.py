@@ -1,8 +1,8 @@
 """``summary``: a table of what a module is made of, as plain text.
 
-The subtle point is how output shapes are found: while the example runs, every module carries a
-``forward`` of its own, which notes what the class's returns. Calls of modules that nobody looks at
-cost nothing for it, and afterwards all attributes are put back as they were.
+While the example runs, every module carries a ``forward`` of its own, which notes what the class's
+returns. Calls of modules that nobody looks at cost nothing for it, and afterwards all attributes
+are put back as they were.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Cells made of cells: stacked, and regularised by dropout that recurrent networks can bear.
 
-Each takes any cell and is one itself. The subtle thing is when a mask is drawn. Zoneout draws at
-every step; variational dropout once for a sequence, which needs no memory: its draws leave the time
-step out of their counter (``random.same_at_every_step``), so they come out the same at every one.
+Each takes any cell and is one itself. Zoneout draws at every step; variational dropout once for a
+sequence, which needs no memory: its draws leave the time step out of their counter
+(``random.same_at_every_step``), so they come out the same at every one.
 """
 
 from __future__ import annotations

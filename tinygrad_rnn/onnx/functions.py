@@ -1,7 +1,7 @@
 """What operations of ONNX are here: functions of a call and its inputs, one each.
 
-Inputs that a node leaves out are None. What an opset changed is asked of ``call.opset``. The subtle
-point is size: whatever may give more elements than it was given asks ``call.room`` first.
+Inputs that a node leaves out are None. What an opset changed is asked of ``call.opset``. Whatever
+may give more elements than it was given asks ``call.room`` first.
 """
 
 from __future__ import annotations

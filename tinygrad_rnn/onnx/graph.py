@@ -1,8 +1,8 @@
 """A file of ONNX as plain objects: everything in it is checked, and bounded, before it is used.
 
-The subtle point is what a file can do. Nothing in it is executed but operations known here, and it
-names no other file. An array is made only where its numbers are in the file, so that no more memory
-is taken than the file is long; what nodes make when they run is bounded there, by ``Limits``.
+Nothing in it is executed but operations known here, and it names no other file. An array is made
+only where its numbers are in the file, so that no more memory is taken than the file is long; what
+nodes make when they run is bounded there, by ``Limits``.
 """
 
 from __future__ import annotations

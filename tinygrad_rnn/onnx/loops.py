@@ -1,8 +1,8 @@
 """Nodes with a loop in them: LSTM, GRU and RNN, Scan, Loop and If; and sequences, which loops fill.
 
-The first four are cells, applied by ``unroll``: a plan is made of them as of any cell. The subtle
-point is what ONNX leaves to options: other activations, clipping, the batch in front. All of it is
-part of the cell's equations, so there is one cell of each kind.
+The first four are cells, applied by ``unroll``: a plan is made of them as of any cell. What ONNX
+leaves to options (other activations, clipping, the batch in front) is part of the cell's equations,
+so there is one cell of each kind.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Nodes at work: values by name, each operation a function on Tensors.
 
-The subtle point is that numbers on the way to a shape stay on the host: ``Shape`` gives an array of
-NumPy, and what is computed from nothing but such arrays is one, too. So a model that is on a GPU,
-or traced, still knows its shapes.
+Numbers on the way to a shape stay on the host: ``Shape`` gives an array of NumPy, and what is
+computed from nothing but such arrays is one, too. So a model that is on a GPU, or traced, still
+knows its shapes.
 """
 
 from __future__ import annotations

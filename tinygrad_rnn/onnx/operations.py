@@ -1,7 +1,7 @@
 """What each primitive of the table is in ONNX: one row each, as in the table itself.
 
-A row is given the writer and the value, and returns the name of the result, or several. The subtle
-point is dtypes: operations of ONNX take equal ones, so what NumPy promotes is cast here.
+A row is given the writer and the value, and returns the name of the result, or several. Operations
+of ONNX take equal dtypes, so what NumPy promotes is cast here.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 The function is run once on arrays that have a shape and no values, by the planner's tracing, and
 every ``unroll`` in it becomes one value: its cell is run on sources of one step, within the same
-trace. The subtle point is that a step may read values from outside of the loop, such as what a
-decoder attends to. They are recognised by not depending on the step's sources, and are inputs of
-the loop like its own.
+trace. A step may read values from outside of the loop, such as what a decoder attends to. They are
+recognised by not depending on the step's sources, and are inputs of the loop like its own.
 """
 
 from __future__ import annotations

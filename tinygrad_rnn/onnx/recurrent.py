@@ -1,9 +1,9 @@
 """Loops as nodes of ONNX: LSTM, GRU and RNN for the cells that it knows, Scan for any other.
 
-Gates are ``i o f c`` there and ``z r h``, where ours are ``i f g o`` and ``r z n``. The subtle
-point is a projected LSTM, which ONNX has not: h @ weight_hr enters the gates by ``weight_hh``, so
-their product enters them alike, and outputs are projected after the loop. A state that is given
-goes in by the pseudo-inverse: what it becomes is projected to what was given.
+Gates are ``i o f c`` there and ``z r h``, where ours are ``i f g o`` and ``r z n``. A projected
+LSTM is none of ONNX's: h @ weight_hr enters the gates by ``weight_hh``, so their product enters
+them alike, and outputs are projected after the loop. A state that is given goes in by the
+pseudo-inverse: what it becomes is projected to what was given.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Sizes that a model leaves open, such as T and B: integers of a trace as formulas of them.
 
 A trace holds numbers. So a model is traced twice, with other sizes, and a number that differs
-between the traces is a formula: ``T``, ``B * T``, ``2 * T - 1``. The subtle point is that sizes are
-primes, far apart and found nowhere else in the model: then only one formula fits both.
+between the traces is a formula: ``T``, ``B * T``, ``2 * T - 1``. Sizes are primes, far apart and
+found nowhere else in the model: then only one formula fits both.
 """
 
 from __future__ import annotations

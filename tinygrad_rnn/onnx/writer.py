@@ -1,9 +1,9 @@
 """A recorded graph as nodes of ONNX: scopes, names, constants, and sizes that are left open.
 
 ``Writer`` holds what is written so far; which nodes an operation becomes is said in ``operations``,
-and in ``recurrent`` for loops. The subtle point is what a trace holds as an array because nothing
-of the model's inputs goes into it but their size: zeros (B, H), ``arange(T)``, a causal mask. Two
-traces of different sizes show which array it is for all of them.
+and in ``recurrent`` for loops. A trace holds as an array what is made of nothing but the size of
+the model's inputs: zeros (B, H), ``arange(T)``, a causal mask. Two traces of different sizes show
+which array it is for all of them.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ A schedule sets ``group["lr"]`` of every group of an optimiser: when it is made,
 ``step()``, to be called after the optimiser's. All but ``ReduceLROnPlateau`` are a function of the
 number of steps, ``rate(initial, step)``, which can be plotted without training anything.
 
-The subtle point is what happens if something else has changed the rate meanwhile, another schedule
-or a person: the change is kept as a factor, until a rate of 0 leaves nothing to tell it from. So a
-warm-up and a ``ReduceLROnPlateau`` may be stepped side by side. A state holds the rates as well, so
-schedule and optimiser may be loaded in any order.
+If something else has changed the rate meanwhile, another schedule or a person, the change is kept
+as a factor, until a rate of 0 leaves nothing to tell it from. So a warm-up and a
+``ReduceLROnPlateau`` may be stepped side by side. A state holds the rates as well, so schedule and
+optimiser may be loaded in any order.
 """
 
 from __future__ import annotations

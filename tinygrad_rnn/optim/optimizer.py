@@ -1,8 +1,8 @@
 """What all optimisers have in common; what differs is one equation each, in ``algorithms.py``.
 
-The subtle point is where the state lives: beside the parameter, following it to another backend. It
-is computed in the parameter's dtype, but float32 for a float16 parameter: the square of a gradient
-of 1e-4, and Adam's eps, are 0 in float16.
+State lives beside the parameter, and follows it to another backend. It is computed in the
+parameter's dtype, but float32 for a float16 parameter: the square of a gradient of 1e-4, and Adam's
+eps, are 0 in float16.
 """
 
 from __future__ import annotations

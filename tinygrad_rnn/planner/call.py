@@ -4,8 +4,8 @@ The call is one node of the graph. Differentiated on arrays, it runs the plan's 
 for a derivative that can be differentiated again, it replays its trace literally, on the inputs
 that it kept: every operation of every step is then a node, and the cell is not called again.
 
-The subtle point is time. With checkpoints the steps are run in segments, and all that is held is
-the state at the start of each; the backward pass runs a segment's forward pass again.
+With checkpoints the steps are run in segments, and all that is held is the state at the start of
+each; the backward pass runs a segment's forward pass again.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ A value is an operation of the table on earlier values, or a source: an input of
 a captured array, a cotangent. It knows its shape and dtype at one step, and nothing of how
 many steps there are: a plan holds for any number.
 
-The subtle point is that values are interned: the same primitive on the same inputs with the same
-parameters is the same object. So common subexpressions are one by construction, a replay of a trace
-gives the values that are there already, and a pass (``Graph -> Graph``) builds anew whatever
-changed above a value that it replaced and nothing else.
+Values are interned: the same primitive on the same inputs with the same parameters is the same
+object. So common subexpressions are one by construction, a replay of a trace gives the values that
+are there already, and a pass (``Graph -> Graph``) builds anew whatever changed above a value that
+it replaced and nothing else.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ Every call traces its one step again and finds the plan by what the trace did: o
 dtypes, static parameters, and which values came from outside. What those values are is an argument,
 so a plan cannot be stale; how many steps there are is one, too, so preparing never grows with time.
 
-The subtle point is a known cell that does something else. ``evidence`` knows it by the operations
-of a step; if a trace has others, the cell is put back as it was and the call runs literally.
+A cell is known by the operations of a step (``evidence``); if a trace has others, the cell is put
+back as it was and the call runs literally.
 """
 
 from __future__ import annotations

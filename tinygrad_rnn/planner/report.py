@@ -3,8 +3,8 @@
 ``report`` goes through both passes stage by stage, in the order in which they run, and gives for
 each what it computes and the user's lines that it came from. ``held_bytes`` counts memory.
 
-The subtle point is lines. What a rule of differentiation made has none of its own: it is traced to
-the line that it is the derivative of, by the source or value of the forward pass that it reads.
+What a rule of differentiation made has no line of its own: it is traced to the line that it is the
+derivative of, by the source or value of the forward pass that it reads.
 """
 
 from __future__ import annotations

@@ -5,11 +5,10 @@ the start as well, the latest of a state, or scratch memory that the steps share
 place in one of them: the whole, or a part of it, as the operands of a ``concat`` are computed in
 their places. A view (a slice, a transpose, another shape) has none: it looks at another's.
 
-The subtle thing is what may be overwritten. In a NumPy loop a result takes scratch memory that
-nothing reads later. A product adds its result to what a kernel left in its place, or to an array
-that nothing else reads. A state of which only the latest is needed lives in one place if it is
-written there after all statements that read it. A value of a kernel without a place never leaves
-the registers.
+In a NumPy loop a result takes scratch memory that nothing reads later. A product adds its result to
+what a kernel left in its place, or to an array that nothing else reads. A state of which only the
+latest is needed lives in one place if it is written there after all statements that read it. A
+value of a kernel without a place never leaves the registers.
 """
 
 from __future__ import annotations

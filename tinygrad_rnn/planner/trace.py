@@ -4,9 +4,9 @@
 by the engine's own walk and the table's own rules: they compute with Tensors, and these hold traced
 arrays, so the derivative comes out as a graph, too. There is no rule for it here.
 
-The subtle point is what is *not* traced. An operation on nothing but captured arrays, such as
-the transpose of a weight, is not one of the loop's: it is carried out at once and recorded as ever,
-and its result is captured. Loop-invariant code is hoisted by never having been inside.
+An operation on nothing but captured arrays, such as the transpose of a weight, is not one of the
+loop's: it is carried out at once and recorded as ever, and its result is captured. Loop-invariant
+code is hoisted by never having been inside.
 """
 
 from __future__ import annotations

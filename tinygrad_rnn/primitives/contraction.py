@@ -1,8 +1,7 @@
 """Contraction: products of matrices. One row, ``matmul``; everything else is composed of it.
 
-The subtle point is in its rules: where one matrix meets a whole batch, as the weights of a layer
-meet (T, B, I), the batch is folded into the rows, so that its gradient is one product and not a sum
-of many.
+Where one matrix meets a whole batch, as the weights of a layer meet (T, B, I), the batch is folded
+into the rows, so that its gradient is one product and not a sum of many.
 """
 
 from __future__ import annotations

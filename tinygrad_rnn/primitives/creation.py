@@ -1,9 +1,8 @@
 """Creation: Tensors from nothing, from Python data and from arrays.
 
 ``dtype`` defaults to float32 (``set_default_dtype``), the backend to the chosen one
-(``use_backend``), whose device ``device`` may name, but not change. The subtle point is sharing:
-``tensor`` copies, ``asarray`` shares the memory of an array that you might write to later, under
-the graph's feet.
+(``use_backend``), whose device ``device`` may name, but not change. ``tensor`` copies, ``asarray``
+shares the memory of an array that you might write to later, under the graph's feet.
 """
 
 from __future__ import annotations

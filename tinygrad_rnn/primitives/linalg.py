@@ -3,10 +3,10 @@
 Rows are what LAPACK does; norms, powers, ranks and traces are composed. A factorization is computed
 again in its backward pass, where what it depends on is a Tensor: derivatives of any order follow.
 
-The subtle point is what is not determined. Of matrices that have to be symmetric one triangle is
-read, and the gradient is that for symmetric changes. Vectors that belong to equal eigenvalues or
-singular values have no derivative. They are taken as if they did not mix, so that the first
-derivative of the values, and of norms, is right there; of what is made of the vectors it is not.
+Of matrices that have to be symmetric one triangle is read, and the gradient is that for symmetric
+changes. Vectors that belong to equal eigenvalues or singular values have no derivative. They are
+taken as if they did not mix, so that the first derivative of the values, and of norms, is right
+there; of what is made of the vectors it is not.
 
 References: Giles, "Collected matrix derivative results for forward and reverse mode algorithmic
 differentiation" (2008); Townsend, "Differentiating the singular value decomposition" (2016);

@@ -4,8 +4,8 @@ Time is split once, by ``unstack``, and joined once, by ``stack``: each has the 
 and so has ``concat`` the pieces of ``split``. What else moves (``roll``, ``tile``, ``pad``, ...) is
 composed of these.
 
-The subtle point: a shape is an absolute thing, so ``reshape``, ``broadcast_to`` and
-``permute_dims`` say what becomes of their parameters when an axis is added in front.
+A shape is an absolute thing, so ``reshape``, ``broadcast_to`` and ``permute_dims`` say what becomes
+of their parameters when an axis is added in front.
 """
 
 from __future__ import annotations

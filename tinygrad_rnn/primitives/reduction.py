@@ -3,7 +3,7 @@
 ``axis`` is an int, a tuple of ints or None for all; ``keepdims`` leaves axes of length 1. Inside
 the table axes are negative tuples, so a batch axis in front changes none.
 
-The subtle rule is that of ``max``: elements that tie for it share the cotangent equally.
+Elements that tie for ``max`` share the cotangent equally.
 """
 
 from __future__ import annotations

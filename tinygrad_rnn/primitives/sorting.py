@@ -3,8 +3,8 @@
 Places have no derivative, so there are few rows here: what is sorted or picked is taken from x at
 places that were found without it, and the cotangent goes back there.
 
-The subtle point: how many elements are not zero, or different, is a matter of values. ``nonzero``
-and the functions of sets look at them, so they can be neither mapped nor planned.
+How many elements are not zero, or different, is a matter of values. ``nonzero`` and the functions
+of sets look at them, so they can be neither mapped nor planned.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Sequences of different lengths: put into one batch, and taken out of it again.
 
-The subtle point: what the padding holds never matters. ``unroll`` with ``lengths`` does not let a
-cell see it; there are zeros here only because something has to stand there.
+What the padding holds never matters. ``unroll`` with ``lengths`` does not let a cell see it; there
+are zeros here only because something has to stand there.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """Truncated BPTT: learning while a long sequence is still being read.
 
 ``unroll`` runs the steps, a few at a time, and ``backward`` walks back through them; this file only
-says how far. The subtle point is that the graph is cut where it is linked. Wherever a later walk
-will have to stop, the state goes on through a node of its own, and stopping there means that this
-node forgets what it was computed from. So one graph serves all the walks through it, nodes keep the
-values that they were computed with, and what no walk will reach again is freed at once.
+says how far. The graph is cut where it is linked. Wherever a later walk will have to stop, the
+state goes on through a node of its own, and stopping there means that this node forgets what it was
+computed from. So one graph serves all the walks through it, nodes keep the values that they were
+computed with, and what no walk will reach again is freed at once.
 """
 
 from __future__ import annotations

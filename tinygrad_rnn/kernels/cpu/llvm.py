@@ -4,9 +4,9 @@
 number or a whole vector of them, and formulas are the same for both: nothing is left to the
 judgement of a vectoriser.
 
-The subtle point is what the compiler may assume: that a product and a sum may be one instruction
-(``contract``), where ``Code.fused`` says so, and nothing else. nan, infinities and the sign of zero
-behave as in NumPy, because a mask that replaces values by nan or -inf has to work.
+The compiler may make a product and a sum one instruction (``contract``), where ``Code.fused`` says
+so, and assume nothing else. nan, infinities and the sign of zero behave as in NumPy, because a mask
+that replaces values by nan or -inf has to work.
 """
 
 from __future__ import annotations

@@ -3,10 +3,9 @@
 A kernel is straight-line code on vectors of columns, in a loop over the columns of each row. The
 statements of a step follow one another, and the loop over time surrounds them.
 
-The subtle point is the levels of a kernel with reductions. What needs the sum of a row cannot be
-in the same loop over its columns as the sum. So a value's level says how many reductions lie
-before it, each level has loops of its own, and what crosses from one to the next waits in scratch
-memory.
+What needs the sum of a row cannot be in the same loop over its columns as the sum. So a value's
+level says how many reductions lie before it, each level has loops of its own, and what crosses from
+one to the next waits in scratch memory.
 """
 
 from __future__ import annotations

@@ -3,12 +3,11 @@
 There is one such pool and no BLAS. The threads of a BLAS would spin while these run, and these
 while those run.
 
-The subtle point is what may happen to the thread that shares out. An exception, as of Ctrl-C, may
-reach it between any two lines, and machine code knows bare addresses: so a task holds all that it
-works on, and whoever leaves early cancels or awaits what was begun. A call that no thread has taken
-up yet is made by the one that asked for it, so that no more threads than this one are needed. And
-the end of the process waits for machine code, because Python frees the memory of threads that it
-abandons.
+An exception, as of Ctrl-C, may reach the thread that shares out between any two lines, and machine
+code knows bare addresses: so a task holds all that it works on, and whoever leaves early cancels or
+awaits what was begun. A call that no thread has taken up yet is made by the one that asked for it,
+so that no more threads than this one are needed. And the end of the process waits for machine code,
+because Python frees the memory of threads that it abandons.
 """
 
 from __future__ import annotations

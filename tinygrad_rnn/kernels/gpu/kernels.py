@@ -5,8 +5,8 @@ whose threads take the columns by turns, and a level of the kernel says how many
 before a value: each level has loops of its own, and what crosses from one to the next waits in
 registers.
 
-The subtle point is a number, of width 1, that is read by all threads of its row and overwritten by
-one. All have to have read it before, so such a kernel has a block for each row as well.
+A number, of width 1, may be read by all threads of its row and overwritten by one. All have to have
+read it before, so such a kernel has a block for each row as well.
 """
 
 from __future__ import annotations

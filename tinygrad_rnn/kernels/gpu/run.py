@@ -4,12 +4,12 @@
 made-up cuBLAS in the tests. So ``available`` tries a small loop before anything relies on it, and
 where that fails plans run as programs of CuPy operations, and say why.
 
-The subtle point is CUDA graphs. What a loop launches can be recorded and launched again as one
-piece, which takes the host no time for each step; but only for the same addresses, and CuPy refuses
-its own cuBLAS while it records. So products are called in the library itself, in memory of our own,
-and a loop is recorded when it comes with addresses that it had before. Whether that wins is found
-out once for each number of steps and rows, on calls that are made anyway: a loop may overwrite what
-it reads, so it cannot be run twice. ``TINYGRAD_RNN_CUDA_GRAPHS=0`` records nothing.
+What a loop launches can be recorded and launched again as one piece, a CUDA graph, which takes the
+host no time for each step; but only for the same addresses, and CuPy refuses its own cuBLAS while
+it records. So products are called in the library itself, in memory of our own, and a loop is
+recorded when it comes with addresses that it had before. Whether that wins is found out once for
+each number of steps and rows, on calls that are made anyway: a loop may overwrite what it reads, so
+it cannot be run twice. ``TINYGRAD_RNN_CUDA_GRAPHS=0`` records nothing.
 """
 
 from __future__ import annotations

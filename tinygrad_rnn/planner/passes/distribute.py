@@ -5,9 +5,8 @@ strongly connected components of that graph are the recurrences: each is a loop 
 Everything else is computed for all steps at once, and a cotangent of what does not vary with time
 is a sum over time, which no loop needs.
 
-The subtle point is the division of work between the passes. The forward pass computes what outputs
-and states need and nothing else. The backward pass computes anew whatever is cheap and at hand;
-only what is neither is held for it.
+The forward pass computes what outputs and states need and nothing else. The backward pass computes
+anew whatever is cheap and at hand; only what is neither is held for it.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ one product can add to another's result. Slices are pushed through elementwise o
 of a cell are then work on equally wide rows, which one kernel does. And elementwise work beside a
 loop is fused into it, where its operands are in the cache.
 
-The subtle point is when a value may be fused: a loop is one piece, so nothing in it may depend
-on what itself depends on the loop.
+A loop is one piece, so nothing may be fused into it that depends on what itself depends on the
+loop.
 """
 
 from __future__ import annotations

@@ -5,10 +5,10 @@ untouched, rows are proved independent: then all rows of all steps may stand one
 that vectorising over time is no more than a larger batch, rows may end early, and threads may share
 them out. Where an operation mixes rows, the proof names it.
 
-The subtle thing are captured arrays. Whether one has the rows along its axis 0, too, as an
-attention memory (B, S, E) has, is decided by what it meets: (B, H) beside (B, H) has, the weight of
-a product has not. One that is asked to be both proves nothing. What was made of an array before it
-was found to have rows was judged too early, so then the proof starts again.
+Whether a captured array has the rows along its axis 0, too, as an attention memory (B, S, E) has,
+is decided by what it meets: (B, H) beside (B, H) has, the weight of a product has not. One that is
+asked to be both proves nothing. What was made of an array before it was found to have rows was
+judged too early, so then the proof starts again.
 """
 
 from __future__ import annotations
