@@ -312,7 +312,7 @@ class Stream:
         self.products = cublas.Cublas(Cublas(), (64, 1))
         self.products.use(1)
 
-    def recorded(self, issue: Callable[[Any], None]) -> Graph:
+    def record(self, issue: Callable[[Any], None]) -> Graph:
         if self.device.refuses:
             raise RuntimeError("the stream is captured")
 

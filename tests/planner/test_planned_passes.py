@@ -18,7 +18,7 @@ from cells_from_papers import CELLS, inputs_for
 from tinygrad_rnn import nn
 from tinygrad_rnn.kernels.ir import Kernel, Loop
 from tinygrad_rnn.planner.compile import FUSE, SIMPLIFY, through
-from tinygrad_rnn.planner.ir import Graph, Table, check, sources, spelled
+from tinygrad_rnn.planner.ir import Graph, Table, check, sources, spell
 from tinygrad_rnn.planner.passes.rows import prove
 from tinygrad_rnn.planner.trace import Step, Wanted, derive, trace
 from tinygrad_rnn.structure import flatten
@@ -74,7 +74,7 @@ def test_every_pass_leaves_a_sound_graph_with_the_same_results(name: str) -> Non
 @names
 def test_passes_change_nothing_the_second_time(name: str) -> None:
     graph = through(SIMPLIFY, derived(traced(name)))
-    assert spelled(through(SIMPLIFY, graph)) == spelled(graph)
+    assert spell(through(SIMPLIFY, graph)) == spell(graph)
 
 
 def test_the_checker_finds_a_value_of_another_shape() -> None:

@@ -71,7 +71,7 @@ class NotCompiled(Exception):
 _told: set[str] = set()
 
 
-def warned(reason: str) -> str:
+def warn_once(reason: str) -> str:
     """A reason why there are no kernels, after a warning that says so, once."""
     if not _told:
         _told.add(reason)

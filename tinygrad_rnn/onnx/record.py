@@ -19,7 +19,7 @@ from .. import anomaly, random
 from ..planner.ir import Table, Value, ordered
 from ..planner.trace import Trace, TracedArray, Untraceable
 from ..recurrence.ragged import steps_before
-from ..recurrence.unroll import checked, loops_noted
+from ..recurrence.unroll import make_loop, note_loops
 from ..structure import Structure, flatten, unflatten
 from ..tensor import Tensor, as_tensor, no_grad, wrap
 from .library import ExportError
@@ -61,7 +61,7 @@ def record(function: Callable[..., Any], metas: list[Meta], xp: Any) -> Recorded
 
         given = [trace.input("x", i, meta) for i, meta in enumerate(metas)]
         try:
-            with random.traced(_refuse), loops_noted(note):
+            with random.traced(_refuse), note_loops(note):
                 result = function(*given)
             leaves, structure = flatten(result)
             outputs = [value_of(trace, leaf) for leaf in leaves]
@@ -131,7 +131,7 @@ def _noted(
             raise ValueError("unroll: give lengths or a mask, not both")
         given = as_tensor(lengths)
         mask = steps_before(given, flatten(xs)[0][0].shape[0])
-    loop = checked(cell, xs, state, None, mask, reset, reset_state, reverse)
+    loop = make_loop(cell, xs, state, None, mask, reset, reset_state, reverse)
     flags = [flag for flag in (loop.valid, loop.reset) if flag is not None]
     parts = [value_of(trace, x) for x in [*loop.xs, *flags]]
     states = [value_of(trace, h) for h in loop.states]

@@ -90,21 +90,21 @@ class Call:
         return planner.pool if self.np is np else self.np
 
     def split(self, arrays: Sequence[Any]) -> tuple[Any, Any, Any]:
-        """Arrays of x, the state, and from outside."""
+        """Arrays of x, of the state, and captured ones."""
         xs, states = self.counts
         return arrays[:xs], arrays[xs : xs + states], arrays[xs + states :]
 
-    def _owned(self, array: Any, shape: tuple[int, ...]) -> Any:
+    def _copy(self, array: Any, shape: tuple[int, ...]) -> Any:
         """A copy of an array, of this shape."""
         if array.shape == shape:
             return self.np.array(array)
         return self.np.array(self.np.broadcast_to(array, shape))
 
-    def in_order(self, states: Sequence[Any]) -> list[Any]:
+    def put_in_order(self, states: Sequence[Any]) -> list[Any]:
         """States (B, ...) with the rows in the order of the loop."""
         return [h if self.order is None else h[self.order] for h in states]
 
-    def unordered(self, array: Any) -> Any:
+    def restore_order(self, array: Any) -> Any:
         """Rows (B, ...) back in the user's order."""
         if self.order is None:
             return array
@@ -113,7 +113,7 @@ class Call:
         return found
 
     def outside(self, captured: Sequence[Any]) -> list[Any]:
-        """Arrays from outside, with the rows in the order of the loop if they have some."""
+        """Captured arrays, with the rows in the order of the loop if they have some."""
         return [self._of_rows("captured", i, w) for i, w in enumerate(captured)]
 
     def _of_rows(self, kind: Kind, index: int, w: Any) -> Any:
@@ -169,7 +169,7 @@ class Call:
             planner.pool.begin_call()
         xs, states, captured = self.split(arrays)
         graph, segments = self.plan.distribution.graph, self.segments
-        state, outside = self.in_order(states), self.outside(captured)
+        state, outside = self.put_in_order(states), self.outside(captured)
         outputs = [_OverTime(self, value) for value in graph.ys]
         with np.errstate(all="ignore"):
             for part in segments:
@@ -182,20 +182,20 @@ class Call:
                     state, held, ys = [self.np.array(h) for h in state], None, None
         self.held = held if hold else None
         finals = [
-            self._owned(self.unordered(h), value.shape)
+            self._copy(self.restore_order(h), value.shape)
             for h, value in zip(state, graph.states, strict=True)
         ]
         return [output.array for output in outputs] + finals
 
     def pull_back(self, arrays: Sequence[Any], g: Sequence[Any]) -> list[Any]:
-        """The backward pass on arrays: cotangents of x, the state, and what is from outside."""
+        """The backward pass on arrays: cotangents of x, the state and captured arrays."""
         graph, segments = self.plan.distribution.graph, self.segments
         if self.plan.distribution.backward is None:  # nothing depends on what requires grad
             return [None] * len(arrays)
         if self.np is np:
             planner.pool.begin_call()
         xs, states, captured = self.split(arrays)
-        dys, dstate = g[: len(graph.ys)], self.in_order(g[len(graph.ys) :])
+        dys, dstate = g[: len(graph.ys)], self.put_in_order(g[len(graph.ys) :])
         dxs = [None if value is None else _OverTime(self, value) for value in graph.dxs]
         outside, totals = self.outside(captured), [None] * len(captured)
         with np.errstate(all="ignore"):
@@ -205,7 +205,7 @@ class Call:
                 if held is None:
                     _, _, held = self.forward(part, xs, self.starts[number], outside)
                 dy = [self.over_steps("dy", i, y, part) for i, y in enumerate(dys)]
-                start = self.starts[number] if self.starts else self.in_order(states)
+                start = self.starts[number] if self.starts else self.put_in_order(states)
                 arguments = self.arguments(part, xs, start, outside, held[0])
                 dx, before, dw = self.plan.backward(*arguments, held[1], dy, dstate)
                 for output, array in zip(dxs, dx, strict=True):
@@ -214,15 +214,15 @@ class Call:
                 totals = [b if a is None else a + b for a, b in zip(totals, dw, strict=True)]
                 if len(segments) > 1:
                     dstate = [
-                        self.np.zeros_like(h) if d is None else self._owned(d, h.shape)
+                        self.np.zeros_like(h) if d is None else self._copy(d, h.shape)
                         for d, h in zip(before, dstate, strict=True)
                     ]
         found = [None if dx is None else dx.array for dx in dxs]
         for dh, h in zip(before, states, strict=True):
-            found.append(None if dh is None else self.unordered(self._owned(dh, h.shape)))
+            found.append(None if dh is None else self.restore_order(self._copy(dh, h.shape)))
         for i, (dw, w) in enumerate(zip(totals, captured, strict=True)):
             by_rows = self.plan.extent("captured", i) is ROWS_ONCE
-            dw = self.unordered(dw) if dw is not None and by_rows else dw
+            dw = self.restore_order(dw) if dw is not None and by_rows else dw
             found.append(None if dw is None else self.np.asarray(dw).reshape(w.shape))
         return found
 
@@ -310,7 +310,7 @@ class Literal:
             return Replayed(leaves, self._run(*every), linked)
 
 
-def literally(call: Call, unroll: Any, lengths: Any, length: int, reverse: bool) -> Literal:
+def make_literal(call: Call, unroll: Any, lengths: Any, length: int, reverse: bool) -> Literal:
     """The same loop on Tensors, literally: the trace is replayed at each step, not the cell.
 
     ``unroll`` runs a cell literally. What is returned does not refer to the call.
@@ -364,7 +364,7 @@ _unroll = Primitive(
 )
 
 
-def recorded(call: Call, tensors: Sequence[Tensor]) -> list[Tensor]:
+def run_and_record(call: Call, tensors: Sequence[Tensor]) -> list[Tensor]:
     """Run a call on Tensors, and record it if anything requires grad."""
     arrays = [x._array for x in tensors]
     numbers = tuple(i for i, x in enumerate(tensors) if x._node is not None)

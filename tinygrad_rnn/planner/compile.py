@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..kernels import settings
-from ..kernels.machine import Machine, NotCompiled, machine_of, threads, warned
+from ..kernels.machine import Machine, NotCompiled, machine_of, threads, warn_once
 from . import storage
 from .emit.program import Program, write
 from .ir import Graph
@@ -90,7 +90,7 @@ def compile_step(
     try:
         functions = functions_of(program, machine)
     except NotCompiled as error:
-        return compile_step(step, wanted, rows, ragged, warned(str(error)))
+        return compile_step(step, wanted, rows, ragged, warn_once(str(error)))
     step.trace.forget()
     return Plan(
         graph=step.graph,
@@ -121,7 +121,7 @@ def why_not(graph: Graph, machine: Machine) -> str | None:
     if not any(value.dtype.name in floating for value in graph.results):
         return f"kernels are for {' and '.join(sorted(floating))}"
     reason = machine.compiler.available()
-    return None if reason is None else warned(reason)
+    return None if reason is None else warn_once(reason)
 
 
 def functions_of(program: Program, machine: Machine) -> dict[str, Any]:

@@ -146,7 +146,7 @@ class Operations:
     def call(self, cell: Cell, x: Any, state: Any) -> Any:
         """``cell(x, state)``, watched."""
         self.names.clear()
-        return _watched(self, cell, x, state)
+        return _watch(self, cell, x, state)
 
     def operation(
         self, primitive: Primitive, inputs: Any, arrays: Any, parameters: Any, out: Any
@@ -172,7 +172,7 @@ def is_watched() -> bool:
     return MODE.get().watch is not None
 
 
-def _watched(watch: Any, cell: Cell, x: Any, state: Any) -> Any:
+def _watch(watch: Any, cell: Cell, x: Any, state: Any) -> Any:
     mode = MODE.get()
     token = MODE.set(Mode(mode.recording, mode.anomaly, watch))
     try:
@@ -219,7 +219,7 @@ class Evidence(Operations):
         if self.reason is not None:
             return cell(x, state)
         self._begin(x, state)
-        result = _watched(self, cell, x, state)
+        result = _watch(self, cell, x, state)
         if self.reason is None:
             self._end(result)
         return result
@@ -252,7 +252,7 @@ class Evidence(Operations):
             for i, leaf in enumerate(flatten(tree)[0]):
                 array = leaf._array
                 place = self._places.get(id(array))
-                if place is not None and self._held(place) is array:
+                if place is not None and self._array_at(place) is array:
                     known: tuple[Any, ...] = (("captured", place),)
                 else:
                     known = ()
@@ -261,11 +261,11 @@ class Evidence(Operations):
                 old = self._origins.get(id(array))
                 if old is not None and old[0]() is array and old[1] == self.steps:
                     known = old[2]
-                self._made(array, (*known, (kind, i)))
+                self._remember(array, (*known, (kind, i)))
 
     def _end(self, result: Any) -> None:
         leaves, structure = flatten(result)
-        if not self._noted("return", "return", structure, leaves):
+        if not self._note("return", "return", structure, leaves):
             return
         self._fresh.clear()
         if self.steps == 0:
@@ -285,7 +285,7 @@ class Evidence(Operations):
                 self.reason = f"{name_of(self.cell)} changes {name}"
                 return
         for place in range(len(self._captured)):
-            array = self._held(place)
+            array = self._array_at(place)
             large = array is not None and array.nbytes > 1 << 20
             if array is None or not getattr(array.flags, "writeable", True):
                 continue
@@ -305,20 +305,20 @@ class Evidence(Operations):
         results = out if primitive.several else (out,)
         shapes = tuple([(y.shape, y.dtype) for y in results])
         static = hashable(parameters), shapes, MODE.get().recording
-        if self._noted(primitive, primitive, static, inputs):
+        if self._note(primitive, primitive, static, inputs):
             given = {id(array) for array in arrays}
             for i, y in enumerate(results):
                 if id(y) not in given:  # which some return as they are
-                    self._made(y, (("made", self._place, i),))
+                    self._remember(y, (("made", self._place, i),))
 
     def draw(self, draw: Draw, out: Tensor) -> None:
         """Random numbers were drawn."""
-        if self._noted("draw", "draw", draw):
-            self._made(out._array, (("made", self._place, 0),))
+        if self._note("draw", "draw", draw):
+            self._remember(out._array, (("made", self._place, 0),))
 
     def detach(self, x: Tensor) -> None:
         """A value was taken out of the graph."""
-        self._noted("detach", "detach", (), (x,))
+        self._note("detach", "detach", (), (x,))
 
     def read(self, x: Tensor, asked: str) -> None:
         """A value was read on the host."""
@@ -327,11 +327,11 @@ class Evidence(Operations):
         if self.reason is None and ours and not any(n[0] == "captured" for n in found[2]):  # type: ignore[index]
             self.reason = f"a value of a step is read on the host, by {asked}{_line()}"
         elif self.reason is None:
-            self._noted("read", ("read", _of_value(array)), _value(array))
+            self._note("read", ("read", _of_value(array)), _value(array))
 
     # Comparing it with the first.
 
-    def _noted(self, what: Any, name: Any, parameters: Any, inputs: Any = ()) -> bool:
+    def _note(self, what: Any, name: Any, parameters: Any, inputs: Any = ()) -> bool:
         """Note what is done, by a name; whether nothing has differed yet."""
         if self.reason is not None:
             return False
@@ -340,7 +340,7 @@ class Evidence(Operations):
         except _Unlike:
             return False
         except (TypeError, ValueError) as error:
-            self.reason = f"{_called(what)} cannot be compared: {error}{_line()}"
+            self.reason = f"{_name_of(what)} cannot be compared: {error}{_line()}"
             return False
         if self.steps == 0 and what != "return":
             self.names.append(name)
@@ -357,7 +357,7 @@ class Evidence(Operations):
             self._unlike(", where its first step was done", what)
         first, before, earlier = self._first[self._place - 1]
         if first is not what:
-            self._unlike(f", where its first step did {_called(first)}", what)
+            self._unlike(f", where its first step did {_name_of(first)}", what)
         if before != parameters or len(earlier) != len(origins):
             self._unlike(": parameters, shapes or dtypes changed", what)
         for now, then in zip(origins, earlier, strict=True):
@@ -367,7 +367,7 @@ class Evidence(Operations):
     def _unlike(self, why: str, what: Any) -> None:
         where = "" if what == "return" else _line()
         self.reason = (
-            f"{name_of(self.cell)} is not the same at every step: {_called(what)}{where}{why}"
+            f"{name_of(self.cell)} is not the same at every step: {_name_of(what)}{where}{why}"
         )
         raise _Unlike
 
@@ -387,7 +387,7 @@ class Evidence(Operations):
             captured = tuple([name for name in found[2] if name[0] == "captured"])
             return captured or (("kept",),)
         place = self._places.get(id(array))
-        if place is not None and self._held(place) is array:
+        if place is not None and self._array_at(place) is array:
             return (("captured", place),)
         if type(array) not in backends._of_type:
             self._unlike(": a value is inside vmap", "an input")
@@ -400,16 +400,16 @@ class Evidence(Operations):
         """Whether two origins are one, or an array made anew has the values of the first."""
         if now[0][0] == "fresh":
             array, place = now[0][1], next((n[1] for n in then if n[0] == "captured"), None)
-            held = None if place is None else self._held(place)
+            held = None if place is None else self._array_at(place)
             if held is None or not _equal(array, held):
                 return False
-            self._made(array, then)
+            self._remember(array, then)
             return True
         return any(name in now for name in then)
 
     # Arrays.
 
-    def _made(self, array: Any, names: tuple[Any, ...]) -> None:
+    def _remember(self, array: Any, names: tuple[Any, ...]) -> None:
         self._origins[id(array)] = weakref.ref(array), self.steps, names
 
     def _capture(self, array: Any) -> int:
@@ -418,7 +418,7 @@ class Evidence(Operations):
         self._places[id(array)] = place
         return place
 
-    def _held(self, place: int) -> Any:
+    def _array_at(self, place: int) -> Any:
         held = self._captured[place]
         return held() if isinstance(held, weakref.ref) else held
 
@@ -447,7 +447,7 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(same.all())
 
 
-def _called(what: Any) -> str:
+def _name_of(what: Any) -> str:
     return what.name if isinstance(what, Primitive) else f"its {what}"
 
 

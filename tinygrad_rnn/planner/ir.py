@@ -120,11 +120,11 @@ class Table:
     ) -> Value:
         """The source of this kind and number."""
         key = (kind, index, shape, dtype, *parameters.values())
-        found = self._values.get(key)
-        if found is None:
-            found = Value(None, (), parameters, None, shape, dtype, Source(kind, index))
-            self._values[key] = found
-        return found
+        known = self._values.get(key)
+        if known is None:
+            known = Value(None, (), parameters, None, shape, dtype, Source(kind, index))
+            self._values[key] = known
+        return known
 
     def apply(
         self, primitive: Primitive, inputs: tuple[Value | Number, ...], parameters: dict[str, Any]
@@ -133,21 +133,21 @@ class Table:
         # 1, 1.0 and True are equal as parts of a key.
         kinds = None if all([type(x) is Value for x in inputs]) else tuple(map(type, inputs))
         key = (primitive, inputs, kinds, hashable(parameters) if parameters else None)
-        found: Any = self._values.get(key)
-        if found is None:
+        known: Any = self._values.get(key)
+        if known is None:
             metas = tuple([(x.shape, x.dtype) if isinstance(x, Value) else x for x in inputs])
             made = metas_of(primitive, metas, parameters)
             numbers = range(len(made)) if primitive.several else (None,)
-            found = tuple(
+            known = tuple(
                 Value(primitive, inputs, parameters, number, shape, dtype)
                 for number, (shape, dtype) in zip(numbers, made, strict=True)
             )
             if self.line is not None:
                 line = self.line()
-                for value in found:
+                for value in known:
                     value.line = line
-            self._values[key] = found
-        values: tuple[Value, ...] = found
+            self._values[key] = known
+        values: tuple[Value, ...] = known
         return values
 
     def value(self, primitive: Primitive, *inputs: Value | Number, **parameters: Any) -> Value:
@@ -325,7 +325,7 @@ def check(graph: Graph, like: Graph | None = None) -> None:
             assert own == other, f"{theirs} became {mine}"
 
 
-def spelled(graph: Graph) -> list[Any]:
+def spell(graph: Graph) -> list[Any]:
     """A graph spelled out: equal for graphs of the same structure, whatever their tables."""
     number = {value: i for i, value in enumerate(graph.values())}
     lines: list[Any] = []
@@ -364,12 +364,12 @@ def writes_into(value: Value) -> bool:
 
 def users(values: Iterable[Value]) -> dict[Value, list[Value]]:
     """For each value those that are made from it, one entry for each time."""
-    found: dict[Value, list[Value]] = {}
+    readers: dict[Value, list[Value]] = {}
     for value in values:
-        found.setdefault(value, [])
+        readers.setdefault(value, [])
         for x in value.operands:
-            found.setdefault(x, []).append(value)
-    return found
+            readers.setdefault(x, []).append(value)
+    return readers
 
 
 def keeps_all(key: tuple[Any, ...], shape: Shape) -> bool:

@@ -1,7 +1,7 @@
 """Plans: a traced step made into a program once, looked up by its structure, and run.
 
 Every call traces its one step again and finds the plan by what the trace did: operations, shapes,
-dtypes, static parameters, and which values came from outside. What those values are is an argument,
+dtypes, static parameters, and which values are captured. What those values are is an argument,
 so a plan cannot be stale; how many steps there are is one, too, so preparing never grows with time.
 
 A cell is known by the operations of a step (``evidence``); if a trace has others, the cell is put
@@ -25,10 +25,10 @@ from ..kernels.machine import machine_of
 from ..kernels.settings import SettingError
 from ..structure import Structure, flatten, unflatten
 from ..tensor import Tensor, is_anomaly_detected, is_grad_enabled, wrap
-from .call import Bytes, Call, literally, recorded
+from .call import Bytes, Call, make_literal, run_and_record
 from .compile import compile_step
 from .evidence import Operations
-from .ir import Table, spelled
+from .ir import Table, spell
 from .loop import Loop
 from .passes.rows import Mixed
 from .plan import Plan
@@ -89,7 +89,7 @@ def prepare(
     if knows is not None:
         loop.watch = operations = Operations()
     try:
-        found = _prepared(loop, in_segments)
+        found = _prepare(loop, in_segments)
     finally:
         loop.watch = None
     if knows is not None and not knows(tuple(operations.names)):
@@ -97,22 +97,22 @@ def prepare(
     return found
 
 
-def _prepared(loop: Loop, in_segments: bool) -> Prepared:
+def _prepare(loop: Loop, in_segments: bool) -> Prepared:
     start = loop.state_structure, loop.states
     plain = loop.plain_step, (loop.x_structure, loop.xs)
     if loop.lengths is not None and loop.reset is None and not loop.all_full:
-        found = _found(*plain, start, loop, True, in_segments)
+        found = _find_plan(*plain, start, loop, True, in_segments)
         # Rows that are read from their ends are at different steps: none is common to them.
         if found is not None and not (loop.reverse and found.plan.reads_steps):
             return found
     whole = loop.reset is None and loop.all_full
     step, xs = plain if whole else loop.masked_step()
-    found = _found(step, xs, start, loop, False, in_segments)
+    found = _find_plan(step, xs, start, loop, False, in_segments)
     assert found is not None
     return found
 
 
-def _found(
+def _find_plan(
     step: Any,
     xs: tuple[Structure, list[Tensor]],
     states: tuple[Structure, list[Tensor]],
@@ -122,7 +122,7 @@ def _found(
 ) -> Prepared | None:
     """The plan of a step; None for steps of unequal lengths whose rows are not independent."""
     at_one = [_at_one_step(x) for x in xs[1]]
-    traced = _traced(step, (xs[0], at_one), states, planner.table)
+    traced = _trace(step, (xs[0], at_one), states, planner.table)
     recording = is_grad_enabled()
     wanted = Wanted(
         *(
@@ -135,7 +135,7 @@ def _found(
     key = (traced.key, wanted, ragged, loop.batch, traced.trace.backend.name)
     plan = planner.get(key)
     if plan is None:
-        plan = _made(step, (xs[0], at_one), states, traced, wanted, loop.batch, ragged)
+        plan = _make_plan(step, (xs[0], at_one), states, traced, wanted, loop.batch, ragged)
         planner.put(key, plan)
     if isinstance(plan, str):
         if ragged and plan.startswith(_MIXED):
@@ -152,7 +152,7 @@ def _at_one_step(x: Tensor) -> Tensor:
     return wrap(x._array[0, ...], x._node)
 
 
-def _traced(
+def _trace(
     step: Any,
     xs: Any,
     states: Any,
@@ -163,13 +163,13 @@ def _traced(
     try:
         return trace(step, xs, states, table, lines=lines)
     except Exception as error:
-        raise Unplanned(f"{error}{_blamed(error)}") from error
+        raise Unplanned(f"{error}{_blame(error)}") from error
 
 
 _NUMPY = os.path.dirname(np.__file__) + os.sep
 
 
-def _blamed(error: BaseException) -> str:
+def _blame(error: BaseException) -> str:
     """The innermost line of an error's traceback that is not the library's own."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not anomaly.is_library(frame.filename) and not frame.filename.startswith(_NUMPY):
@@ -177,11 +177,11 @@ def _blamed(error: BaseException) -> str:
     return ""
 
 
-def _made(
+def _make_plan(
     step: Any, xs: Any, states: Any, first: Step, wanted: Wanted, rows: Any, ragged: bool
 ) -> Plan | str:
     """A plan for a new structure, or the reason why there can be none."""
-    second = _traced(step, xs, states, Table(), lines=True)
+    second = _trace(step, xs, states, Table(), lines=True)
     _compare(first, second)
     reason: str | None = None
     for instead in ("as a program of NumPy", "literally"):
@@ -209,7 +209,7 @@ def _compare(first: Step, second: Step) -> None:
 
     changed = None
     arrays = zip(first.trace.arrays, second.trace.arrays, strict=False)
-    if first.key[1:] != second.key[1:] or spelled(first.graph) != spelled(second.graph):
+    if first.key[1:] != second.key[1:] or spell(first.graph) != spell(second.graph):
         changed = "operations, shapes or static parameters changed"
     elif not all(map(same, first.trace.scalars, second.trace.scalars)):
         changed = "a Python number changed, such as a counter"
@@ -226,14 +226,14 @@ def run_planned(
     """The results of a loop by its plan; raises Unplanned where there is none."""
     prepared = prepare(loop, checkpoint is not None, knows)
     plan, step = prepared.plan, prepared.step
-    steps, order = _layout(loop, prepared)
+    steps, order = _lay_out(loop, prepared)
     every = segment_length(plan, steps, checkpoint)
     counts = len(prepared.xs), len(loop.states)
     call = Call(plan, step, steps, order, every, counts, loop.since)
     lengths = None if order is None else loop.lengths
-    call.literal = literally(call, loop.literally, lengths, loop.steps, loop.reverse)
+    call.literal = make_literal(call, loop.literally, lengths, loop.steps, loop.reverse)
     tensors = [*prepared.xs, *loop.states, *step.captured]
-    results = recorded(call, tensors)
+    results = run_and_record(call, tensors)
     ys = len(plan.graph.ys)
     return unflatten(step.output, results[:ys]), unflatten(loop.state_structure, results[ys:])
 
@@ -261,7 +261,7 @@ def segment_length(plan: Plan, steps: Steps, checkpoint: int | Bytes | None) -> 
     return int(lengths[within[-1]])
 
 
-def _layout(loop: Loop, prepared: Prepared) -> tuple[Steps, Any]:
+def _lay_out(loop: Loop, prepared: Prepared) -> tuple[Steps, Any]:
     """Where the rows of each step are, and the order of the rows if they end at different steps."""
     rows = loop.batch if prepared.plan.has_rows else None
     library = prepared.plan.machine.np

@@ -116,7 +116,7 @@ class Loop:
             state = _choose(reset, self.reset_state, state)
         if valid is not None:
             state = _choose(valid, state, spare)
-        output, following = self.checked_step(x, state)
+        output, following = self.check_step(x, state)
         leaves, structure = flatten(output)
         leaves = [as_tensor(y) for y in leaves]
         if self.valid is not None:
@@ -144,7 +144,7 @@ class Loop:
 
         return step, (structure, leaves)
 
-    def checked_step(self, x: Any, state: Any) -> tuple[Any, Any]:
+    def check_step(self, x: Any, state: Any) -> tuple[Any, Any]:
         """The cell applied once, and what it returned checked."""
         watch = self.watch
         result = self.cell(x, state) if watch is None else watch.call(self.cell, x, state)
@@ -153,7 +153,7 @@ class Loop:
                 f"unroll: a cell returns (output, state), not {flatten(result)[1]}; "
                 "a state of several parts is one tuple: return h, (h, c)"
             )
-        return result[0], _checked_state(self.cell, x, state, result[1])
+        return result[0], _check_state(self.cell, x, state, result[1])
 
     def check_rows(self, name: str, structure: Structure, leaves: list[Tensor]) -> None:
         """Raise ValueError for leaves that have not the rows along axis 0."""
@@ -184,7 +184,7 @@ class Loop:
         row = where(takes, own, argmax(astype(takes, "int32")))
         step = step[row]
 
-        def filled(x: Tensor) -> Tensor:
+        def fill(x: Tensor) -> Tensor:
             if x.ndim == 1:
                 return x  # the same for all rows
             first = x.detach()[step, row]
@@ -194,7 +194,7 @@ class Loop:
         start = self.initial
         if self.reset is not None:
             start = _choose(self.reset[step, own], self.reset_state, start)
-        return [filled(x) for x in self.xs], map_leaves(lambda h: h.detach()[row], start)
+        return [fill(x) for x in self.xs], map_leaves(lambda h: h.detach()[row], start)
 
 
 def _paths(name: str, structure: Structure) -> list[str]:
@@ -224,7 +224,7 @@ def _choose(flags: Any, chosen: Any, other: Any) -> Any:
     return map_leaves(lambda a, b: where(beside(flags, a), a, b), chosen, other)
 
 
-def _checked_state(cell: Cell, x: Any, given: Any, returned: Any) -> Any:
+def _check_state(cell: Cell, x: Any, given: Any, returned: Any) -> Any:
     """The state that a cell returned, if it is like the one that it was given."""
     before, structure = flatten(given)
     after, own = flatten(returned, structure)
@@ -239,7 +239,7 @@ def _checked_state(cell: Cell, x: Any, given: Any, returned: Any) -> Any:
     for place, (a, b) in enumerate(zip(before, after, strict=True)):
         if a.shape != b.shape or a.dtype != b.dtype:
             part = _paths("state", structure)[place] if structure.container else "state"
-            cause = "" if a.dtype == b.dtype else _where_promoted(cell, x, given, place)
+            cause = "" if a.dtype == b.dtype else _find_promotion(cell, x, given, place)
             raise TypeError(
                 f"unroll: the cell was given a {part} of {a.dtype} {a.shape} and returned "
                 f"{b.dtype} {b.shape}; both must agree from step to step{cause}"
@@ -247,7 +247,7 @@ def _checked_state(cell: Cell, x: Any, given: Any, returned: Any) -> Any:
     return unflatten(structure, after) if numbers else returned
 
 
-def _where_promoted(cell: Cell, x: Any, state: Any, place: int) -> str:
+def _find_promotion(cell: Cell, x: Any, state: Any, place: int) -> str:
     """The line that gave a part of the state its dtype, by one more step; nothing if not found."""
 
     def own(leaf: Tensor) -> Tensor:

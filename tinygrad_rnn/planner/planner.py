@@ -89,7 +89,7 @@ class Planner:
         self._table = Table()
         self._layouts.clear()
         self.pool.clear()
-        _return_freed()
+        _trim_heap()
 
     def __len__(self) -> int:
         return len(self._plans)
@@ -106,7 +106,7 @@ class Planner:
         return "\n".join(lines)
 
 
-def _return_freed() -> None:
+def _trim_heap() -> None:
     """Have the C library give the system what was freed: that of GNU keeps what it can."""
     with suppress(AttributeError, OSError, TypeError):  # another library, or another system
         ctypes.CDLL(None).malloc_trim(0)

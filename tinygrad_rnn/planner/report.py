@@ -74,7 +74,7 @@ def report(plan: Compiled) -> str:
     lines = [*_headline(plan), "", "Forward pass", *_pass(plan, d.forward, "forward")]
     if d.backward is not None:
         lines += ["", _BACKWARD, *_pass(plan, d.backward, "backward"), *_totals(plan)]
-        lines += ["", *_held(plan)]
+        lines += ["", *_memory_held(plan)]
     return "\n".join([*lines, "", *_rest(plan)])
 
 
@@ -140,8 +140,8 @@ def _pass(plan: Compiled, part: Pass, name: str) -> list[str]:
         if stage.loop:
             kernels = _kernels(plan, loops.index(stage), work)
             lines.append(f"  Loop over time, each step: {_work(work, kernels)}")
-            lines += _kept(plan, stage, backwards=name == "backward")
-        elif _counted(work):
+            lines += _carries(plan, stage, backwards=name == "backward")
+        elif _worth_counting(work):
             lines.append(f"  For all steps at once: {_work(work)}")
         else:
             continue
@@ -155,7 +155,7 @@ def _pass(plan: Compiled, part: Pass, name: str) -> list[str]:
     return lines or ["  Nothing to compute."]
 
 
-def _kept(plan: Compiled, stage: Stage, *, backwards: bool) -> list[str]:
+def _carries(plan: Compiled, stage: Stage, *, backwards: bool) -> list[str]:
     """The dependences that keep a loop a loop."""
     lines = []
     for before, after in stage.carries:
@@ -214,7 +214,7 @@ _UNITS = {
 }
 
 
-def _held(plan: Compiled) -> list[str]:
+def _memory_held(plan: Compiled) -> list[str]:
     d = plan.distribution
     steps, rows = 100, plan.rows or 1  # the number of steps is nothing that a plan knows
     values = [m.like for m in storage.held(d, plan.storage[0])]
@@ -276,17 +276,17 @@ _NOUNS = {
 }
 
 
-def _counted(values: Iterable[Value]) -> list[Value]:
+def _worth_counting(values: Iterable[Value]) -> list[Value]:
     """What costs something: no views, and no arrays of one number."""
     return [v for v in values if v.source is None and not is_view(v) and v.name != "full"]
 
 
 def _products(values: Iterable[Value]) -> list[Value]:
-    return [v for v in _counted(values) if v.primitive.kind == "contraction"]
+    return [v for v in _worth_counting(values) if v.primitive.kind == "contraction"]
 
 
 def _work(values: Iterable[Value], kernels: str = "") -> str:
-    found = Counter(_NOUNS[v.primitive.kind] for v in _counted(values))
+    found = Counter(_NOUNS[v.primitive.kind] for v in _worth_counting(values))
     order = {noun: found[noun] for noun in _NOUNS.values() if found[noun]}
     parts = [
         _count(n, noun) + (kernels if noun == "elementwise operation" else "")
@@ -318,7 +318,7 @@ def _groups(values: Sequence[Value]) -> int:
 
 def _by_line(values: Iterable[Value]) -> list[str]:
     """What is no product, by the user's line."""
-    rest = [v for v in _counted(values) if v.primitive.kind != "contraction" and v.line]
+    rest = [v for v in _worth_counting(values) if v.primitive.kind != "contraction" and v.line]
     lines = list(dict.fromkeys(v.line for v in rest))
     shown = [_row(_names(v for v in rest if v.line == line), line) for line in lines[:_MOST]]
     left = len(lines) - _MOST
@@ -349,10 +349,10 @@ def _shape(plan: Compiled, value: Value, in_loop: bool) -> str:
 
 
 def _row(what: str, line: str | None) -> str:
-    return _fitted(f"    {what:<{_LEFT}}  {line}" if line else f"    {what}")
+    return _fit(f"    {what:<{_LEFT}}  {line}" if line else f"    {what}")
 
 
-def _fitted(text: str) -> str:
+def _fit(text: str) -> str:
     return text if len(text) <= WIDTH else text[: WIDTH - 4] + " ..."
 
 

@@ -62,14 +62,14 @@ class Pass:
 
     def readers(self) -> dict[Value, set[int]]:
         """For what owns memory: the numbers of the stages that read it, END for the results."""
-        found: dict[Value, set[int]] = {}
+        readers: dict[Value, set[int]] = {}
         for number, stage in enumerate(self.stages):
             for value in stage.values:
                 for x in value.operands:
-                    found.setdefault(base(x), set()).add(number)
+                    readers.setdefault(base(x), set()).add(number)
         for value in self.results:
-            found.setdefault(base(value), set()).add(END)
-        return found
+            readers.setdefault(base(value), set()).add(END)
+        return readers
 
 
 END = -1

@@ -229,35 +229,42 @@ def trace(
 
     Raises whatever the step raises, and Untraceable.
     """
-    found = Trace(backend_of(states[1][0] if states[1] else xs[1][0]), table)
+    tracer = Trace(backend_of(states[1][0] if states[1] else xs[1][0]), table)
     if lines:
         table.line = anomaly.cell_line
-    x = [found.input("x", i, x) for i, x in enumerate(xs[1])]
-    state = [found.input("state", i, h) for i, h in enumerate(states[1])]
-    with random.traced(found.draw):
+    x = [tracer.input("x", i, x) for i, x in enumerate(xs[1])]
+    state = [tracer.input("state", i, h) for i, h in enumerate(states[1])]
+    with random.traced(tracer.draw):
         try:
             output, following = step(unflatten(xs[0], x), unflatten(states[0], state))
         finally:
-            found.running = False
+            tracer.running = False
             table.line = None
     leaves, structure = flatten(output)
     after, _ = flatten(following, states[0])
-    results = [_value(found, leaf) for leaf in [*leaves, *after]]
-    for w, array in zip(found.captured, found.arrays, strict=True):
+    results = [_value(tracer, leaf) for leaf in [*leaves, *after]]
+    for w, array in zip(tracer.captured, tracer.arrays, strict=True):
         if w._array is not array:
             w._array = array
             raise Untraceable(f"a captured tensor {w.dtype} {w.shape} was rebound inside the cell")
-    outside = tuple([(w.shape, w.dtype) for w in found.captured])
-    key = (tuple(results), outside, len(found.scalars), tuple(found.draws), structure, *states[:1])
-    graph = Graph(found.table, tuple(results[: len(leaves)]), tuple(results[len(leaves) :]))
-    return Step(key, graph, structure, found)
+    outside = tuple([(w.shape, w.dtype) for w in tracer.captured])
+    key = (
+        tuple(results),
+        outside,
+        len(tracer.scalars),
+        tuple(tracer.draws),
+        structure,
+        *states[:1],
+    )
+    graph = Graph(tracer.table, tuple(results[: len(leaves)]), tuple(results[len(leaves) :]))
+    return Step(key, graph, structure, tracer)
 
 
-def _value(found: Trace, leaf: Any) -> Value:
+def _value(tracer: Trace, leaf: Any) -> Value:
     tensor = as_tensor(leaf)
     array = tensor._array
-    own = type(array) is TracedArray and array.trace is found
-    return array.value if own else found.enter(tensor)
+    own = type(array) is TracedArray and array.trace is tracer
+    return array.value if own else tracer.enter(tensor)
 
 
 class Wanted(NamedTuple):
@@ -276,7 +283,7 @@ def differentiable(graph: Graph, wanted: Wanted, ragged: bool) -> tuple[bool, ..
     states = wanted.states
     while True:
         asked = {"x": wanted.xs, "state": states, "captured": wanted.captured}
-        found: set[Value] = set()
+        dependent: set[Value] = set()
         for value in graph.values():
             if value.source is not None:
                 kind, index = value.source
@@ -286,10 +293,10 @@ def differentiable(graph: Graph, wanted: Wanted, ragged: bool) -> tuple[bool, ..
             else:
                 rules = value.primitive.differentiable  # None for all inputs
                 pairs = enumerate(value.inputs)
-                depends = any(x in found for i, x in pairs if rules is None or i in rules)
+                depends = any(x in dependent for i, x in pairs if rules is None or i in rules)
             if depends:
-                found.add(value)
-        flags = tuple([value in found for value in (*graph.ys, *graph.states)])
+                dependent.add(value)
+        flags = tuple([value in dependent for value in (*graph.ys, *graph.states)])
         after = tuple([a or b for a, b in zip(states, flags[len(graph.ys) :], strict=True)])
         if after == states:
             return (*flags[: len(graph.ys)], *after) if ragged else flags
@@ -302,17 +309,17 @@ def derive(step: Step, wanted: Wanted) -> Graph:
     The state's own cotangents are carried, whatever is wanted, as far as anything wanted depends on
     them.
     """
-    found, graph = step.trace, step.graph
-    found.running = found.deriving = True
+    tracer, graph = step.trace, step.graph
+    tracer.running = tracer.deriving = True
     try:
         leaves: dict[Value, Tensor] = {}
-        replayed = replay(graph, lambda value: _leaf(found, value, wanted, leaves))
+        replayed = replay(graph, lambda value: _leaf(tracer, value, wanted, leaves))
         results = [replayed[value] for value in (*graph.ys, *graph.states)]
         seeds = []
         for i, tensor in enumerate(results):
             kind, index = ("dy", i) if i < len(graph.ys) else ("dstate", i - len(graph.ys))
-            value = found.table.source(kind, index, tensor.shape, tensor.dtype)  # type: ignore[arg-type]
-            seeds.append(wrap(TracedArray(found, value), None))
+            value = tracer.table.source(kind, index, tensor.shape, tensor.dtype)  # type: ignore[arg-type]
+            seeds.append(wrap(TracedArray(tracer, value), None))
         pairs = [(y, g) for y, g in zip(results, seeds, strict=True) if y._node is not None]
         cotangents: dict[Node, Any] = {}
         nodes = [leaf._node for leaf in leaves.values() if leaf._node is not None]
@@ -323,22 +330,22 @@ def derive(step: Step, wanted: Wanted) -> Graph:
         def cotangent(source: Source, wanted_too: bool) -> Value | None:
             leaf = next((x for v, x in leaves.items() if v.source == source), None)
             g = None if leaf is None or not wanted_too else cotangents.get(leaf._node)  # type: ignore[arg-type]
-            return None if g is None else _value(found, g)
+            return None if g is None else _value(tracer, g)
 
         return Graph(
-            found.table,
+            tracer.table,
             graph.ys,
             graph.states,
             tuple(cotangent(Source("x", i), w) for i, w in enumerate(wanted.xs)),
             tuple(
-                cotangent(Source("state", i), True) or _nothing(found.table, value)
+                cotangent(Source("state", i), True) or _nothing(tracer.table, value)
                 for i, value in enumerate(graph.states)
             ),
             tuple(cotangent(Source("captured", i), w) for i, w in enumerate(wanted.captured)),
             wanted.states,
         )
     finally:
-        found.running = found.deriving = False
+        tracer.running = tracer.deriving = False
 
 
 def _nothing(table: Table, like: Value) -> Value | None:
@@ -348,9 +355,9 @@ def _nothing(table: Table, like: Value) -> Value | None:
     return table.value(full, number=0.0, shape=like.shape, dtype=like.dtype)
 
 
-def _leaf(found: Trace, value: Value, wanted: Wanted, leaves: dict[Value, Tensor]) -> Tensor:
+def _leaf(tracer: Trace, value: Value, wanted: Wanted, leaves: dict[Value, Tensor]) -> Tensor:
     """A source as a leaf, of which a cotangent is wanted or not."""
-    tensor = wrap(TracedArray(found, value), None)
+    tensor = wrap(TracedArray(tracer, value), None)
     assert value.source is not None
     kind, index = value.source
     if kind in ("x", "state", "captured") and value.dtype.kind == "f":

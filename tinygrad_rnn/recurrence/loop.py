@@ -73,7 +73,7 @@ def _nothing(loop: Loop) -> tuple[Any, Any]:
     """For T = 0: a step on zeros tells what the outputs would look like."""
     x = [_zeros(x, x.shape[1:]) for x in loop.xs]
     with no_grad():
-        output, _ = loop.checked_step(unflatten(loop.x_structure, x), loop.initial)
+        output, _ = loop.check_step(unflatten(loop.x_structure, x), loop.initial)
     return map_leaves(lambda y: _zeros(as_tensor(y), (0, *y.shape)), output), loop.initial
 
 

@@ -45,7 +45,7 @@ def pad_sequences(sequences: Sequence[Any]) -> tuple[Any, np.ndarray[Any, Any]]:
                 "pad_sequences: sequences (T_i, ...) differ in nothing but T_i; these are "
                 + ", ".join(f"{x.dtype} {x.shape}" for x in column)
             )
-        batch.append(stack([_padded(x, max(lengths)) for x in column], axis=1))
+        batch.append(stack([_pad(x, max(lengths)) for x in column], axis=1))
     return unflatten(structure, batch), np.array(lengths)
 
 
@@ -186,5 +186,5 @@ def _length(leaves: list[Tensor], place: int) -> int:
     return found.pop()[0]
 
 
-def _padded(x: Tensor, steps: int) -> Tensor:
+def _pad(x: Tensor, steps: int) -> Tensor:
     return pad(x, [(0, steps - x.shape[0])] + [(0, 0)] * (x.ndim - 1))

@@ -151,9 +151,9 @@ class _Sequence:
         self.steps = length_of_time(
             "truncated_bptt", "xs and targets are Tensors that", [*parts, *targets] if parts else []
         )
-        self.lengths = None if lengths is None else self._checked_lengths(lengths, mask)
-        self.mask = None if mask is None else self._checked_flags(mask, "mask")
-        self.reset = None if reset is None else self._checked_flags(reset, "reset")
+        self.lengths = None if lengths is None else self._check_lengths(lengths, mask)
+        self.mask = None if mask is None else self._check_flags(mask, "mask")
+        self.reset = None if reset is None else self._check_flags(reset, "reset")
         self.given = None if state is None else map_leaves(as_tensor, state)
 
     def initial(self) -> Any:
@@ -176,13 +176,13 @@ class _Sequence:
         )
         return outputs, map_leaves(as_tensor, state)
 
-    def _checked_lengths(self, lengths: Any, mask: Any) -> np.ndarray[Any, Any]:
+    def _check_lengths(self, lengths: Any, mask: Any) -> np.ndarray[Any, Any]:
         if mask is not None:
             raise ValueError("truncated_bptt: give lengths or a mask, not both")
         taken = steps_within("truncated_bptt", lengths, self.steps, self._rows())
         return np.asarray(taken.sum(axis=0))
 
-    def _checked_flags(self, given: Any, name: str) -> Tensor:
+    def _check_flags(self, given: Any, name: str) -> Tensor:
         backend = flatten(self.xs)[0][0].backend
         return flags("truncated_bptt", name, given, (self.steps, self._rows()), backend)
 

@@ -35,7 +35,7 @@ _note: ContextVar[Note | None] = ContextVar("tinygrad_rnn_loops_noted", default=
 
 
 @contextmanager
-def loops_noted(note: Note) -> Iterator[None]:
+def note_loops(note: Note) -> Iterator[None]:
     """Loops in this block are not run: ``note`` is told of each, and gives what stands for it.
 
     It is called with what ``unroll`` was given, by name: for whoever makes a graph of a model, and
@@ -141,11 +141,11 @@ def unroll(
         )
     if isinstance(xs, list):
         batch, lengths, reset = batch_of("unroll", xs, lengths, mask, reset)
-        loop = checked(cell, batch, state, lengths, None, reset, reset_state, reverse)
-        outputs, state = _executed(loop, mode, checkpoint)
+        loop = make_loop(cell, batch, state, lengths, None, reset, reset_state, reverse)
+        outputs, state = _execute(loop, mode, checkpoint)
         return unpad_sequences(outputs, lengths), state
-    loop = checked(cell, xs, state, lengths, mask, reset, reset_state, reverse)
-    return _executed(loop, mode, checkpoint)
+    loop = make_loop(cell, xs, state, lengths, mask, reset, reset_state, reverse)
+    return _execute(loop, mode, checkpoint)
 
 
 SWITCH = 256
@@ -153,7 +153,7 @@ SWITCH = 256
 SEEN = 64
 
 
-def _executed(loop: Loop, mode: str, checkpoint: Any) -> tuple[Any, Any]:
+def _execute(loop: Loop, mode: str, checkpoint: Any) -> tuple[Any, Any]:
     """The results of a loop, planned if it may and can be."""
     if mode == "literal" or needs_graph() or loop.steps == 0 or loop.batch == 0:
         return run(loop)
@@ -272,7 +272,7 @@ def plan(
     """
     if isinstance(xs, list):
         xs, lengths, reset = batch_of("plan", xs, lengths, mask, reset)
-    loop = checked(cell, xs, state, lengths, mask, reset, None, reverse)
+    loop = make_loop(cell, xs, state, lengths, mask, reset, None, reverse)
     if loop.steps == 0 or loop.batch == 0:
         return Plan.literal("there are no steps, or no rows: nothing is computed")
     standing = Standing(cell)
@@ -320,7 +320,7 @@ def initial_state_beside(cell: Cell, xs: Sequence[Tensor]) -> Any:
     return initial_state(cell, vectors[0].shape[1:-1], dtype, xs[0].backend)
 
 
-def checked(
+def make_loop(
     cell: Cell,
     xs: Any,
     state: Any,
@@ -358,7 +358,7 @@ def checked(
 
 def _literally(cell: Cell, xs: Any, state: Any, lengths: Any, reverse: bool) -> tuple[Any, Any]:
     """``unroll`` in mode "literal"."""
-    return run(checked(cell, xs, state, lengths, None, None, None, reverse))
+    return run(make_loop(cell, xs, state, lengths, None, None, None, reverse))
 
 
 def _fresh(loop: Loop, reset_state: Any) -> Any:

@@ -210,7 +210,7 @@ def _pack_block(processor: Processor) -> Code:
     squares_end = integer("sub", "%k", integer("srem", "%k", lanes))
     with code.loop(0, squares) as v, code.loop(0, squares_end, lanes) as k:
         columns = [integer("add", integer("mul", v, lanes), i) for i in range(lanes)]
-        square = _transposed([code.load(source(k, column), lanes) for column in columns])
+        square = _transpose([code.load(source(k, column), lanes) for column in columns])
         place = target(k, v)
         for i, row in enumerate(square):
             code.store(row, code.address(place, i * lanes))
@@ -229,7 +229,7 @@ def _pack_block(processor: Processor) -> Code:
     return code
 
 
-def _transposed(rows: list[Value]) -> list[Value]:
+def _transpose(rows: list[Value]) -> list[Value]:
     """The columns of a square: a perfect shuffle of its rows, as often as they can be halved."""
     count = len(rows)
     half = count // 2
@@ -237,7 +237,7 @@ def _transposed(rows: list[Value]) -> list[Value]:
     high = [i + half for i in low]
     for _ in range(count.bit_length() - 1):
         pairs = list(zip(rows[:half], rows[half:], strict=True))
-        rows = [x.shuffled(y, lanes) for x, y in pairs for lanes in (low, high)]
+        rows = [x.shuffle(y, lanes) for x, y in pairs for lanes in (low, high)]
     return rows
 
 

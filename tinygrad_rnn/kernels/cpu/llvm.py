@@ -117,7 +117,7 @@ class Code:
     def store(self, value: Value, address: str, mask: Value | None = None) -> None:
         """Put a value at an address; booleans become bytes. Floats may be masked."""
         if value.kind == "i1":
-            value = value._converted("zext", "i8")
+            value = value._convert("zext", "i8")
         align = 1 if value.kind == "i8" else 4
         if mask is None:
             self.do(f"store {value.type} {value.text}, ptr {address}, align {align}")
@@ -203,9 +203,9 @@ class Value:
         wide = vector(self.kind, lanes)
         first = self.code.emit(f"insertelement {wide} poison, {self.type} {self.text}, i64 0")
         one = Value(self.code, first, self.kind, lanes)
-        return one.shuffled(one, [0] * lanes)
+        return one.shuffle(one, [0] * lanes)
 
-    def shuffled(self, other: Value, lanes: list[int]) -> Value:
+    def shuffle(self, other: Value, lanes: list[int]) -> Value:
         """These lanes, those of ``other`` being numbered after the own ones."""
         mask = ", ".join(f"i32 {i}" for i in lanes)
         text = self.code.emit(
@@ -217,7 +217,7 @@ class Value:
     def part(self, first: int, count: int) -> Value:
         """Some neighbouring lanes."""
         if count > 1:
-            return self.shuffled(self, list(range(first, first + count)))
+            return self.shuffle(self, list(range(first, first + count)))
         text = self.code.emit(f"extractelement {self.type} {self.text}, i64 {first}")
         return Value(self.code, text, self.kind, 1)
 
@@ -302,7 +302,7 @@ class Value:
 
     # Conversions.
 
-    def _converted(self, operation: str, kind: str) -> Value:
+    def _convert(self, operation: str, kind: str) -> Value:
         text = self.code.emit(f"{operation} {self.type} {self.text} to {vector(kind, self.lanes)}")
         return Value(self.code, text, kind, self.lanes)
 
@@ -310,7 +310,7 @@ class Value:
         """An integer as a float; a boolean as 0 or 1."""
         if self.kind == "float":
             return self
-        return self._converted("uitofp" if self.kind == "i1" else "sitofp", "float")
+        return self._convert("uitofp" if self.kind == "i1" else "sitofp", "float")
 
     def boolean(self) -> Value:
         """Whether a float is not 0."""
@@ -318,8 +318,8 @@ class Value:
 
     def bits(self) -> Value:
         """The bits of each float as an integer."""
-        return self._converted("bitcast", "i32")
+        return self._convert("bitcast", "i32")
 
     def from_bits(self) -> Value:
         """The float that has these bits."""
-        return self._converted("bitcast", "float")
+        return self._convert("bitcast", "float")

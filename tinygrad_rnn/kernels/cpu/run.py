@@ -150,7 +150,7 @@ def _address(array: Array) -> int:
     return ctypes.c_void_p.from_address(id(array) + ARRAY_DATA).value or 0
 
 
-def _aligned(size: int) -> Array:
+def _allocate_aligned(size: int) -> Array:
     """Uninitialised float32 that begin with a cache line."""
     memory = np.empty(size + 16, np.float32)
     skipped = -memory.ctypes.data % 64 // 4
@@ -240,7 +240,7 @@ class Compiled:
         self._run(objects, tables, memory.addresses, first, last, row, end)
 
     def _memory(self) -> _Packed:
-        array = _aligned(self._size)
+        array = _allocate_aligned(self._size)
         addresses = (ctypes.c_void_p * self._statements)()
         for n, offset in self._users.items():
             addresses[n] = _address(array) + 4 * offset
@@ -354,7 +354,7 @@ def _product(functions: Functions, accumulate: bool, a: Array, b: Array, out: Ar
 def _multiply(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
     memory = _block.memory  # held here as well: a thread that Python abandons loses its own
     if memory is None:
-        memory = _block.memory = _aligned(functions.block_size)
+        memory = _block.memory = _allocate_aligned(functions.block_size)
     (m, n), k = out.shape, a.shape[1]
     (a_row, a_column), (b_row, b_column) = a.strides, b.strides
     functions.product(

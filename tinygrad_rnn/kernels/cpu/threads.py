@@ -83,7 +83,7 @@ class _Workers:
         """Make all calls at once, the first in this thread; return when all have returned."""
         tasks = [_Task(call) for call in calls[1:]]
         try:
-            for task in tasks[: self._started(len(tasks))]:
+            for task in tasks[: self._start(len(tasks))]:
                 self._tasks.put(task)
             calls[0]()
             for task in tasks:
@@ -95,7 +95,7 @@ class _Workers:
             if task.error is not None:
                 raise task.error
 
-    def _started(self, count: int) -> int:
+    def _start(self, count: int) -> int:
         """How many threads there are, after starting some if there were fewer."""
         if len(self._threads) < count:
             with self._starting:

@@ -33,7 +33,7 @@ class Stream(NamedTuple):
     recorder: Any
     recorded_products: cublas.Cublas
 
-    def recorded(self, issue: Callable[[cublas.Cublas], None]) -> Any:
+    def record(self, issue: Callable[[cublas.Cublas], None]) -> Any:
         """What ``issue(products)`` launches, as a graph; nothing is run."""
         with _recording, self.recorder:
             self.recorded_products.use(self.recorder.ptr)

@@ -180,7 +180,7 @@ class _KernelWriter:
                 self._line(f"slot{n} += blockIdx.x * {slot.stride}LL;")
         if not self.by_rows:
             self._line("const int column = blockIdx.y * blockDim.x + threadIdx.x;")
-        self._numbers_loaded()
+        self._load_numbers()
         for level in sorted({level for level, _ in self.loops}):
             self._numbers(level)
             widths = {width for at, width in self.loops if at == level and width > 1}
@@ -197,7 +197,7 @@ class _KernelWriter:
     def _line(self, text: str, depth: int = 1) -> None:
         self.lines.append("    " * depth + text)
 
-    def _numbers_loaded(self) -> None:
+    def _load_numbers(self) -> None:
         for n, i in enumerate(self.instructions):
             if i.name == "load" and i.width == 1:
                 self._line(f"const {self.kinds[n]} v{n} = {self._slot(i)}[0];")

@@ -63,7 +63,7 @@ class _Trial:
             self.graph_wins = min(graphs) < min(plain)
         return self.graph_wins
 
-    def launched(self, cuda: Any, graph: bool, launch: Callable[[], None]) -> None:
+    def launch_timed(self, cuda: Any, graph: bool, launch: Callable[[], None]) -> None:
         """Launch, and time it if that is still of interest."""
         waiting = sum(way is graph for way, _, _ in self._pending)
         if self.graph_wins is not None or len(self._times[graph]) + waiting >= self._TIMES:
@@ -95,9 +95,9 @@ class _Recordings:
             wanted = trial.wants_graph(stream.cuda)
             graph = self._graph(stream, trial, prepared) if wanted else None
         if graph is None:
-            trial.launched(stream.cuda, False, lambda: prepared.issue(stream.products))
+            trial.launch_timed(stream.cuda, False, lambda: prepared.issue(stream.products))
         else:
-            trial.launched(stream.cuda, True, graph.launch)
+            trial.launch_timed(stream.cuda, True, graph.launch)
 
     def _graph(self, stream: Stream, trial: _Trial, prepared: Prepared) -> Any:
         """The recording of a loop that comes for the second time, if it can be recorded."""
@@ -109,7 +109,7 @@ class _Recordings:
         self._graphs.move_to_end(key)
         if self._graphs[key] is None:
             try:
-                self._graphs[key] = stream.recorded(prepared.issue)
+                self._graphs[key] = stream.record(prepared.issue)
             except Exception:  # of many kinds; what is launched step by step still works
                 trial.graph_wins = False
         return self._graphs[key]
@@ -145,7 +145,7 @@ class Compiled:
         nothing is checked. A matrix of a product may be a view of any strides. Returns before the
         device is done.
         """
-        prepared = self.prepared(arrays, timetable, steps)
+        prepared = self.prepare(arrays, timetable, steps)
         if prepared is not None:
             stream = self._device.stream()
             if self._device.records and settings.switch("TINYGRAD_RNN_CUDA_GRAPHS") is not False:
@@ -153,7 +153,7 @@ class Compiled:
             else:
                 prepared.issue(stream.products)
 
-    def prepared(
+    def prepare(
         self, arrays: Sequence[Array], timetable: Timetable, steps: slice | None = None
     ) -> Prepared | None:
         """What a call launches; None if there is nothing to do."""
@@ -302,7 +302,7 @@ def available() -> str | None:
         return f"{type(error).__name__}: {error}"
 
 
-def _tried() -> Loop:
+def _trial_loop() -> Loop:
     """A state after = tanh(z) + sum(z), where z = step + before @ weights."""
     z = Slot(0, "step", 0, 4, 4)
     before, after = Slot(1, "before", 0, 3, 3), Slot(1, "after", 0, 3, 3)
@@ -319,7 +319,7 @@ def _tried() -> Loop:
 
 def wrong(device: Any) -> str | None:
     """What is wrong with a small loop on a device, if anything. It learns whether it can record."""
-    (compiled,) = compile([_tried()], device)
+    (compiled,) = compile([_trial_loop()], device)
     three, one = np.array([0, 3]), np.array([3, 1])
     table = Timetable(three, three, three + 3, one, np.arange(2))
     weights = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
@@ -330,13 +330,13 @@ def wrong(device: Any) -> str | None:
         expected[after : after + count] = np.tanh(total[:, :3]) + total.sum(1, keepdims=True)
     stream = device.stream()
     arrays = [device.array(x) for x in (z, h, weights)]
-    prepared = compiled.prepared([*arrays[:2], arrays[2].T], table)
+    prepared = compiled.prepare([*arrays[:2], arrays[2].T], table)
     assert prepared is not None
     prepared.issue(stream.products)
     if not np.allclose(device.host(arrays[1]), expected, atol=1e-5):
         return "a small loop gave wrong results on this GPU"
     try:
-        graph = stream.recorded(prepared.issue)
+        graph = stream.record(prepared.issue)
         for array, start in zip(arrays, (z, h), strict=False):
             array[...] = device.array(start)
         graph.launch()

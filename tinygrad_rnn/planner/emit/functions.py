@@ -73,7 +73,7 @@ class FunctionWriter(Writer):
         lowering = Lowering(self, stage, schedule)
         loop = lowering.lower()
         order = "last step to first" if self.part.backwards else "first step to last"
-        self.line(f"# Machine code, {order}: {_described(loop)}")
+        self.line(f"# Machine code, {order}: {_describe(loop)}")
         self.line(
             f"loop_{len(loops)}([{', '.join(lowering.arrays)}], steps.table, None, threads())"
         )
@@ -138,7 +138,7 @@ class FunctionWriter(Writer):
         return final if self.by_rows(before) else f"{final}[0]"
 
 
-def _described(loop: Loop) -> str:
+def _describe(loop: Loop) -> str:
     """What a loop does at each step."""
     parts = []
     for statement in loop.statements:

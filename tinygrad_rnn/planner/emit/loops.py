@@ -41,12 +41,12 @@ class LoopWriter:
 
     def _latest(self, before: Value) -> None:
         """A state of which the latest is kept, and what others read of it."""
-        name = self.local[before] = self._shared(self.storage.places[before])
+        name = self.local[before] = self._shared_memory(self.storage.places[before])
         for place in self.storage.copies.get(before, ()):
             copy = self.writer.array(place.memory)
             self.body.append(f"{self._over(self._each(before, copy), copy)}[...] = {name}")
 
-    def _shared(self, place: Place) -> str:
+    def _shared_memory(self, place: Place) -> str:
         """The memory that the steps share: of the rows that are active."""
         name = self.writer.array(place.memory)
         if self.writer.ragged and self.writer.by_rows(place.memory.like):
@@ -120,7 +120,7 @@ class LoopWriter:
         if place.memory.of_all_steps:
             name = self.writer.over_steps(value)
             return self._over(self._each(value, name), name)
-        whole = self._shared(place)
+        whole = self._shared_memory(place)
         if place.key is None:
             return whole
         part, hint = f"{whole}[{key_text(place.key)}]", f"{value.name}_part"

@@ -32,7 +32,7 @@ def write_total(writer: Writer, terms: Iterable[Term] | None) -> str:
 def _term(writer: Writer, term: Term) -> str:
     grown = writer.storage.totals.get(term.value)
     if grown is None:
-        total = _contracted(writer, term.value)
+        total = _contract(writer, term.value)
     else:
         total = f"{writer.array(grown)}.astype(np.{term.value.dtype.name}, copy=False)"
     for movement in term.after:
@@ -40,11 +40,11 @@ def _term(writer: Writer, term: Term) -> str:
             total = f"{total}.reshape({movement.shape})"
         else:
             others = [writer.operand(x) for x in movement.inputs[1:]]
-            total = writer.applied(movement, [total, *others])
+            total = writer.apply(movement, [total, *others])
     return total
 
 
-def _contracted(writer: Writer, value: Value) -> str:
+def _contract(writer: Writer, value: Value) -> str:
     """The sum over time of a value, as an expression."""
     extents, read = writer.extents, read_by(Term(value, False, ()))
     if any(extents[x] is ROWS for x in read):
@@ -59,7 +59,7 @@ def _contracted(writer: Writer, value: Value) -> str:
     if kind == "places":
         values, places = arrays
         if extents[read[1]] is ONCE is not extents[read[0]]:
-            values = _added(writer, values, 0)  # at the same places at each step
+            values = _add_up(writer, values, 0)  # at the same places at each step
         entries = [places if e is ARRAY else repr(e) for e in value.parameters["key"]]
         backend = writer.constant("xp", writer.context.backend)
         zeros = f"np.zeros({value.shape}{dtype_text(value)})"
@@ -67,7 +67,7 @@ def _contracted(writer: Writer, value: Value) -> str:
     if extents[value] is ROWS:
         return f"steps.added({writer.constant('xp', writer.context.backend)}, {arrays[0]})"
     if extents[value] is EACH:
-        return _added(writer, arrays[0], 0)
+        return _add_up(writer, arrays[0], 0)
     return f"({arrays[0]} * np.asarray(steps.steps{dtype_text(value)}))"
 
 
@@ -76,7 +76,7 @@ def _product(writer: Writer, value: Value, read: list[Value], arrays: list[str])
     x, y = [
         array
         if writer.extents[part] is not EACH
-        else _added(writer, array, 0)
+        else _add_up(writer, array, 0)
         if once
         else f"{array}.reshape(-1, {part.shape[-1]})"
         for array, part in zip(arrays, read, strict=True)
@@ -93,7 +93,7 @@ def _sum(writer: Writer, value: Value, array: str) -> str:
     x, axes, keep = value.operands[0], value.parameters["axis"], value.parameters["keepdims"]
     if writer.extents[x] is EACH:
         shifted = tuple(a + len(x.shape) + 1 for a in axes)
-        total = _added(writer, array, (0, *shifted))
+        total = _add_up(writer, array, (0, *shifted))
         return f"{total}.reshape({value.shape})" if keep else total
     multiply = writer.product(value)
     if axes == (-len(x.shape),) and len(x.shape) == 2 and multiply != "np.dot(":
@@ -102,10 +102,10 @@ def _sum(writer: Writer, value: Value, array: str) -> str:
         ones = f"np.ones((1, steps.total){dtype_text(x)})"
         writer.line(f"{multiply}{ones}, {array}, out={name})", value)
         return name if keep else f"{name}[0]"
-    return _added(writer, array, axes, keep)
+    return _add_up(writer, array, axes, keep)
 
 
-def _added(writer: Writer, array: str, axis: int | tuple[int, ...], keep: bool = False) -> str:
+def _add_up(writer: Writer, array: str, axis: int | tuple[int, ...], keep: bool = False) -> str:
     """A sum over axes, as exact as the backend's."""
     backend = writer.constant("xp", writer.context.backend)
     return f"{backend}.sum({array}, axis={axis}{', keepdims=True' * keep})"

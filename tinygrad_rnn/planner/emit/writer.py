@@ -93,12 +93,12 @@ class Writer:
         found = self.arrays.get(memory)
         if found is None:
             found = self.arrays[memory] = self.name(_hint(memory))
-            self.line(f"{found} = {self._allocated(memory)}")
+            self.line(f"{found} = {self._allocate(memory)}")
             if memory.kind == "states":
                 self.line(f"{self.steps}.start({found})[...] = {self._start(memory)}")
         return found
 
-    def _allocated(self, memory: Memory) -> str:
+    def _allocate(self, memory: Memory) -> str:
         like, extent = memory.like, self.extents[memory.like]
         if memory.kind == "latest":
             return f"np.array({self._start(memory)}, order='C')"
@@ -260,10 +260,10 @@ class Writer:
             rows = self.extents[value] is ROWS_ONCE
             lengths = ["steps.rows", *map(str, shape[1:])] if rows else list(map(str, shape))
             return f"np.full({shape_text(lengths)}, {number!r}{dtype_text(value)})"
-        call = self.applied(value, operands)
+        call = self.apply(value, operands)
         return f"np.array({call})" if returns_operand(value) else call
 
-    def applied(self, value: Value, operands: list[str]) -> str:
+    def apply(self, value: Value, operands: list[str]) -> str:
         """A primitive as it is, whose result may be a view."""
         given = ", ".join(operands)
         primitive = self.constant(f"{value.name}_primitive", value.primitive)

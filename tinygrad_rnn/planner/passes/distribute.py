@@ -71,10 +71,10 @@ def _pass(
     possible = [Carry(b, a) for b, a in pairs if b is not None and a is not None]
     order, carries = ordered(results, held), list[Carry]()
     while True:  # what a step reads of a state needs what the step before made of it
-        found = [c for c in possible if c.before in order or c.after in results]
-        if found == carries:
+        needed = [c for c in possible if c.before in order or c.after in results]
+        if needed == carries:
             break
-        carries = found
+        carries = needed
         order = ordered([*results, *(x for c in carries for x in c)], held)
     computed = [v for v in order if v.source is None]
     parts = _components(order, dict(carries))

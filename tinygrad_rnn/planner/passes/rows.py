@@ -55,22 +55,22 @@ def prove(graph: Graph, batch: int | None, ragged: bool = False) -> Proof:
         except Mixed as error:
             return Proof(_without_rows(graph), error)
         if walk.having_rows == having_rows:
-            return Proof(walk.found, None)
+            return Proof(walk.extents, None)
         having_rows = frozenset(walk.having_rows)
 
 
 def _without_rows(graph: Graph) -> dict[Value, Extent]:
     """The extents in a graph of which nothing is known: once, or for each step."""
-    found: dict[Value, Extent] = {}
+    extents: dict[Value, Extent] = {}
     for value in graph.values():
         if value.source is not None:
             outside = value.source.kind in ("captured", "scalar", "constant")
             same = value.source.kind == "draw" and value.parameters["draw"].same
-            found[value] = ONCE if outside or same else EACH
+            extents[value] = ONCE if outside or same else EACH
         else:
-            varies = any(found[x] is EACH for x in value.operands)
-            found[value] = EACH if varies else ONCE
-    return found
+            varies = any(extents[x] is EACH for x in value.operands)
+            extents[value] = EACH if varies else ONCE
+    return extents
 
 
 class _Walk:
@@ -78,29 +78,29 @@ class _Walk:
 
     def __init__(self, batch: int | None, having_rows: frozenset[Value]) -> None:
         self.batch = batch
-        self.found: dict[Value, Extent] = {}
+        self.extents: dict[Value, Extent] = {}
         self.having_rows = set(having_rows)
         self.shared: set[Value] = set()  # by all rows
 
     def run(self, graph: Graph, ragged: bool) -> None:
         for value in graph.values():
-            self.found[value] = self.of(value)
+            self.extents[value] = self.of(value)
         states = [v for v in (*graph.states, *graph.dstates) if v is not None]
         for result in [*graph.ys, *states, *(v for v in graph.dxs if v is not None)]:
-            if self.found[result] in (MERGED, SUMMED):
+            if self.extents[result] in (MERGED, SUMMED):
                 raise Mixed(result, "is a result without rows")
-            if self._turned(result):
+            if self._is_turned(result):
                 raise Mixed(result, "moves rows to another axis")
         for state in states:
-            if self.found[state] is not ROWS:
+            if self.extents[state] is not ROWS:
                 raise Mixed(state, "is a state without rows")
         for output in graph.ys if ragged else ():
             if not self.follows(output):
                 raise Mixed(output, "is an output without rows")
         for index, g in enumerate(graph.dcaptured):
-            if g is not None and self.batch != 1 and self.found[g] in (ROWS, ROWS_ONCE):
+            if g is not None and self.batch != 1 and self.extents[g] in (ROWS, ROWS_ONCE):
                 source = graph.table.source("captured", index, g.shape, g.dtype)
-                self.found.setdefault(source, self._source(source))
+                self.extents.setdefault(source, self._source(source))
                 if not self.follows(source):
                     raise Mixed(g, "has rows, and what it is the cotangent of has not")
 
@@ -114,7 +114,7 @@ class _Walk:
             if not self.follows(value.operands[0]):
                 raise Mixed(value, "is a state without rows")
             return ROWS
-        given = [self.found[x] for x in value.operands]
+        given = [self.extents[x] for x in value.operands]
         if SUMMED in given:
             return self._of_summed(value)
         if MERGED in given:
@@ -122,25 +122,25 @@ class _Walk:
         if ROWS not in given and ROWS_ONCE not in given:
             return EACH if EACH in given else ONCE
         kind: str = value.primitive.kind
-        if value.name != "matmul" and any(self._turned(x) for x in value.operands):
+        if value.name != "matmul" and any(self._is_turned(x) for x in value.operands):
             raise Mixed(value, "takes the rows of a matrix for its columns")
         if kind != "elementwise" and EACH in given:
             raise Mixed(value, "takes what each step has one of beside rows")
         rule = getattr(self, f"_{value.name if value.name in _WITH_RULES else kind}")
-        found: Extent = rule(value)
-        if found is ROWS and not self._turned(value) and value.shape[:1] != (self.batch,):
+        extent: Extent = rule(value)
+        if extent is ROWS and not self._is_turned(value) and value.shape[:1] != (self.batch,):
             raise Mixed(value, f"makes {value.shape} of rows")
-        if found is ROWS and ROWS not in given and EACH not in given:
+        if extent is ROWS and ROWS not in given and EACH not in given:
             return ROWS_ONCE
-        return found
+        return extent
 
     def follows(self, x: Value) -> bool:
         """Whether a captured value can be taken as one for each row; then it is from now on."""
-        found = self.found[x]
-        if found in (ROWS, ROWS_ONCE):
-            return not self._turned(x)
+        extent = self.extents[x]
+        if extent in (ROWS, ROWS_ONCE):
+            return not self._is_turned(x)
         taken = x in self.shared and self.batch != 1
-        if found is not ONCE or x.shape[:1] != (self.batch,) or taken:
+        if extent is not ONCE or x.shape[:1] != (self.batch,) or taken:
             return False
         if x.source is None and x.primitive is not full:
             if x.primitive.kind == "elementwise":
@@ -148,23 +148,23 @@ class _Walk:
                 wide = [y for y in wide if len(y.shape) == len(x.shape)]
                 if not wide or not all([self.follows(y) for y in wide]):
                     return False
-                self.found[x] = ROWS_ONCE
+                self.extents[x] = ROWS_ONCE
                 return True
             kept = is_view(x) and x.name != "broadcast_to"
             turned = x.name == "permute_dims" and x.parameters["axes"][0] != -len(x.shape)
             cut = x.name == "getitem" and x.parameters["key"][:1] != (WHOLE,)
             if not kept or turned or cut or not self.follows(x.operands[0]):
                 return False
-        self.found[x] = ROWS_ONCE
+        self.extents[x] = ROWS_ONCE
         if x.source is not None or x.primitive is full:
             self.having_rows.add(x)
         return True
 
-    def _turned(self, x: Value) -> bool:
+    def _is_turned(self, x: Value) -> bool:
         """Whether rows are along axis 1 of a matrix: on the way to a product that sums over it."""
         if len(x.shape) != 2 or x.name != "permute_dims" or x.parameters["axes"] != (-1, -2):
             return False
-        return self.found[x.operands[0]] in (ROWS, ROWS_ONCE)
+        return self.extents[x.operands[0]] in (ROWS, ROWS_ONCE)
 
     def _outside(self, x: Value) -> Extent:
         return ROWS_ONCE if x in self.having_rows else ONCE
@@ -182,9 +182,9 @@ class _Walk:
             return EACH
         raise Mixed(value, f"has shape {value.shape}, without {self.batch} rows along axis 0")
 
-    def _shared(self, value: Value, x: Value) -> None:
+    def _share(self, value: Value, x: Value) -> None:
         """Raise unless an operand is the same for all rows."""
-        if self.found[x] in (ROWS, ROWS_ONCE):
+        if self.extents[x] in (ROWS, ROWS_ONCE):
             raise Mixed(value, "takes the rows of one operand for something else")
         self.shared.add(x)
 
@@ -192,7 +192,7 @@ class _Walk:
         ndim = len(value.shape)
         for x in value.operands:
             wide = len(x.shape) == ndim
-            if self.found[x] in (ROWS, ROWS_ONCE):
+            if self.extents[x] in (ROWS, ROWS_ONCE):
                 if not wide:
                     raise Mixed(value, f"lines up rows of {x.shape} with another axis")
             elif wide and x.shape[0] == self.batch != 1:
@@ -218,7 +218,7 @@ class _Walk:
         if value.shape[:1] == (self.batch,):
             return ROWS
         whole = self.batch is not None and value.shape[:1] and value.shape[0] % self.batch == 0
-        if whole and len(value.shape) == 2 and self.found[value.operands[0]] is ROWS:
+        if whole and len(value.shape) == 2 and self.extents[value.operands[0]] is ROWS:
             return MERGED
         raise Mixed(value, f"makes {value.shape} of rows")
 
@@ -226,7 +226,7 @@ class _Walk:
         """Of several places for each row: the product that sums over all of them."""
         if value.name == "permute_dims":
             return MERGED
-        if value.name == "matmul" and all(self.found[x] is MERGED for x in value.operands):
+        if value.name == "matmul" and all(self.extents[x] is MERGED for x in value.operands):
             x, y = value.operands
             if x.name == "permute_dims" and y.name != "permute_dims":
                 return SUMMED
@@ -256,41 +256,41 @@ class _Walk:
     def _getitem(self, value: Value) -> Extent:
         x, *indices = value.operands
         key = value.parameters["key"]
-        if self.found[x] in (ROWS, ROWS_ONCE):
+        if self.extents[x] in (ROWS, ROWS_ONCE):
             for index in indices:
-                self._shared(value, index)
+                self._share(value, index)
             if key[:1] == (WHOLE,):
                 return ROWS
         elif key[0] is ARRAY and len(indices) == 1:
-            self._shared(value, x)
+            self._share(value, x)
             return ROWS
         raise Mixed(value, "picks among rows")
 
     def _index_add(self, value: Value) -> Extent:
         x, values, *indices = value.operands
         key = value.parameters["key"]
-        by_rows = self.found[x] in (ROWS, ROWS_ONCE) or self.found[values] in (ROWS, ROWS_ONCE)
+        by_rows = self.extents[x] in (ROWS, ROWS_ONCE) or self.extents[values] in (ROWS, ROWS_ONCE)
         if by_rows and key[:1] == (WHOLE,) and self.follows(x) and self.follows(values):
             for index in indices:
-                self._shared(value, index)
+                self._share(value, index)
             return ROWS
-        placed = key[0] is ARRAY and len(indices) == 1 and self.found[indices[0]] is ROWS
-        if placed and x.primitive is full and self.found[values] is ROWS:
+        placed = key[0] is ARRAY and len(indices) == 1 and self.extents[indices[0]] is ROWS
+        if placed and x.primitive is full and self.extents[values] is ROWS:
             return SUMMED
         raise Mixed(value, "adds to rows")
 
     def _matmul(self, value: Value) -> Extent:
         x, y = value.operands
         if len(x.shape) == 2 == len(y.shape):
-            transposed = x.name == "permute_dims" and ROWS in (self.found[x], self.found[y])
+            transposed = x.name == "permute_dims" and ROWS in (self.extents[x], self.extents[y])
             if transposed and self.follows(x.operands[0]) and self.follows(y):
                 return SUMMED
             if self.follows(x):
-                self._shared(value, y)
+                self._share(value, y)
                 return ROWS
             raise Mixed(value, "sums over rows")
         for operand in (x, y):
-            rows = self.found[operand] in (ROWS, ROWS_ONCE)
+            rows = self.extents[operand] in (ROWS, ROWS_ONCE)
             wide = len(operand.shape) == len(value.shape)
             if rows and not wide:
                 raise Mixed(value, "takes rows for an axis of a matrix")
@@ -305,10 +305,10 @@ class _Walk:
         """Of sums over rows: what the sum of their sums over time is the same operation of."""
         first, *others = value.inputs
         if value.name in ("add", "subtract"):
-            linear = all(isinstance(x, Value) and self.found[x] is SUMMED for x in value.inputs)
+            linear = all(isinstance(x, Value) and self.extents[x] is SUMMED for x in value.inputs)
         else:
-            once = all(not isinstance(x, Value) or self.found[x] is ONCE for x in others)
-            summed = isinstance(first, Value) and self.found[first] is SUMMED
+            once = all(not isinstance(x, Value) or self.extents[x] is ONCE for x in others)
+            summed = isinstance(first, Value) and self.extents[first] is SUMMED
             linear = facts_of(value.name).linear and summed and once and value.dtype.kind == "f"
         if linear:
             return SUMMED
