@@ -16,11 +16,14 @@ import contextlib
 import contextvars
 import copy
 import ctypes
+import dataclasses
 import datetime
+import decimal
 import enum
 import functools
 import gc
 import hashlib
+import importlib
 import itertools
 import os
 import pathlib
@@ -970,6 +973,88 @@ def by_an_enum() -> Any:
     return now
 
 
+def by_an_attribute_of_a_member() -> Any:
+    class Phase(enum.Enum):
+        A = 1
+
+    member: Any = Phase.A
+    member.count = 0
+
+    def now() -> bool:
+        member.count += 1
+        return bool(member.count % 17 == 0)
+
+    return now
+
+
+def by_a_method_of_a_metaclass() -> Any:
+    class Meta(type):
+        count = 0
+
+        def tick(cls) -> int:
+            Meta.count += 1
+            return Meta.count
+
+    class Holder(metaclass=Meta):
+        pass
+
+    holder = Holder()
+    return lambda: type(holder).tick() % 17 == 0  # type: ignore[attr-defined]
+
+
+def by_a_name_that_is_made(space: Any) -> Any:
+    space.count_1 = 0
+
+    def now() -> bool:
+        name = f"count_{len('1')}"
+        setattr(space, name, getattr(space, name) + 1)
+        return bool(getattr(space, name) % 17 == 0)
+
+    return now
+
+
+def by_a_name_that_is_made_of_a_class() -> Any:
+    return by_a_name_that_is_made(type("Holder", (), {}))
+
+
+def by_a_name_that_is_made_of_a_module() -> Any:
+    return by_a_name_that_is_made(types.ModuleType("counted_by_name"))
+
+
+def by_hits_of_a_cache() -> Any:
+    once = functools.lru_cache(lambda: None)
+
+    def now() -> bool:
+        once()
+        return once.cache_info().hits % 17 == 0
+
+    return now
+
+
+def by_a_module_that_is_looked_up() -> Any:
+    module: Any = types.ModuleType("looked_up_by_a_test")
+    module.count = 0
+    sys.modules["looked_up_by_a_test"] = module
+
+    def now() -> bool:
+        found = importlib.import_module("looked_up_by_a_test")
+        found.count += 1
+        return bool(found.count % 17 == 0)
+
+    return now
+
+
+def by_a_setting_of_c() -> Any:
+    digits = decimal.Context(prec=10)
+
+    def now() -> bool:
+        decimal.setcontext(digits)
+        digits.prec += 1
+        return decimal.getcontext().prec % 17 == 0
+
+    return now
+
+
 def by_catching() -> Any:
     n = [0]
 
@@ -1019,6 +1104,9 @@ PLACES = [
     *(by_another_thread, by_a_file, by_the_generator_of_weights, by_rotating, by_a_descriptor),
     *(by_a_property_of_a_class, by_a_method_of_a_list, by_a_structured_array, by_a_weak_dict),
     *(by_an_attribute_of_a_tensor, by_an_enum, by_catching, by_sys_modules),
+    *(by_an_attribute_of_a_member, by_a_method_of_a_metaclass, by_a_name_that_is_made_of_a_class),
+    *(by_a_name_that_is_made_of_a_module, by_hits_of_a_cache, by_a_module_that_is_looked_up),
+    by_a_setting_of_c,
 ]
 
 
@@ -1201,6 +1289,21 @@ def test_a_cell_of_ones_own_is_planned_at_its_second_call() -> None:
     assert [is_planned(cell) for _ in range(3)] == [False, True, True]
     assert is_planned(plain())  # the same, made anew
     assert "Default: planned" in tg.plan(plain(), XS, H).report()
+
+
+def test_settings_in_a_frozen_dataclass() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Settings:
+        scale: float = 0.5
+        name: str = "tanh"
+
+    settings = Settings()
+
+    def cell(x: Any, h: Any) -> Any:
+        h = getattr(tg, settings.name)(x + h @ U) * settings.scale
+        return h, h
+
+    assert [is_planned(cell) for _ in range(3)] == [False, True, True]
 
 
 def test_it_takes_eight_steps_in_calls_of_more_than_one() -> None:

@@ -84,6 +84,19 @@ def test_equal_constants_that_differ_later() -> None:
     assert_right(cell_of(0.5, 0.25))
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "int64"])
+@pytest.mark.parametrize("number", [258, -129, 2**40, 2**63, 2**70])
+def test_an_integer_beyond_those_of_a_dtype(dtype: str, number: int) -> None:
+    def cell(x: Any, h: Any) -> tuple[Any, Any]:
+        return (x == number, x > number, number <= x, x / number), h
+
+    x, h = tg.tensor(np.array([[1, 2], [3, 127]], dtype)), tg.zeros((2,))
+    found, expected = (tg.unroll(cell, x, h, mode=mode)[0] for mode in ("planned", "literal"))
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert_array_equal(a.numpy(), b.numpy())
+
+
 def test_a_closure_over_a_loop_variable() -> None:
     cells = []
     for scale in (0.5, 0.25, 0.125):

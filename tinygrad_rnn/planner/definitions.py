@@ -12,6 +12,7 @@ import decimal
 import dis
 import enum
 import fractions
+import importlib
 import itertools
 import logging
 import os
@@ -75,14 +76,22 @@ _TAKING = (
 )
 """Methods by which C code changes what cannot be seen: sockets, queues, files, digests, cursors."""
 
-_CLOCK_FILES = frozenset(
-    ("secrets.py", "uuid.py", "tempfile.py", "glob.py", "genericpath.py", "inspect.py")
+_HIDING_FILES = frozenset(
+    (
+        *("secrets.py", "uuid.py", "tempfile.py", "glob.py", "genericpath.py", "inspect.py"),
+        *("threading.py", "locale.py", "_ufunc_config.py"),
+    )
 )
+_BY_NAME = frozenset(
+    ("getattr", "setattr", "vars", "attrgetter", "__dict__", "__getattribute__", "__setattr__")
+)
+"""What finds an attribute by a name that may be made while the code runs."""
+
 _STANDARD = sysconfig.get_path("stdlib") + os.sep, "<frozen "
 _PACKAGES = os.sep + "site-packages" + os.sep, os.sep + "dist-packages" + os.sep
 _NUMPY = os.path.dirname(np.__file__) + os.sep
 OUR_ROOTS = frozenset(["tinygrad_rnn", "tinygrad_rnn_backends"])
-_INSTALLED_ROOTS = sys.stdlib_module_names | {"numpy", "cupy", "builtins"}
+INSTALLED_ROOTS = sys.stdlib_module_names | {"numpy", "cupy", "builtins"}
 
 
 class Code(NamedTuple):
@@ -93,6 +102,7 @@ class Code(NamedTuple):
     names: tuple[str, ...]  # globals
     attributes: dict[str, None]
     imports: tuple[str, ...]
+    by_name: bool  # whether it may name attributes that are not among those
     refused: str | None
 
 
@@ -163,10 +173,15 @@ def _describe_code(code: types.CodeType, token: int) -> Code:
             elif "ATTR" in step.opname or step.opname in ("LOAD_METHOD", "IMPORT_FROM"):
                 attributes.add(step.argval)
     origin, name = _origin_of_file(code.co_filename), os.path.basename(code.co_filename)
-    clock = origin == "installed" and name in _CLOCK_FILES
-    refused = f"{name}, which may give something else each time" if clock else None
+    hiding = name in _HIDING_FILES or code is importlib.import_module.__code__
+    refused = None
+    if origin == "installed" and hiding:
+        refused = f"{code.co_name} of {name}, which may give something else each time"
+    if code.co_name == "__hash__":  # as dataclasses have it: all that it decides is found by ==
+        names -= {"hash", "id"}
+    by_name = not _BY_NAME.isdisjoint(names | attributes)
     listed = tuple(sorted(names)), dict.fromkeys(sorted(attributes)), tuple(sorted(imports))
-    return Code(token, origin, *listed, refused)
+    return Code(token, origin, *listed, by_name, refused)
 
 
 def _origin_of_file(file: str) -> Origin:
@@ -206,7 +221,7 @@ def _origin_of_class(kind: type) -> Origin:
     root = str(kind.__module__).partition(".")[0]
     if root in OUR_ROOTS:
         return "ours"
-    return "installed" if root in _INSTALLED_ROOTS and root != "__main__" else "theirs"
+    return "installed" if root in INSTALLED_ROOTS and root != "__main__" else "theirs"
 
 
 def _sort_of(kind: type) -> Sort:

@@ -17,7 +17,6 @@ import contextlib
 import datetime
 import enum
 import functools
-import gc
 import logging
 import os
 import pathlib
@@ -38,7 +37,16 @@ import tinygrad_rnn_backends as backends
 
 from ..tensor import Tensor
 from .bindings import Binding, Slot
-from .definitions import OUR_ROOTS, VALUES, Class, Sort, class_of, code_of, token_of
+from .definitions import (
+    INSTALLED_ROOTS,
+    OUR_ROOTS,
+    VALUES,
+    Class,
+    Sort,
+    class_of,
+    code_of,
+    token_of,
+)
 from .trust import has_forward_of_ours, is_marked
 
 _MOST = 2000
@@ -46,16 +54,12 @@ _MOST = 2000
 
 _SMALL = 1 << 20  # bytes of an array of which every one is read
 
-_CLOCKS = frozenset(
-    [
-        f
-        for module in (time, gc)
-        for f in vars(module).values()
-        if isinstance(f, types.BuiltinFunctionType) and f is not time.sleep
-    ]
-    + [os.urandom, os.times, os.stat, os.listdir, os.scandir, os.read, os.open]
-    + [sys._getframe, sys.getrefcount, sys.getallocatedblocks]
+_HIDING = frozenset(
+    (os.stat.__module__, "_decimal", "_signal", "_thread", "decimal", "gc", "sys", "time")
 )
+"""Modules of C whose functions look at what is nowhere to be reached: a clock, files, settings."""
+
+_HARMLESS = frozenset((time.sleep, sys.intern, sys.getsizeof, sys.exc_info, os.fspath, os.getpid))
 _BUILTINS = dict(vars(builtins))
 _UNSEEN = frozenset(
     ["globals", "eval", "exec", "open", "input", "id", "hash", "__import__", "__builtins__"]
@@ -63,6 +67,7 @@ _UNSEEN = frozenset(
 """Builtins whose results are nowhere to be reached."""
 
 _NOW = frozenset(("now", "today", "utcnow"))
+_COUNTING = frozenset(("cache_info", "__subclasses__"))
 _READING = frozenset(("read_text", "read_bytes", "open", "exists", "stat", "iterdir", "glob"))
 
 _CALLED = ("forward", "initial_state")
@@ -90,6 +95,10 @@ def digest(array: np.ndarray[Any, Any]) -> Any:
     return tuple(zlib.crc32(np.ascontiguousarray(part).data) for part in sums)
 
 
+def _is_code(x: Any) -> bool:
+    return isinstance(x, (type, types.ModuleType, *_WRITTEN))
+
+
 class Reach:
     """What can be reached from a cell, as it is now.
 
@@ -99,7 +108,7 @@ class Reach:
 
     refused: str | None = None
     generators: tuple[Any, ...] = ()
-    _dates = _files = False
+    _dates = _files = _by_name = False
 
     def __init__(self, cell: Any, exactly: bool = False) -> None:
         self.exactly = exactly
@@ -119,8 +128,8 @@ class Reach:
 
     def _all(self) -> None:
         self._walk()
-        looked = 0, 0
-        while (now := (len(self._spaces), len(self._attributes))) != looked:
+        looked: Any = None
+        while (now := (len(self._spaces), len(self._attributes), self._by_name)) != looked:
             looked = now
             for space, how in self._spaces:
                 self._read_by_name(space, how, self._attributes)
@@ -130,17 +139,22 @@ class Reach:
             self.refuse("a clock")
         if self._files and not names.isdisjoint(_READING):
             self.refuse("a file")
+        if counting := _COUNTING & names:
+            self.refuse(f"{min(counting)}()")
 
     def _read_by_name(self, space: Any, how: str, asked: Iterable[str]) -> None:
         """Go on with what functions name of a module or class, or what is called without."""
         held, pending = vars(space), self._pending
+        whole = how == "whole" or self._by_name
         if how in ("made", "used", "whole"):  # a class of the user's
             asked = [
                 name
                 for name in held
                 if (name not in _NOISE or (how == "made" and name in _MAKING))
-                and (how == "whole" or name in asked or name in _CALLED or name[:2] == "__")
+                and (whole or name in asked or name in _CALLED or name[:2] == "__")
             ]
+        elif how == "module" and self._by_name:
+            asked = [name for name, x in held.items() if name in asked or not _is_code(x)]
         for name in asked:
             value = held.get(name, asked)
             if value is asked or (how == "ours" and type(value) in _WRITTEN):
@@ -231,6 +245,7 @@ class Reach:
             elif (value := vars(builtins).get(variable)) is not _BUILTINS.get(variable):
                 self._pending.append((variable, value))
         self._attributes.update(code.attributes)
+        self._by_name |= code.by_name
         for module in code.imports:
             if module in sys.modules:
                 self._pending.append((module, sys.modules[module]))
@@ -245,7 +260,7 @@ class Reach:
         self._atoms += (name, "builtin", f.__name__)
         if owner is not None and not isinstance(owner, types.ModuleType):
             self._pending.append((name, owner))
-        elif f in _CLOCKS:
+        elif f.__module__ in _HIDING and f not in _HARMLESS:
             self.refuse(f"{f.__module__}.{f.__name__}()")
 
     def _partial(self, name: str, f: functools.partial[Any]) -> None:
@@ -290,8 +305,9 @@ class Reach:
 
     def _module(self, name: str, module: types.ModuleType) -> None:
         self._atoms += (name, "module", module.__name__)
-        ours = module.__name__.partition(".")[0] in OUR_ROOTS
-        self._spaces.append((module, "ours" if ours else "module"))
+        root = module.__name__.partition(".")[0]
+        installed = "installed" if root in INSTALLED_ROOTS else "module"
+        self._spaces.append((module, "ours" if root in OUR_ROOTS else installed))
 
     def _parts(self, name: str, x: Any) -> None:
         """Something made of others: the atoms are its own."""
@@ -318,7 +334,7 @@ class Reach:
 
     def _logger(self, name: str, x: logging.Logger) -> None:
         self._atoms += (name, "logger", x.name)
-        self._spaces.append((x, "module"))  # not all that it leads to, such as files
+        self._spaces.append((x, "installed"))  # not all that it leads to, such as files
 
     def _immutable(self, name: str, x: Any) -> None:
         self._atoms += (name, type(x).__name__, str(x))
@@ -333,7 +349,9 @@ class Reach:
 
     def _member(self, name: str, x: enum.Enum) -> None:
         self._atoms += (name, class_of(type(x)).token, x.name)
-        self._pending.append((name, x.value))
+        held = vars(x)
+        self._bindings.append(Binding(name, held, None, held.copy()))
+        self._pending += [(key, part) for key, part in held.items() if key != "_sort_order_"]
 
     def _generator(self, name: str, x: Any) -> None:
         self._atoms += (name, "generator", type(x).__name__)
@@ -363,6 +381,8 @@ class Reach:
         if about.origin == "theirs":
             if id(kind) not in self._seen:
                 self._seen[id(kind)] = len(self._seen)
+                if type(kind) is not type:
+                    self._pending.append((name, type(kind)))
                 for base in about.bases:
                     entry = base(), "whole" if about.whole else "used"
                     self._spaces.append(entry)

@@ -178,8 +178,11 @@ class Trace:
         typed = typed[1:] if primitive.name == "where" and len(typed) > 1 else typed
         return [self._scalar(x, typed) if type(x) in NUMBERS else x for x in values]
 
-    def _scalar(self, number: Number, beside: list[np.dtype[Any]]) -> Value:
-        array = np.asarray(number, dtype=np.result_type(*beside, number))
+    def _scalar(self, number: Number, beside: list[np.dtype[Any]]) -> Value | Number:
+        try:
+            array = np.asarray(number, dtype=np.result_type(*beside, number))
+        except OverflowError:  # comparisons and quotients take it as it is, others refuse it
+            return number
         value = self.table.source("scalar", len(self.scalars), (), array.dtype)
         self.scalars.append(array)
         return value
