@@ -207,3 +207,17 @@ def test_it_leaves_gradients_and_plans_alone_and_is_drawn_small() -> None:
     assert len(html) < 200_000 and "<script" not in html
     assert inspect.Study.from_json(study.to_json()) == study
     assert "f, steps 1 to 4" in study.to_svg()
+
+
+def test_on_other_backends_the_loop_is_literal_where_it_cannot_be_planned(backend: Any) -> None:
+    tg.manual_seed(0)
+    cell, xs = nn.LSTMCell(D, H), inputs()
+    expected = literal_norms(cell, xs, last)
+    data = inspect.flow(cell, xs, last).data
+    names = ["h", "c"] if data["planned"] else ["state0", "state1"]
+    for own, name in zip([*names, "inputs"], ["h", "c", "inputs"], strict=True):
+        assert_allclose(data["norms"][own], expected[name], rtol=1e-5, atol=1e-12)
+    spoilt = xs.numpy().copy()
+    spoilt[4, 1, 0] = np.nan
+    found = inspect.explain_nonfinite(cell, tg.tensor(spoilt)).data
+    assert (found["step"], found["row"], found["operation"]) == (4, 1, "matmul")

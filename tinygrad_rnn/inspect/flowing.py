@@ -74,12 +74,11 @@ def flow(
     xs = map_leaves(_leaf, steps.xs)
     try:
         retold = Retold(cell, steps.xs, steps.initial)
-        found = _run(retold, steps, xs, loss, options, "planned")
+        found = _run(retold, steps, xs, loss, options)
         why = None
     except (PlanError, Untraceable) as error:
         why = str(error)
-        literal = _Literal(cell, steps)
-        found = _run(literal, steps, xs, loss, options, "literal")
+        found = _run_literally(cell, steps, xs, loss, options)
     norms, states, gates = found
     exponents = _lyapunov(cell, steps, states)
     data = {
@@ -102,34 +101,50 @@ def _leaf(x: Tensor) -> Tensor:
     return made
 
 
-class _Literal:
-    """A cell as it is, with taps on its states alone, for where there is no trace of it."""
+def _run_literally(
+    cell: Any, steps: Steps, xs: Any, loss: Any, options: dict[str, Any]
+) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
+    """As ``_run``, of a cell that has no trace: by the states that it returns, without gates."""
+    seen: list[list[Tensor]] = []
 
-    def __init__(self, cell: Cell, steps: Steps) -> None:
-        self.cell = cell
-        self.gates: list[Any] = []
-        self.state_names = [f"state{n}" for n in range(len(steps.states))]
-        if len(self.state_names) == 1:
-            self.state_names = ["h"]
-        pairs = zip(self.state_names, steps.states, strict=True)
-        self.shapes = {name: (h.shape, h.dtype) for name, h in pairs if h.dtype.kind == "f"}
+    def noting(x: Any, state: Any) -> tuple[Any, Any]:
+        output, following = cell(x, state)
+        seen.append(flatten(following)[0])
+        return output, following
 
-    def __call__(self, x: Any, state: Any) -> Any:
-        """One step."""
-        x, taps = x
-        output, following = self.cell(x, state)
-        leaves, structure = flatten(following)
-        after = [
-            h + taps[name] if name in taps else h
-            for name, h in zip(self.state_names, leaves, strict=True)
-        ]
-        new = {id(h): t for h, t in zip(leaves, after, strict=True)}
-        output = map_leaves(lambda y: new.get(id(y), y), output)
-        return (output, tuple(after), ()), unflatten(structure, after)
+    outputs, _ = unroll(noting, xs, steps.initial, mode="literal", **options)
+    scalar = _scalar(loss(outputs))
+    inputs = [x for x in flatten(xs)[0] if x._node is not None]
+    targets = [h for hs in seen for h in hs] + inputs
+    found = pull_back([scalar], [None], [x._node for x in targets if x._node is not None])
+    names = ["h"] if len(steps.states) == 1 else [f"state{n}" for n in range(len(steps.states))]
+    norms: dict[str, Any] = {}
+    for n, name in enumerate(names):
+        if steps.states[n].dtype.kind == "f":
+            norms[name] = np.zeros(steps.count)
+            for t, hs in zip(steps.order, seen, strict=True):
+                node = hs[n]._node
+                g = None if node is None else found.get(node)
+                norms[name][t] = 0.0 if g is None else np.linalg.norm(host(g).astype(np.float64))
+    for n, x in enumerate(inputs):
+        name = "inputs" if len(inputs) == 1 else f"inputs{n}"
+        norms[name] = _norms(found.get(x._node), x)
+    by_step = [hs for _, hs in sorted(zip(steps.order, seen, strict=True), key=lambda p: p[0])]
+    states = [np.stack([host(hs[n]) for hs in by_step]) for n in range(len(names))]
+    return norms, states, {}
+
+
+def _scalar(x: Any) -> Tensor:
+    """What a loss returned, if there is a gradient of it."""
+    if not isinstance(x, Tensor) or x.size != 1:
+        raise ValueError("flow: loss(outputs) returns a scalar Tensor")
+    if x._node is None:
+        raise ValueError("flow: nothing that requires grad led to the loss")
+    return x
 
 
 def _run(
-    cell: Any, steps: Steps, xs: Any, loss: Any, options: dict[str, Any], mode: Any
+    cell: Retold, steps: Steps, xs: Any, loss: Any, options: dict[str, Any]
 ) -> tuple[dict[str, Any], list[Any], dict[str, Any]]:
     """Norms by name, the states after each step, and what the gates are, in one backward pass.
 
@@ -144,12 +159,10 @@ def _run(
             name: _leaf(asarray(np.zeros((steps.count, *shape), dtype=dtype), backend=backend))
             for name, (shape, dtype) in group.items()
         }
-        (outputs, after, kept), _ = unroll(cell, (xs, taps), steps.initial, mode=mode, **options)
-        scalar = loss(outputs)
-        if not isinstance(scalar, Tensor) or scalar.size != 1:
-            raise ValueError("flow: loss(outputs) returns a scalar Tensor")
-        if scalar._node is None:
-            raise ValueError("flow: nothing that requires grad led to the loss")
+        (outputs, after, kept), _ = unroll(
+            cell, (xs, taps), steps.initial, mode="planned", **options
+        )
+        scalar = _scalar(loss(outputs))
         inputs = [] if norms else [x for x in flatten(xs)[0] if x._node is not None]
         targets = [x for x in (*taps.values(), *inputs)]
         found = pull_back([scalar], [None], [x._node for x in targets if x._node is not None])
