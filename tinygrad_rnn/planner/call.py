@@ -23,6 +23,7 @@ from ..graph import Node, Primitive
 from ..primitives.elementwise import alias
 from ..tensor import Tensor, enable_grad, is_grad_enabled, pull_back, wrap
 from .ir import Kind, Value, base
+from .loop import Unroll
 from .plan import Plan
 from .planner import planner
 from .runtime.steps import Steps
@@ -66,9 +67,9 @@ class Call:
         self.scalars = [self.np.asarray(number) for number in step.trace.scalars]
         self.first, call = since
         self.key = (call or random.next_call()) if plan.draws else None
-        self.starts: list[Any] = []  # the states that segments start from
+        self.starts: list[list[Any]] = []  # the states that segments start from
         self.held: Any = None  # of the only segment: what its backward pass needs
-        self.literal: Any = None  # the same loop on Tensors: a ``Literal``
+        self.literal: Literal  # the same loop on Tensors
 
     def __repr__(self) -> str:
         return f"<{self.steps.steps} steps of a plan>"
@@ -310,7 +311,7 @@ class Literal:
             return Replayed(leaves, self._run(*every), linked)
 
 
-def make_literal(call: Call, unroll: Any, lengths: Any, length: int, reverse: bool) -> Literal:
+def make_literal(call: Call, unroll: Unroll, lengths: Any, length: int, reverse: bool) -> Literal:
     """The same loop on Tensors, literally: the trace is replayed at each step, not the cell.
 
     ``unroll`` runs a cell literally. What is returned does not refer to the call.
@@ -328,7 +329,8 @@ def make_literal(call: Call, unroll: Any, lengths: Any, length: int, reverse: bo
             leaves = x[:-1]
             t = int(x[-1].numpy()) + first if has_draws else 0
 
-            def source(value: Any) -> Tensor:
+            def source(value: Value) -> Tensor:
+                assert value.source is not None
                 kind, index = value.source
                 if kind == "draw":
                     draw = plan.draws[index]

@@ -362,7 +362,7 @@ class Evidence(Operations):
             self._unlike(": parameters, shapes or dtypes changed", what)
         for now, then in zip(origins, earlier, strict=True):
             if now != then and not self._same(now, then):
-                self._unlike(_why(now, then), what)
+                self._unlike(_why(now), what)
 
     def _unlike(self, why: str, what: Any) -> None:
         where = "" if what == "return" else _line()
@@ -451,7 +451,7 @@ def _name_of(what: Any) -> str:
     return what.name if isinstance(what, Primitive) else f"its {what}"
 
 
-def _why(now: tuple[Any, ...], then: tuple[Any, ...]) -> str:
+def _why(now: tuple[Any, ...]) -> str:
     if now[0][0] == "number":
         return ": a Python number changed"
     if now[0][0] == "kept":

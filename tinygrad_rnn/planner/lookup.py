@@ -23,19 +23,19 @@ import tinygrad_rnn_backends as backends
 from .. import anomaly
 from ..kernels.machine import machine_of
 from ..kernels.settings import SettingError
-from ..structure import Structure, flatten, unflatten
+from ..structure import flatten, unflatten
 from ..tensor import Tensor, is_anomaly_detected, is_grad_enabled, wrap
 from .call import Bytes, Call, make_literal, run_and_record
 from .compile import compile_step
 from .evidence import Operations
 from .ir import Table, spell
-from .loop import Loop
+from .loop import Cell, Loop
 from .passes.rows import Mixed
 from .plan import Plan
 from .planner import planner
 from .report import bytes_of_loop
 from .runtime.steps import Steps
-from .trace import Step, Wanted, trace
+from .trace import Parts, Step, Wanted, trace
 
 
 class PlanError(RuntimeError):
@@ -113,9 +113,9 @@ def _prepare(loop: Loop, in_segments: bool) -> Prepared:
 
 
 def _find_plan(
-    step: Any,
-    xs: tuple[Structure, list[Tensor]],
-    states: tuple[Structure, list[Tensor]],
+    step: Cell,
+    xs: Parts,
+    states: Parts,
     loop: Loop,
     ragged: bool,
     in_segments: bool,
@@ -153,9 +153,9 @@ def _at_one_step(x: Tensor) -> Tensor:
 
 
 def _trace(
-    step: Any,
-    xs: Any,
-    states: Any,
+    step: Cell,
+    xs: Parts,
+    states: Parts,
     table: Table,
     *,
     lines: bool = False,
@@ -178,7 +178,13 @@ def _blame(error: BaseException) -> str:
 
 
 def _make_plan(
-    step: Any, xs: Any, states: Any, first: Step, wanted: Wanted, rows: Any, ragged: bool
+    step: Cell,
+    xs: Parts,
+    states: Parts,
+    first: Step,
+    wanted: Wanted,
+    rows: int | None,
+    ragged: bool,
 ) -> Plan | str:
     """A plan for a new structure, or the reason why there can be none."""
     second = _trace(step, xs, states, Table(), lines=True)
@@ -221,7 +227,7 @@ def _compare(first: Step, second: Step) -> None:
 
 
 def run_planned(
-    loop: Loop, checkpoint: Any, knows: Callable[[tuple[Any, ...]], bool] | None = None
+    loop: Loop, checkpoint: int | None, knows: Callable[[tuple[Any, ...]], bool] | None = None
 ) -> tuple[Any, Any]:
     """The results of a loop by its plan; raises Unplanned where there is none."""
     prepared = prepare(loop, checkpoint is not None, knows)

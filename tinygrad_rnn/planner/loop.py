@@ -31,6 +31,10 @@ from ..tensor import Tensor, as_tensor, detect_anomaly, enable_grad, origin
 Cell = Callable[[Any, Any], tuple[Any, Any]]
 
 
+Unroll = Callable[[Cell, Any, Any, Any, bool], tuple[Any, Any]]
+"""Runs (cell, xs, state, lengths, reverse)."""
+
+
 class Watch(Protocol):
     """Whoever wants to see a cell at work: it calls the cell."""
 
@@ -64,7 +68,7 @@ class Loop:
     x_structure: Structure
     initial: Any
     reverse: bool
-    literally: Callable[[Cell, Any, Any, Any, bool], tuple[Any, Any]]
+    literally: Unroll
     lengths: Any = None
     valid: Tensor | None = None
     full: list[bool] | None = None

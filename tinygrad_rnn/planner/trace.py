@@ -12,7 +12,7 @@ code is hoisted by never having been inside.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,9 @@ from ..structure import Structure, flatten, unflatten
 from ..tensor import MODE, Tensor, as_tensor, backend_of, is_grad_enabled, pull_back, wrap
 from .facts import detached, full
 from .ir import NUMBERS, Graph, Number, Shape, Source, Table, Value, hashable
+
+Parts: TypeAlias = "tuple[Structure, list[Tensor]]"
+"""A nesting of Tensors, taken apart."""
 
 
 class Untraceable(Exception):
@@ -218,8 +221,8 @@ class Step(NamedTuple):
 
 def trace(
     step: Callable[[Any, Any], tuple[Any, Any]],
-    xs: tuple[Structure, list[Tensor]],
-    states: tuple[Structure, list[Tensor]],
+    xs: Parts,
+    states: Parts,
     table: Table,
     *,
     lines: bool = False,

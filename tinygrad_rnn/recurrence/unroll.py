@@ -153,7 +153,7 @@ SWITCH = 256
 SEEN = 64
 
 
-def _execute(loop: Loop, mode: str, checkpoint: Any) -> tuple[Any, Any]:
+def _execute(loop: Loop, mode: str, checkpoint: int | None) -> tuple[Any, Any]:
     """The results of a loop, planned if it may and can be."""
     if mode == "literal" or needs_graph() or loop.steps == 0 or loop.batch == 0:
         return run(loop)
@@ -190,7 +190,7 @@ def _execute(loop: Loop, mode: str, checkpoint: Any) -> tuple[Any, Any]:
     return results
 
 
-def _as_evidence(loop: Loop, standing: Standing, checkpoint: Any) -> tuple[Any, bool]:
+def _as_evidence(loop: Loop, standing: Standing, checkpoint: int | None) -> tuple[Any, bool]:
     """The results of a loop that runs literally and is watched, and whether its end was planned."""
     try:
         check_fit(loop)

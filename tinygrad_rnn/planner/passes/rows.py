@@ -13,6 +13,7 @@ judged too early, so then the proof starts again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ...primitives.indexing import ARRAY
@@ -27,12 +28,6 @@ class Mixed(Exception):
     def __init__(self, value: Value, why: str) -> None:
         place = f" at {value.line}" if value.line else ""
         super().__init__(f"{value.name}{place} {why}")
-
-
-_WITH_RULES = frozenset(
-    ["reshape", "broadcast_to", "permute_dims", "concat", "stack", "getitem", "index_add", "matmul"]
-)
-"""What has a rule of its own; all else goes by its kind."""
 
 
 class Proof(NamedTuple):
@@ -126,8 +121,7 @@ class _Walk:
             raise Mixed(value, "takes the rows of a matrix for its columns")
         if kind != "elementwise" and EACH in given:
             raise Mixed(value, "takes what each step has one of beside rows")
-        rule = getattr(self, f"_{value.name if value.name in _WITH_RULES else kind}")
-        extent: Extent = rule(value)
+        extent = (_BY_NAME.get(value.name) or _BY_KIND[kind])(self, value)
         if extent is ROWS and not self._is_turned(value) and value.shape[:1] != (self.batch,):
             raise Mixed(value, f"makes {value.shape} of rows")
         if extent is ROWS and ROWS not in given and EACH not in given:
@@ -251,8 +245,6 @@ class _Walk:
                 raise Mixed(value, f"joins rows with {x.shape}")
         return ROWS
 
-    _stack = _concat
-
     def _getitem(self, value: Value) -> Extent:
         x, *indices = value.operands
         key = value.parameters["key"]
@@ -325,3 +317,24 @@ class _Walk:
 
     def _contraction(self, value: Value) -> Extent:
         raise Mixed(value, "sums over rows")
+
+
+_BY_NAME: dict[str, Callable[[_Walk, Value], Extent]] = {
+    "reshape": _Walk._reshape,
+    "broadcast_to": _Walk._broadcast_to,
+    "permute_dims": _Walk._permute_dims,
+    "concat": _Walk._concat,
+    "stack": _Walk._concat,
+    "getitem": _Walk._getitem,
+    "index_add": _Walk._index_add,
+    "matmul": _Walk._matmul,
+}
+_BY_KIND: dict[str, Callable[[_Walk, Value], Extent]] = {
+    "elementwise": _Walk._elementwise,
+    "reduction": _Walk._reduction,
+    "movement": _Walk._movement,
+    "indexing": _Walk._indexing,
+    "contraction": _Walk._contraction,
+    "matrix": _Walk._matrix,
+}
+"""How the rows go through a primitive: by a rule of its own, or by that of its kind."""
