@@ -84,13 +84,12 @@ def take_slice(table: Table, x: Value, axis: int, start: int, stop: int) -> Valu
         shape = (*x.shape[:axis], stop - start, *(x.shape[axis + 1 :] if axis < -1 else ()))
         return table.value(full, number=x.parameters["number"], shape=shape, dtype=x.dtype)
     if x.name == "concat" and x.parameters["axis"] == axis:
-        parts, before = [], 0
-        for part in x.operands:
-            n = part.shape[axis]
-            inside = take_slice(table, part, axis, max(start - before, 0), min(stop - before, n))
-            parts += [] if inside is None else [inside]
-            before += n
-        return join(table, parts, axis)
+        parts = []
+        for part, key in parts_of(x):
+            first, last = key[axis].start, key[axis].stop
+            inside = max(start, first) - first, min(stop, last) - first
+            parts.append(take_slice(table, part, axis, *inside))
+        return join(table, [part for part in parts if part is not None], axis)
     if x.name == "getitem" and len(x.inputs) == 1:
         source = x.operands[0]
         inner = find_slice(x.parameters["key"], source.shape)
