@@ -19,7 +19,12 @@ _ENOUGH_VALUES = 100_000
 
 
 class Planner:
-    """Plans by the structure of their steps; the least recently used one goes first."""
+    """Plans by the structure of their steps, the least recently used one of which goes first.
+
+    Beside them stand what makes them quick to look up and to run: the ``table`` of the values of
+    all traces, the layouts of time, the ``pool`` of memory; and what is known of ``cells``, which
+    clearing the plans does not touch.
+    """
 
     def __init__(self, bound: int = 128) -> None:
         self._bound = bound
