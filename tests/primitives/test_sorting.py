@@ -53,6 +53,11 @@ def test_equal_elements_keep_their_order_and_nan_is_last(backend: Any) -> None:
     np.testing.assert_array_equal(tg.argsort(x, descending=True).numpy(), [1, 0, 3, 2, 4])
     np.testing.assert_array_equal(tg.sort(x).numpy(), [0, 0, 1, 1, NAN])
     np.testing.assert_array_equal(tg.sort(x, descending=True).numpy(), [NAN, 1, 1, 0, 0])
+    many = np.arange(100) % 3  # so many that not every way of sorting is stable
+    for sign, descending in ((1, False), (-1, True)):
+        wanted = np.argsort(sign * many, stable=True)
+        found = tg.argsort(tensor(many, backend), descending=descending)
+        np.testing.assert_array_equal(found.numpy(), wanted)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

@@ -105,7 +105,7 @@ _slogdet = Primitive(
 
 
 def _of_pseudo_inverse(xp: Any, g: Any, x: Any, out: Any) -> Any:
-    """Where the rank stays the same (Golub and Pereyra, theorem 4.3)."""
+    """Where the rank stays the same (Golub and Pereyra)."""
     pt, gt = _transposed(xp, out), _transposed(xp, g)
     left = (gt - x @ (out @ gt)) @ out @ pt
     right = pt @ out @ (gt - (gt @ out) @ x)
