@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import importlib
 import multiprocessing
 import os
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -146,9 +148,11 @@ def first_failure(tree: Path, module: Path, tests: Sequence[str], limit: float) 
     run = multiprocessing.get_context("fork").Process(target=_test, args=(tree, module, tests))
     run.start()
     run.join(limit)
-    if run.is_alive():
-        run.kill()
-        run.join()
+    ended = not run.is_alive()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(int(str(run.pid)), signal.SIGKILL)
+    run.join()
+    if not ended:
         return "no test: it does not end"
     if run.exitcode == 0:
         return None
@@ -159,6 +163,7 @@ def first_failure(tree: Path, module: Path, tests: Sequence[str], limit: float) 
 
 def _test(tree: Path, module: Path, tests: Sequence[str]) -> None:
     """Import a module of a tree and run tests there, in a process of its own."""
+    os.setpgid(0, 0)
     os.chdir(tree)
     with open("output.txt", "w") as output:
         os.dup2(output.fileno(), 1)

@@ -6,6 +6,7 @@ each value, so a kernel drawn at random may cancel and is still held to what flo
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import math
 import sys
@@ -738,6 +739,27 @@ def test_a_packed_matrix_takes_whole_vectors_and_a_row_more_for_each_block() -> 
     assert processor.packed_size(1, 1) == 2 * 8
     assert processor.packed_size(gemm.BLOCK_ROWS, 8) == (gemm.BLOCK_ROWS + 1) * 8
     assert processor.packed_size(gemm.BLOCK_ROWS + 1, 9) == (gemm.BLOCK_ROWS + 3) * 16
+
+
+@pytest.mark.parametrize(("k", "n"), [(1, 1), (3, 401), (300, 17), (513, 200)])
+def test_a_packed_matrix_stays_within_its_memory_and_is_multiplied_from_there(
+    k: int, n: int
+) -> None:
+    processor = gemm.Processor(8, 16)
+    functions = native.Functions(native._machine().compile(gemm.library(processor)), processor)
+    rng = np.random.default_rng(0)
+    a, b = matrix((5, k), "contiguous", rng), matrix((k, n), "contiguous", rng)
+    size = processor.packed_size(k, n)
+    packed, out = np.full(size + 4096, 7, np.float32), np.full((5, n), 7, np.float32)
+    functions.pack(n, k, b.ctypes.data, n, 1, packed.ctypes.data)
+    assert np.all(packed[size:] == 7)
+    i, address = ctypes.c_int64, ctypes.c_void_p
+    types = (i, i, i, address, i, i, address, address, i, ctypes.c_bool)
+    multiply = ctypes.CFUNCTYPE(None, *types)(functions.multiply_address)
+    for accumulate in (False, True):
+        where = (a.ctypes.data, k, 1, packed.ctypes.data, out.ctypes.data, n, accumulate)
+        multiply(5, n, k, *where)
+        np.testing.assert_array_equal(out, (a @ b) * (1 + accumulate))
 
 
 def test_product_refuses_what_does_not_fit() -> None:

@@ -141,6 +141,22 @@ def test_held_is_at_most_half_as_much_again_as_the_last_calls_needed() -> None:
     assert pool.bytes <= 1.5 * small.most
 
 
+def test_what_is_free_stays_while_a_call_needs_more_and_is_counted() -> None:
+    pool, sizes = Pool(), [10_000_000, 30_000_000]
+    for size in sizes:
+        array = pool.empty((size,), np.uint8)
+        assert pool.bytes >= size
+        del array
+    assert pool.bytes == sum(map(rounded, sizes))
+
+
+def test_sizes_are_rounded_to_eight_in_each_doubling() -> None:
+    sizes = [rounded(size) for size in range(2**20 + 1, 2**21 + 1, 999)]
+    assert sorted(set(sizes)) == [2**20 + i * 2**17 for i in range(1, 9)]
+    assert all(rounded(size) == size for size in sizes)
+    assert rounded(2**20 + 1) == 2**20 + 2**17
+
+
 def test_the_same_calls_over_and_over_take_no_new_memory() -> None:
     need = Need(Pool())
     for _ in range(3):

@@ -182,6 +182,45 @@ def test_a_state_that_goes_late_keeps_the_latest_and_what_others_read() -> None:
     assert all(m.kind != "states" for m in backward.memories)
 
 
+def test_a_state_that_recurs_nowhere_is_of_all_steps_and_views_have_no_place() -> None:
+    def cell(x: Tensor, h: Tensor) -> Any:
+        return tg.sin(h) + tg.reshape(x, (-1, 2, 2))[:, :, 1], tg.tanh(x)[:, :2] * 2
+
+    plan = plan_of(cell, 2)
+    (carry,) = plan.distribution.forward.carries
+    assert not any(stage.loop for stage in plan.distribution.forward.stages)
+    places = plan.storage[0].places
+    assert (places[carry.before].memory.kind, places[carry.before].at) == ("states", "before")
+    assert places[carry.after] == places[carry.before]._replace(at="after")
+    for part, storage in zip(plan.distribution.passes, plan.storage, strict=True):
+        assert all(owns(v) for v in storage.places)
+        assert any(not owns(v) for stage in part.stages for v in stage.values)
+
+
+def test_parts_of_a_concat_are_computed_in_it_if_each_is_one_of_its_own() -> None:
+    def cell(x: Tensor, h: Tensor) -> Any:
+        twice, own, other = tg.sin(x), tg.cos(x), tg.tanh(x)
+        y = tg.concat((twice, own, tg.erf(x), twice), axis=-1)
+        z = tg.concat((x, other, own), axis=-1)  # own has its place already
+        return (y, z), h * 0.5
+
+    with tg.no_grad():
+        plan = plan_of(cell, 4)
+    (storage,) = plan.storage
+    assert where(storage, plan, "sin") == [("steps", "step", None)]
+    assert where(storage, plan, "cos") == [("steps", "step", columns(4, 8))]
+    assert where(storage, plan, "tanh") == [("steps", "step", columns(4, 8))]
+    assert where(storage, plan, "erf") == [("result", "step", None)]
+    y, z = (value for value in storage.places if value.name == "concat")
+    assert storage.places[plan_value(plan, "cos")].memory is storage.places[y].memory
+    assert storage.places[plan_value(plan, "tanh")].memory is storage.places[z].memory
+
+
+def plan_value(plan: Plan, name: str) -> Value:
+    (value,) = [v for v in plan.distribution.graph.values() if v.name == name]
+    return value
+
+
 def test_every_value_of_a_pass_has_a_place_or_lives_in_a_register() -> None:
     for numpy in (True, False):
         plan = plan_of(nn_cell(), 4, 4, numpy=numpy)

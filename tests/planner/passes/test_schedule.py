@@ -118,6 +118,10 @@ def test_columns_are_found_through_views() -> None:
     wide = s.broadcast_to(one, shape=(ROWS_OF_BATCH, 4))
     _, extents = s.stage(s.tanh(wide))
     assert columns_of(wide, extents) == (one, 0, 1)
+    places = s.x(ROWS_OF_BATCH, 2, 4, index=2)
+    across = s.getitem(places, key=(slice(None), slice(None), slice(0, 2)))
+    _, extents = s.stage(s.tanh(across))
+    assert columns_of(across, extents) is None  # they do not lie side by side
 
 
 # Levels.
@@ -214,3 +218,15 @@ def test_a_state_that_is_read_later_than_it_is_written_has_two_places() -> None:
     late = s.add(s.sin(s.product(after)), s.h)
     (carry,) = s.stage(after, late)[0].carries
     assert not s.schedule(after, late).overwrites(carry)
+
+
+def test_what_a_kernel_leaves_early_in_the_place_of_a_state_overwrites_it_early() -> None:
+    s = Step()
+    rest = s.tanh(s.rows)
+    read = s.add(s.sin(s.product(s.rows)), s.h)  # of the state, at the level of the second product
+    after = s.add(rest, s.product(read, index=1))
+    for early in (False, True):
+        schedule = s.schedule(after, outside={rest} if early else ())
+        (carry,) = s.stage(after)[0].carries
+        assert (schedule.level[rest], schedule.level[read]) == (0 if early else 1, 1)
+        assert schedule.left_by_kernel(after) and schedule.overwrites(carry) != early

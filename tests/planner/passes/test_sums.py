@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 import tinygrad_rnn_backends as backends
 from op_table import examples
 from small_graphs import Lines, numbers_of
-from tinygrad_rnn.planner.ir import Value
+from tinygrad_rnn.planner.ir import WHOLE, Value
 from tinygrad_rnn.planner.passes.sums import contraction, read_by, terms
 from tinygrad_rnn.planner.stages import EACH, ONCE, ROWS, SUMMED, Extent, Term
+from tinygrad_rnn.primitives.indexing import ARRAY
 
 STEPS = 3
 
@@ -133,6 +134,19 @@ def test_a_sum_of_products_reads_their_factors() -> None:
     assert read_by(Term(g.tanh(x), False, ())) == [g.tanh(x)]
     assert contraction(g.sum(x, axis=(-1,), keepdims=False)) is None
     assert contraction(g.matmul(g.x(3, 5), g.w(5, 4))) is None
+
+
+def test_what_is_added_at_places_of_zeros_reads_values_and_places() -> None:
+    g = Lines()
+    zeros, values = g.full(0.0, 7, 3), g.x(2, 3)
+    places = g.x(2, index=1, dtype="int64")
+    added = g.index_add(zeros, values, places, key=(ARRAY, WHOLE))
+    assert contraction(added) == "places"
+    assert read_by(Term(added, False, ())) == [values, places]
+    assert contraction(g.index_add(g.w(7, 3), values, places, key=(ARRAY, WHOLE))) is None
+    columns = g.index_add(g.full(0.0, 3, 7), g.x(3, 2, index=2), places, key=(WHOLE, ARRAY))
+    assert contraction(columns) is None
+    assert contraction(g.index_add(zeros, values, key=(slice(2), WHOLE))) is None
 
 
 @pytest.mark.parametrize("varying", [SUMMED, EACH, ROWS])
