@@ -25,7 +25,6 @@ from tinygrad_rnn.planner.ir import (
     ordered,
     reshape,
     sources,
-    spelled,
     users,
     writes_into,
 )
@@ -166,17 +165,6 @@ def test_rebuilding_goes_up_from_what_a_rule_replaces_and_keeps_the_rest() -> No
     after = graph.rebuild(rule)
     assert after.ys == (g.tanh(x), kept) and after.states == (h,)
     assert (after.dxs, after.dstates, after.asked) == ((None,), (x,), (True,))
-
-
-def test_graphs_are_spelled_alike_if_they_are_built_alike() -> None:
-    def graph(number: float, axis: int, index: int = 0) -> Graph:
-        g = Lines()
-        total = g.sum(g.multiply(g.x(2, 2, index=index), number), axis=(axis,), keepdims=False)
-        return g.graph(total, states=(g.state(2),))
-
-    assert spelled(graph(2.0, -1)) == spelled(graph(2.0, -1))
-    for other in (graph(2, -1), graph(2.0, -2), graph(2.0, -1, 1)):
-        assert spelled(graph(2.0, -1)) != spelled(other)
 
 
 def test_a_graph_is_checked_for_states_that_change_and_results_unlike_others() -> None:
