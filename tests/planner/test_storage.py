@@ -216,6 +216,22 @@ def test_parts_of_a_concat_are_computed_in_it_if_each_is_one_of_its_own() -> Non
     assert storage.places[plan_value(plan, "tanh")].memory is storage.places[z].memory
 
 
+def test_a_part_that_others_read_is_kept_of_all_steps_and_copied_into_the_concat() -> None:
+    v = weight(8, 4)
+
+    def cell(x: Tensor, h: Tensor) -> Any:
+        t = tg.tanh(h + x)
+        return t, tg.concat((t, tg.sin(x * h)), axis=-1) @ v
+
+    with tg.no_grad():
+        plan = plan_of(cell, 4, numpy=False)
+    (storage,) = plan.storage
+    assert where(storage, plan, "tanh") == [("steps", "step", None)]
+    assert where(storage, plan, "sin") == [("scratch", "step", columns(4, 8))]
+    (copy,) = storage.copies[plan_value(plan, "tanh")]
+    assert copy == storage.places[plan_value(plan, "concat")]._replace(key=columns(0, 4))
+
+
 def plan_value(plan: Plan, name: str) -> Value:
     (value,) = [v for v in plan.distribution.graph.values() if v.name == name]
     return value

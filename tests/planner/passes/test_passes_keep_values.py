@@ -23,7 +23,8 @@ from tinygrad_rnn.planner.passes.simplify import (
     put_rows_in_front,
     subtract_negatives,
 )
-from tinygrad_rnn.planner.passes.slices import join_slices
+from tinygrad_rnn.planner.passes.slices import find_slice, join_slices
+from tinygrad_rnn.primitives.indexing import ARRAY
 
 EVERY = list(dict.fromkeys([*SIMPLIFY, *FUSE]))
 
@@ -163,6 +164,21 @@ def test_neutral_elements_go_unless_they_widen() -> None:
     assert_same_results(wider, fold_constants(wider))
 
 
+def test_a_product_of_what_was_reshaped_across_rows_is_left() -> None:
+    g = Lines()
+    before = g.graph(g.matmul(g.reshape(g.x(4, 3), shape=(6, 2)), g.w(2, 5)))
+    assert y(put_rows_in_front(before)) is y(before)
+
+
+def test_parts_of_a_concat_without_elements_go() -> None:
+    g = Lines()
+    x, other, nothing = g.x(2, 3), g.x(2, 2, index=1), g.x(2, 0, index=2)
+    before = g.graph(g.concat(nothing, x, axis=-1), g.concat(x, nothing, other, axis=-1))
+    after = fold_constants(before)
+    assert after.ys == (x, g.concat(x, other, axis=-1))
+    assert_same_results(before, after)
+
+
 # join_slices
 
 
@@ -200,6 +216,54 @@ def test_a_slice_of_a_concat_is_one_of_its_parts() -> None:
     )
     after = join_slices(before)
     assert [value.name for value in after.ys] == ["x", "concat", "getitem"]
+    assert_same_results(before, after)
+
+
+def test_a_key_cuts_one_axis_or_none_that_counts() -> None:
+    whole = slice(None)
+    assert find_slice((whole, slice(1, 3)), (2, 4)) == (-1, 1, 3)
+    assert find_slice((slice(-1, None), whole), (5, 4)) == (-2, 4, 5)
+    assert find_slice((whole, 2), (2, 4)) == (-1, 2, 3) and find_slice((-1, whole), (2, 4)) == (
+        -2,
+        1,
+        2,
+    )
+    assert find_slice((whole, slice(3, 1)), (2, 4)) == (-1, 3, 3)
+    for key in ((slice(1, 3),), (whole, ARRAY), (0, 0), (whole, slice(0, 4, 2)), (whole, None)):
+        assert find_slice(key, (2, 4)) is None
+
+
+@pytest.mark.parametrize("axis", [-1, -2])
+def test_what_is_added_to_one_element_of_an_axis_is_a_part_of_a_concat(axis: int) -> None:
+    g = Lines()
+    key: list[Any] = [slice(None), slice(None)]
+    key[axis] = 1
+    before = g.graph(g.index_add(g.full(0.0, 3, 3), g.x(3), key=tuple(key)))
+    after = join_slices(before)
+    assert y(after).name == "concat" and len(y(after).operands) == 3
+    assert_same_results(before, after)
+
+
+def test_neighbouring_slices_of_one_value_are_one_and_others_are_not() -> None:
+    g = Lines()
+    x, other = g.x(4, 6), g.x(4, 6, index=1)
+
+    def part(value: Value, start: int, stop: int, axis: int = -1) -> Value:
+        key: list[Any] = [slice(None), slice(None)]
+        key[axis] = slice(start, stop)
+        return g.getitem(value, key=tuple(key))  # type: ignore[no-any-return]
+
+    before = g.graph(
+        g.concat(part(x, 1, 3), part(x, 3, 4), axis=-1),
+        g.concat(part(x, 0, 2), part(x, 2, 6), axis=-1),
+        g.concat(part(x, 1, 3), part(x, 4, 5), axis=-1),
+        g.concat(part(x, 1, 3), part(other, 3, 4), axis=-1),
+        g.concat(part(x, 0, 2, axis=-2), part(x, 2, 4, axis=-2), axis=-1),
+        g.concat(part(x, 3, 6), part(x, 0, 3), axis=-1),
+    )
+    after = join_slices(before)
+    made = [value.name for value in after.ys]
+    assert made == ["getitem", "x", "concat", "concat", "concat", "concat"]
     assert_same_results(before, after)
 
 
