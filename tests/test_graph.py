@@ -89,6 +89,25 @@ def test_order_of_branches_that_lead_to_no_target_no_vjp_runs() -> None:
     assert tg.grad((x * y + tg.apply(dead, y)).sum(), x).tolist() == [2.0]
 
 
+def test_order_of_two_inputs_only_the_vjp_of_what_leads_to_a_target_runs() -> None:
+    runs: list[str] = []
+
+    def of_x(xp: Any, g: Any) -> Any:
+        runs.append("x")
+        return g
+
+    def of_y(xp: Any, g: Any) -> Any:
+        runs.append("y")
+        return g
+
+    both = Primitive("both", "elementwise", lambda xp, x, y: x + y, of_x, of_y)
+    x, y = leaf(1.0), leaf(2.0)
+    tg.grad(tg.apply(both, x * 2, y * 3).sum(), y)
+    assert runs == ["y"]
+    tg.apply(both, x * 2, y * 3).sum().backward()
+    assert runs == ["y", "x", "y"]
+
+
 # Ownership: a cotangent may be anybody's array, so the walk adds only into those that it made.
 
 
@@ -218,4 +237,7 @@ def test_a_node_keeps_what_its_vjps_read_and_no_more() -> None:
     assert len(one_sided.saved) == 1 and one_sided.argnums == (0,)
     (total,) = (x.sum()._node).saved
     assert all(not isinstance(part, np.ndarray) for part in total), "a sum reads a shape"
+    ((indices,),) = x[np.array([1, 0, 1])]._node.saved  # of the rest of its operands, all
+    assert [part.tolist() for part in indices] == [[1, 0, 1]]
+    assert tg.concat((x, y))._node.saved[0] == (((2,), (2,)),)  # or their shapes
     assert isinstance(product, Node) and not (x + y)._node.saved[0]

@@ -212,8 +212,18 @@ def test_scalars_are_indexed() -> None:
     x = tg.tensor(2.0, dtype="float64", requires_grad=True)
     y = x[()] * 2 + x[...] * 3 + tg.sum(x[None, None]) + x * 4
     assert tg.grad(y, x).numpy() == 10
+    assert x[np.array(True)].numpy().tolist() == [2] and x[np.array(False)].shape == (0,)
+    assert tg.ones((3, 2))[np.array(True)].shape == (1, 3, 2)
     assert x.at[()].add(1.0).item() == 3
     assert x.at[...].set(5.0).item() == 5
+
+
+def test_take_along_an_axis_takes_each_from_its_own_place() -> None:
+    x = np.arange(24.0).reshape(2, 3, 4)
+    for axis in (0, 1, 2, -1):
+        places = np.argsort(np.sin(x), axis=axis)
+        found = tg.take_along_axis(tg.asarray(x), tg.asarray(places), axis=axis)
+        np.testing.assert_array_equal(found.numpy(), np.take_along_axis(x, places, axis=axis))
 
 
 def test_a_cotangent_that_is_shared_is_not_written_to() -> None:
