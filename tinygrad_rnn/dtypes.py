@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,13 +26,11 @@ def default_dtype() -> np.dtype[Any]:
     return _default_dtype
 
 
+@lru_cache(256)  # asked at every operation; dtypes that are equal have one name for good
 def canonical_dtype(dtype: Any) -> np.dtype[Any]:
     """The NumPy dtype of the same name as a backend's own."""
-    return dtype if isinstance(dtype, np.dtype) else _named_dtype(dtype)
-
-
-@cache
-def _named_dtype(dtype: Any) -> np.dtype[Any]:
+    if isinstance(dtype, np.dtype):
+        return dtype
     try:
         found: np.dtype[Any] = np.dtype(dtype)
         return found

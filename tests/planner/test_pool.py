@@ -162,11 +162,11 @@ def test_the_same_calls_over_and_over_take_no_new_memory() -> None:
     for _ in range(3):
         need.call([5_000_000, 700_000, 700_000, 64])
     need.pool._collect()
-    taken = {block.address for blocks in need.pool._free.values() for _, block in blocks}
+    taken = {id(block.memory) for blocks in need.pool._free.values() for _, block in blocks}
     for _ in range(40):
         need.call([5_000_000, 700_000, 700_000, 64])
         need.pool._collect()
-        free = {block.address for blocks in need.pool._free.values() for _, block in blocks}
+        free = {id(block.memory) for blocks in need.pool._free.values() for _, block in blocks}
         assert free == taken
 
 

@@ -43,7 +43,12 @@ class _Steps(NamedTuple):
 
     def said(self) -> dict[str, Any]:
         """What is not as usual, by its name."""
+        if self == _USUAL:
+            return {}
         return {name: option for name, option in self._asdict().items() if option is not None}
+
+
+_USUAL = _Steps()
 
 
 class _Layer(Module):
@@ -376,8 +381,8 @@ class _Stacked(_Layer):
                 "anything else through astype('float32')"
             )
         look_at_dtype(name, "x", x, self.weight_ih_l0, self.cell_class.__name__)
-        of_rows = [option for option in steps.said() if option != "mode"]
-        if x.ndim == 2 and of_rows:
+        of_rows = [option for option in steps.said() if option != "mode"] if x.ndim == 2 else []
+        if of_rows:
             raise ValueError(
                 f"{name}: {of_rows[0]} speaks of rows, and one sequence (T, {size}) has none; "
                 "a batch of one is x[:, None]"

@@ -177,7 +177,7 @@ _HALF = np.dtype("float16")
 
 
 def _is_half(x: Any) -> bool:
-    dtype = getattr(x, "dtype", None)
+    dtype = getattr(x._array if isinstance(x, Tensor) else x, "dtype", None)
     return dtype is not None and canonical_dtype(dtype) == _HALF
 
 

@@ -3,7 +3,8 @@
 An array of the pool stands on a lease, which NumPy keeps alive as the base of the array and of all
 its views. So an output that a user keeps, a view of it, a graph that waits for its backward pass
 and another library's array on the same memory all keep the block; once the lease is gone nobody
-can reach it, and the pool has it back.
+can reach it, and the pool has it back. A lease is a ``PickleBuffer``: nothing is pickled, but it is
+what Python has for memory of somebody else's under an object with weak references.
 
 The subtle point is where that happens: anywhere, also inside the pool, since a lease may go with
 any line of anybody's. So what is gone is appended to a queue, by no code of Python's, and the pool
@@ -16,6 +17,7 @@ import math
 import weakref
 from collections import deque
 from itertools import count
+from pickle import PickleBuffer
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -32,20 +34,10 @@ _LITTLE = 2**20  # bytes, and this much anyway
 
 class _Block(NamedTuple):
     size: int
-    address: int
     memory: Any
 
 
-class _Lease:
-    """A block in use."""
-
-    __slots__ = ("__array_interface__", "__weakref__", "block")
-
-    block: _Block
-    __array_interface__: dict[str, Any]
-
-
-class _Loan(weakref.ref[_Lease]):
+class _Loan(weakref.ref[PickleBuffer]):
     """What the pool remembers of a lease."""
 
     __slots__ = ("asked", "block")
@@ -62,11 +54,12 @@ class Pool:
         self._loans: set[_Loan] = set()
         self._returned: deque[_Loan] = deque()
         self._order = count()
-        self._in_use = 0  # bytes of blocks
+        self._held = 0  # bytes of all blocks
+        self._in_use = 0  # of those in use
         self._asked = 0  # bytes that were asked for, of those
         self._most = 0  # of which there were at once during this call
         self._needed: deque[int] = deque([0], maxlen=_CALLS)  # and during each of the last ones
-        self._layouts: dict[Any, tuple[int, str]] = {}
+        self._layouts: dict[Any, tuple[int, np.dtype[Any]]] = {}
         self._lock = locks.lock()
 
     def empty(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
@@ -76,22 +69,21 @@ class Pool:
             if len(self._layouts) > 10_000:
                 self._layouts.clear()
             of = np.dtype(dtype)
-            layout = rounded(math.prod(shape) * of.itemsize), of.str
-            self._layouts[shape, dtype] = layout
-        size, typestr = layout
-        lease = _Lease()
+            layout = self._layouts[shape, dtype] = rounded(math.prod(shape) * of.itemsize), of
+        size, dtype = layout
         with self._lock:
-            self._collect()
-            lease.block = block = self._take(size)
+            if self._returned:
+                self._collect()
+            block = self._take(size)
+            lease = PickleBuffer(block.memory)
             loan = _Loan(lease, self._returned.append)
             loan.asked, loan.block = size, block
-            self._asked += size
-            self._in_use += block.size
             self._loans.add(loan)
-            self._most = max(self._most, self._asked)
-        data = (block.address, False)
-        lease.__array_interface__ = dict(shape=shape, typestr=typestr, data=data, version=3)
-        return np.asarray(lease)
+            self._in_use += block.size
+            self._asked += size
+            if self._asked > self._most:
+                self._most = self._asked
+        return np.ndarray(shape, dtype, lease)
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
         """An array of zeros, on memory that nobody else refers to."""
@@ -102,7 +94,8 @@ class Pool:
     def begin_call(self) -> None:
         """Give back what the last calls of plans did not need."""
         with self._lock:
-            self._collect()
+            if self._returned:
+                self._collect()
             self._needed.append(self._most)
             self._most = self._asked
             self._give_back(0)
@@ -119,8 +112,9 @@ class Pool:
                 return blocks.pop()[1]
             own = rounded(own + 1)
         self._give_back(size)
-        memory = np.empty(size, dtype=np.uint8)
-        return _Block(size, memory.ctypes.data, memory)
+        block = _Block(size, np.empty(size, dtype=np.uint8))
+        self._held += size
+        return block
 
     def _collect(self) -> None:
         """Take back the blocks of leases that are gone."""
@@ -136,28 +130,26 @@ class Pool:
 
     def _give_back(self, size: int) -> None:
         """Drop what has been free for longest, so that with ``size`` more there is not too much."""
+        if self._held + size <= _LITTLE:
+            return
         most = max((1 + _SPARE) * self._needed_with(size), _LITTLE)
-        excess = self._in_use + size + self._free_bytes() - most
-        while excess > 0:
+        while self._held + size > most:
             filled = [blocks for blocks in self._free.values() if blocks]
             if not filled:
                 break
             _, block = min(filled, key=lambda blocks: blocks[0][0]).popleft()
-            excess -= block.size
+            self._held -= block.size
 
     def _needed_with(self, size: int) -> int:
         """The most bytes that this call, with ``size`` more now, and the last ones had at once."""
         return max(self._asked + size, self._most, *self._needed)
-
-    def _free_bytes(self) -> int:
-        return sum(size * len(blocks) for size, blocks in self._free.items())
 
     @property
     def bytes(self) -> int:
         """What the blocks take, in use or not."""
         with self._lock:
             self._collect()
-            return self._in_use + self._free_bytes()
+            return self._held
 
     def clear(self) -> None:
         """Forget all blocks; those in use are freed by their users."""
@@ -166,7 +158,7 @@ class Pool:
                 loan.block = None
             self._loans.clear()
             self._free.clear()
-            self._in_use = self._asked = self._most = 0
+            self._held = self._in_use = self._asked = self._most = 0
             self._needed.clear()
             self._needed.append(0)
 
