@@ -11,20 +11,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from operator import call
-from typing import Any, NamedTuple
+from typing import Any, TypeAlias
 
-
-class Change(NamedTuple):
-    """``make(of, value)``: in C, and never failing: a slot's ``__set__``, ``dict.update``."""
-
-    make: Callable[[Any, Any], Any]
-    of: Any
-    value: Any
+Change: TypeAlias = tuple[Callable[[Any, Any], Any], Any, Any]
+"""``(make, of, value)``, for a ``make`` in C that never fails: a slot's ``__set__``, say."""
 
 
 def attributes(of: Any, **values: Any) -> Change:
     """That of attributes of an object which has a ``__dict__``."""
-    return Change(dict.update, vars(of), values)
+    return dict.update, vars(of), values
 
 
 def commit(changes: Iterable[Change]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ def default_dtype() -> np.dtype[Any]:
     return _default_dtype
 
 
-@lru_cache(256)  # asked at every operation; dtypes that are equal have one name for good
+@lru_cache(256, typed=True)  # asked at every operation; a dtype has one name for good
 def canonical_dtype(dtype: Any) -> np.dtype[Any]:
     """The NumPy dtype of the same name as a backend's own."""
     if isinstance(dtype, np.dtype):
@@ -38,11 +38,7 @@ def canonical_dtype(dtype: Any) -> np.dtype[Any]:
         return np.dtype(str(dtype).rpartition(".")[2])
 
 
+@lru_cache(1024, typed=True)
 def native_dtype(backend: Backend, dtype: Any) -> Any:
     """A backend's own dtype of the same name as ``dtype``."""
-    return _native_dtype(backend, canonical_dtype(dtype))
-
-
-@cache
-def _native_dtype(backend: Backend, dtype: np.dtype[Any]) -> Any:
-    return getattr(backend, dtype.name)
+    return getattr(backend, canonical_dtype(dtype).name)

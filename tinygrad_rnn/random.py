@@ -87,6 +87,9 @@ class Position(NamedTuple):
     batches: tuple[Batch, ...]  # that numbers are drawn for
 
 
+_NOWHERE = Position(0, 0, None, ())
+
+
 class _Calls:
     """Calls counted from a position on, by one thread for itself."""
 
@@ -214,15 +217,15 @@ def traced(note: Callable[[Draw], Tensor]) -> Iterator[None]:
     The block is one step of a loop. RuntimeError if a loop within it draws: that is a call of its
     own at each step. It leaves the calls outside numbered as they were.
     """
-    site, calls = _Site(), _Calls(_position()[1])
-    site.trace, before = note, calls.calls
+    site, calls = _Site(), _Calls(_NOWHERE)
+    site.trace = note
     token, own = _site.set(site), _own.set(calls)
     try:
         yield
     finally:
         _site.reset(token)
         _own.reset(own)
-    if calls.calls != before:
+    if calls.calls:
         raise RuntimeError("a loop inside the cell draws random numbers")
 
 

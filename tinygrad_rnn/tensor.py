@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import nullcontext
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -30,12 +30,24 @@ _backend_of_type = backends._of_type
 _grad_lock = locks.lock()
 
 
-class Mode(NamedTuple):
-    """What ``apply`` does beside computing; a context variable, so private to a thread or task."""
+class Mode:
+    """What ``apply`` does beside computing; a context variable, so private to a thread or task.
 
-    recording: bool = True
-    anomaly: bool = False
-    watch: Any = None  # told of operations, draws, and values that are read on the host
+    It is never changed, but ``but`` makes another of it.
+    """
+
+    __slots__ = ("anomaly", "recording", "watch")
+
+    def __init__(self, recording: bool = True, anomaly: bool = False, watch: Any = None) -> None:
+        self.recording = recording
+        self.anomaly = anomaly
+        self.watch = watch  # told of operations, draws, and values that are read on the host
+
+    def but(self, **changes: Any) -> Mode:
+        """The same, but for what is given."""
+        return Mode(
+            **{"recording": self.recording, "anomaly": self.anomaly, "watch": self.watch} | changes
+        )
 
 
 MODE: ContextVar[Mode] = ContextVar("tinygrad_rnn_mode", default=Mode())
@@ -46,12 +58,12 @@ def no_grad() -> Scope[Mode]:
 
     Of a generator function, what it does itself; of an ``async`` one likewise.
     """
-    return Scope(MODE, lambda mode: mode._replace(recording=False))
+    return Scope(MODE, lambda mode: mode.but(recording=False))
 
 
 def enable_grad() -> Scope[Mode]:
     """Record again, inside ``no_grad``. Also a decorator."""
-    return Scope(MODE, lambda mode: mode._replace(recording=True))
+    return Scope(MODE, lambda mode: mode.but(recording=True))
 
 
 def is_grad_enabled() -> bool:
@@ -75,7 +87,7 @@ def detect_anomaly() -> Scope[Mode]:
     An infinity that is meant, as in ``where(mask, x, -inf)``, is reported like any other. Slow:
     every value is copied to the host and looked at.
     """
-    return Scope(MODE, lambda mode: mode._replace(anomaly=True))
+    return Scope(MODE, lambda mode: mode.but(anomaly=True))
 
 
 class Tensor:
@@ -514,15 +526,15 @@ _set_version, _set_grad = (vars(Node)[name].__set__ for name in ("version", "gra
 
 def rebinding(x: Tensor, array: Array) -> list[Change]:
     """What rebinds a leaf to an array of its shape, dtype and backend, which is not checked."""
-    changes = [Change(_set_array, x, array)]
-    if x._node is not None:
-        changes.append(Change(_set_version, x._node, x._node.version + 1))
-    return changes
+    node = x._node
+    if node is None:
+        return [(_set_array, x, array)]
+    return [(_set_array, x, array), (_set_version, node, node.version + 1)]
 
 
 def regrading(x: Tensor, grad: Tensor | None) -> Change:
     """What gives a leaf that requires grad another gradient, which is not checked."""
-    return Change(_set_grad, x._node, grad)
+    return _set_grad, x._node, grad
 
 
 def _rebuild(kind: type[Tensor], host: Array, backend: str, requires_grad: bool) -> Tensor:
@@ -608,7 +620,7 @@ def _host_scalar(x: bool | int | float) -> np.ndarray[Any, Any]:
 def backend_of(x: Tensor) -> Backend:
     """The backend of a Tensor's array; inside ``vmap``, of the array that stands behind it."""
     array = x._array
-    found = backends.of(array)
+    found = _backend_of_type.get(type(array)) or backends.of(array)
     return found if found is not None else array.backend
 
 
@@ -672,7 +684,7 @@ def pull_back(
             "requires_grad=True, and look for detach(), no_grad() or an integer dtype on the way"
         )
     watch = anomaly.AnomalyWatch() if MODE.get().anomaly else None
-    with enable_grad() if create_graph else nullcontext(), watch or nullcontext():
+    with enable_grad() if create_graph else _as_is, watch or _as_is:
         return graph.cotangents(
             seeds,
             targets,
@@ -682,6 +694,9 @@ def pull_back(
             boundary=boundary,
             watch=watch,
         )
+
+
+_as_is = nullcontext()
 
 
 def _seed(output: Tensor, cotangent: Any) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unittest.mock
 import warnings
 
 import pytest
@@ -13,7 +14,7 @@ from both_ways import forget_plans
 from tinygrad_rnn import nn
 from tinygrad_rnn.kernels import settings
 from tinygrad_rnn.kernels.machine import chosen_threads, threads
-from tinygrad_rnn.kernels.settings import SettingError
+from tinygrad_rnn.kernels.settings import SettingError, is_set
 
 JIT, THREADS = "TINYGRAD_RNN_JIT", "TINYGRAD_RNN_NUM_THREADS"
 
@@ -86,3 +87,16 @@ def test_ours_comes_before_those_of_a_blas_whose_nonsense_is_ignored(
         monkeypatch.setenv("OMP_NUM_THREADS", openmp)
         found.append(chosen_threads()[0])
     assert found == [8, 8, 4, 3, 5, 8]
+
+
+def test_a_variable_that_comes_and_goes_is_seen_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "TINYGRAD_RNN_CHECK"
+    monkeypatch.delenv(name, raising=False)
+    assert not is_set(name)
+    monkeypatch.setenv(name, "1")
+    assert is_set(name)
+    monkeypatch.delenv(name)
+    assert not is_set(name)
+    with unittest.mock.patch.dict(os.environ, {name: "0"}, clear=True):
+        assert is_set(name)
+    assert not is_set(name)

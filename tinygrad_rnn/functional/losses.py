@@ -153,7 +153,8 @@ def _huber(difference: Tensor, delta: float) -> Tensor:
 def _pair(operation: str, input: TensorLike, target: TensorLike) -> tuple[Tensor, Tensor]:
     """Both as Tensors of one shape; a target of integers does not widen a floating input."""
     input = as_tensor(input)
-    target = place(target, input.backend)
+    if not isinstance(target, Tensor):
+        target = place(target, input.backend)
     if input.shape != target.shape:
         raise ValueError(
             f"{operation}: input of shape {input.shape}, target of {target.shape}; "

@@ -356,13 +356,9 @@ class _Stacked(_Layer):
             outputs = []
             for backwards in self._directions():
                 number = len(finals)
-                output, final = _over_time(
-                    self.cell(layer, backwards),
-                    x,
-                    states[number],
-                    steps._replace(reset_state=fresh[number]),
-                    reverse != backwards,
-                )
+                own = steps if fresh[number] is None else steps._replace(reset_state=fresh[number])
+                cell = self.cell(layer, backwards)
+                output, final = _over_time(cell, x, states[number], own, reverse != backwards)
                 outputs.append(output)
                 finals.append(final)
             x = _side_by_side(*outputs) if len(outputs) > 1 else outputs[0]

@@ -83,7 +83,7 @@ class _Schedule:
         initial, lrs = (_rates(f"{own}: {k}", saved[k], groups) for k in ("initial_lrs", "lrs"))
         kept = {name: self._loaded(own, name, saved[name]) for name in self.kept}
         changes = [
-            Change(dict.update, group, {"initial_lr": first, "lr": lr})
+            (dict.update, group, {"initial_lr": first, "lr": lr})
             for group, first, lr in zip(groups, initial, lrs, strict=True)
         ]
         commit([*changes, attributes(self, **kept)])
@@ -116,7 +116,7 @@ class LRScheduler(_Schedule):
         changes = [attributes(self, last_epoch=step)]
         for group, old, new in zip(self.optimizer.param_groups, before, after, strict=True):
             lr = new if group["lr"] == old or not old else group["lr"] * (new / old)
-            changes.append(Change(dict.update, group, {"lr": lr}))
+            changes.append((dict.update, group, {"lr": lr}))
         commit(changes)
 
 
@@ -318,11 +318,11 @@ class ReduceLROnPlateau(_Schedule):
     def _reductions(self) -> list[Change]:
         groups = self.optimizer.param_groups
         least = self.min_lr if isinstance(self.min_lr, list) else [self.min_lr] * len(groups)
-        changes = []
+        changes: list[Change] = []
         for group, floor in zip(groups, least, strict=True):
             reduced = max(group["lr"] * self.factor, floor)
             if group["lr"] - reduced > self.eps:
-                changes.append(Change(dict.update, group, {"lr": reduced}))
+                changes.append((dict.update, group, {"lr": reduced}))
         return changes
 
     def _loaded(self, own: str, name: str, value: Any) -> Any:

@@ -7,9 +7,11 @@ eps, are 0 in float16.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from functools import cache
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -18,7 +20,7 @@ import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend
 
 from ..apply import show
-from ..atomic import Change, attributes, commit
+from ..atomic import attributes, commit
 from ..dtypes import native_dtype
 from ..graph import Array
 from ..tensor import Tensor, backend_of, rebinding, wrap
@@ -29,11 +31,12 @@ State = dict[str, Any]
 
 
 class Member(NamedTuple):
-    """A parameter, its position among all, and the settings of its group."""
+    """A parameter, its position among all, the settings of its group, and what its state has."""
 
     position: int
     p: Tensor
     settings: Settings
+    needed: set[str]
 
 
 class Optimizer:
@@ -120,8 +123,8 @@ class Optimizer:
         added = {**settings, "params": [p for _, p in named]}
         commit(
             [
-                Change(list.extend, self._names, names),
-                Change(list.append, self.param_groups, added),
+                (list.extend, self._names, names),
+                (list.append, self.param_groups, added),
             ]
         )
 
@@ -137,8 +140,9 @@ class Optimizer:
         position = 0
         for group in self.param_groups:
             settings = self._checked(group)
+            needed = self._needed(settings)
             for p in group["params"]:
-                yield Member(position, p, settings)
+                yield Member(position, p, settings, needed)
                 position += 1
 
     def _called(self, position: int) -> str:
@@ -168,7 +172,7 @@ class Optimizer:
         if bad and self.nonfinite == "skip":
             return False
         if bad:
-            first, p, _ = trained[bad[0]][0]
+            first, p, *_ = trained[bad[0]][0]
             raise FloatingPointError(
                 f"{type(self).__name__}: {len(bad)} of {len(trained)} gradients are not finite, "
                 f"the first that of {self._called(first)}, {show(p)}; nothing was changed. "
@@ -182,13 +186,13 @@ class Optimizer:
             if self.nonfinite == "skip":
                 return False
             raise
-        changes = [c for (_, p, _), array, _ in updates for c in rebinding(p, array)]
+        changes = [c for member, array, _ in updates for c in rebinding(member.p, array)]
         states = {member.position: state for member, _, state in updates}
-        commit([*changes, Change(dict.update, self.state, states)])
+        commit([*changes, (dict.update, self.state, states)])
         return True
 
     def _check_fit(self, member: Member, grad: Tensor) -> None:
-        position, p, _ = member
+        position, p, *_ = member
         if not _alike(grad._array, p, p._array.dtype):
             raise ValueError(
                 f"{type(self).__name__}: {self._called(position)} is {show(p)} on {p.backend!r}, "
@@ -197,17 +201,17 @@ class Optimizer:
 
     def _updated(self, member: Member, grad: Tensor) -> tuple[Array, State]:
         """The new array and state of a parameter, which can be assigned without a further look."""
-        position, p, settings = member
+        position, p, settings, needed = member
         xp = backend_of(p)
         array, gradient, own = p._array, grad._array, p._array.dtype
-        wide = native_dtype(xp, _wide(p))
+        wide = native_dtype(xp, _wide(p.dtype))
         if wide != own:
             array, gradient = xp.astype(array, wide), xp.astype(gradient, wide)
         state = {
             name: _as_moment(value, p, wide) if name in self.moments else value
             for name, value in self.state.get(position, {}).items()
         }
-        if not self._needed(settings) <= state.keys():
+        if not needed <= state.keys():
             state = {**self._initial(xp, array, settings), **state}
         try:
             if settings.get("weight_decay"):
@@ -287,7 +291,7 @@ class Optimizer:
         groups = self._loaded_groups(own, groups)
         state = self._loaded_state(own, state, groups)
         settings = zip(self.param_groups, groups, strict=True)
-        changes = [Change(dict.update, group, values) for group, values in settings]
+        changes = [(dict.update, group, values) for group, values in settings]
         commit([*changes, attributes(self, state=state)])
 
     def _names_by_group(self) -> list[list[str | None]]:
@@ -396,34 +400,33 @@ def _is_named(x: Any) -> bool:
 def _not_finite(grads: Sequence[Tensor]) -> list[int]:
     """Which of them hold a NaN or an infinity; every backend is waited for once if none does.
 
-    A sum with either in it is neither finite, so where the sum is, one pass without memory of its
-    own was enough. A sum may also overflow, and then the elements are looked at.
+    A sum with either in it is neither finite, so where that of all is, one pass without memory of
+    its own was enough. A sum may also overflow, and then the elements are looked at.
     """
-    together: dict[Backend, list[int]] = {}
-    for i, grad in enumerate(grads):
-        together.setdefault(backend_of(grad), []).append(i)
-    found = []
-    for xp, members in together.items():
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums = xp.to_host(xp.stack([xp.asarray(xp.sum(grads[i]._array)) for i in members]))
-        suspects = [i for i, fine in zip(members, np.isfinite(sums), strict=True) if not fine]
-        found += [i for i in suspects if not bool(xp.all(xp.isfinite(grads[i]._array)))]
-    return sorted(found)
+    sums: dict[Backend, Array] = {}
+    with np.errstate(over="ignore", invalid="ignore"):
+        for grad in grads:
+            xp, own = backend_of(grad), grad._array
+            sums[xp] = sums[xp] + xp.sum(own) if xp in sums else xp.sum(own)
+    if all(math.isfinite(xp.to_host(xp.asarray(total))) for xp, total in sums.items()):
+        return []
+    suspects = [(backend_of(grad), grad._array) for grad in grads]
+    return [i for i, (xp, own) in enumerate(suspects) if not bool(xp.all(xp.isfinite(own)))]
 
 
 def _alike(array: Array, p: Tensor, dtype: Any) -> bool:
     """Whether an array has the shape and the backend of a parameter, and a dtype of that."""
     own = p._array
     return (
-        backends.of(array) is backends.of(own)
+        (type(array) is type(own) or backends.of(array) is backends.of(own))
         and tuple(array.shape) == tuple(own.shape)
         and array.dtype == dtype
     )
 
 
-def _wide(p: Tensor) -> np.dtype[Any]:
+@cache
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """The dtype in which the step of a parameter is computed, which is that of its moments."""
-    dtype = p.dtype
     return np.dtype(np.float32) if dtype == np.float16 else dtype
 
 
@@ -432,7 +435,7 @@ def _as_moment(array: Array, p: Tensor, dtype: Any) -> Array:
     if _alike(array, p, dtype):
         return array
     host = backends.of(array).to_host(array)  # type: ignore[union-attr]
-    return backend_of(p).from_host(host.astype(_wide(p)))
+    return backend_of(p).from_host(host.astype(_wide(p.dtype)))
 
 
 def _loaded(value: Any, p: Tensor, name: str) -> Array:
@@ -441,8 +444,8 @@ def _loaded(value: Any, p: Tensor, name: str) -> Array:
     if host.shape != p.shape:
         raise ValueError(f"{name} has shape {host.shape}, expected {p.shape}")
     if host.dtype.kind not in "biuf":
-        raise ValueError(f"{name} holds {host.dtype}, expected {_wide(p)}")
-    return backend_of(p).from_host(host.astype(_wide(p)))
+        raise ValueError(f"{name} holds {host.dtype}, expected {_wide(p.dtype)}")
+    return backend_of(p).from_host(host.astype(_wide(p.dtype)))
 
 
 def _loaded_count(value: Any, name: str) -> int:

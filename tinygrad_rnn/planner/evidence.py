@@ -32,7 +32,7 @@ from .. import anomaly, random
 from ..graph import Primitive
 from ..random import Draw
 from ..structure import flatten
-from ..tensor import MODE, Mode, Tensor
+from ..tensor import MODE, Tensor
 from .ir import hashable
 from .loop import Cell
 from .reach import Reach, digest
@@ -174,7 +174,7 @@ def is_watched() -> bool:
 
 def _watch(watch: Any, cell: Cell, x: Any, state: Any) -> Any:
     mode = MODE.get()
-    token = MODE.set(Mode(mode.recording, mode.anomaly, watch))
+    token = MODE.set(mode.but(watch=watch))
     try:
         return cell(x, state)
     finally:

@@ -81,8 +81,11 @@ class Loop:
         self.steps: int = self.xs[0].shape[0]
         self.states: list[Tensor]
         self.states, self.state_structure = flatten(self.initial)
-        shapes = [*(h.shape for h in self.states), *(x.shape[1:] for x in self.xs)]
-        self.batch: int | None = next((shape[0] for shape in shapes if shape), None)
+        self.batch: int | None = None
+        for shape in [h.shape for h in self.states] + [x.shape[1:] for x in self.xs]:
+            if shape:
+                self.batch = shape[0]
+                break
 
     def all_rows_at(self, step: int) -> bool:
         """Whether all rows take a step."""

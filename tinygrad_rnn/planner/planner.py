@@ -76,8 +76,10 @@ class Planner:
                 self.misses += 1
                 return None
             self.hits += 1
-            with suppress(KeyError):  # a signal handler has made it go
+            try:
                 self._plans.move_to_end(key)
+            except KeyError:  # a signal handler has made it go
+                self._plans[key] = found
             return found
 
     def put(self, key: Any, plan: Plan | str) -> None:

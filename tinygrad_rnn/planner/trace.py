@@ -11,7 +11,7 @@ code is hoisted by never having been inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -91,9 +91,9 @@ class TracedArray:
                 f"{primitive.name}: a tensor was kept from inside a cell that was traced; return "
                 "it from the cell, as an output or in the state"
             )
-        watch = MODE.get().watch
-        if watch is not None:
-            watch.operation(primitive, inputs, (), parameters, ())
+        mode = MODE.get()
+        if mode.watch is not None:
+            mode.watch.operation(primitive, inputs, (), parameters, ())
         values: list[Any] = []
         numbers = False
         for x in inputs:
@@ -109,7 +109,7 @@ class TracedArray:
         if numbers and not trace.deriving:
             values = trace.with_scalars(primitive, values)
         made = trace.table.apply(primitive, tuple(values), parameters)
-        cut = trace.recording and not trace.deriving and not is_grad_enabled()
+        cut = trace.recording and not trace.deriving and not mode.recording
         if cut:  # by no_grad() inside the cell
             made = tuple([trace.table.value(detached, value) for value in made])
         if primitive.several:
@@ -160,6 +160,11 @@ class Trace:
         value = self.table.source("captured", index, x.shape, x.dtype)
         self._entered[id(x)] = value
         return value
+
+    @property
+    def entered(self) -> Iterable[Value]:
+        """The captured values, by number."""
+        return self._entered.values()
 
     def _constant(self, x: Tensor) -> Value:
         """An array that a rule made, which depends on nothing: part of the plan."""
@@ -253,7 +258,7 @@ def trace(
         if w._array is not array:
             w._array = array
             raise Untraceable(f"a captured tensor {w.dtype} {w.shape} was rebound inside the cell")
-    outside = tuple([(w.shape, w.dtype) for w in tracer.captured])
+    outside = tuple([(value.shape, value.dtype) for value in tracer.entered])
     key = (
         tuple(results),
         outside,

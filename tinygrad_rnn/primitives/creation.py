@@ -183,7 +183,8 @@ def _create(
     chosen = _chosen(name, backend, device)
     native = native_dtype(chosen, default_dtype() if dtype is None else dtype)
     made = wrap(getattr(chosen, name)(*arguments, dtype=native, **options), None)
-    made.requires_grad = requires_grad
+    if requires_grad:
+        made.requires_grad = True
     return made
 
 

@@ -463,16 +463,15 @@ def alias(x: TensorLike, /) -> Tensor:
 
 def result_type(*operands: Any) -> np.dtype[Any]:
     """The dtype that an operation on these Tensors, dtypes and (weak) Python numbers has."""
-    return np.result_type(
-        *(
-            x.dtype
-            if isinstance(x, Tensor)
-            else x
-            if type(x) in (bool, int, float)
-            else canonical_dtype(x)
-            for x in operands
-        )
-    )
+    given = [
+        x.dtype
+        if isinstance(x, Tensor)
+        else x
+        if type(x) in (bool, int, float)
+        else canonical_dtype(x)
+        for x in operands
+    ]
+    return np.result_type(*given)
 
 
 # Operators. A comparison with something that is no number (``x == None``) falls back to Python's.

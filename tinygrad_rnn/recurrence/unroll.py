@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,7 +13,7 @@ import numpy as np
 from .. import random
 from ..batching import running_batches
 from ..dtypes import default_dtype
-from ..kernels.settings import switch
+from ..kernels.settings import is_set, switch
 from ..planner.call import Bytes
 from ..planner.evidence import Evidence, is_watched, name_of
 from ..planner.lookup import PlanError, Unplanned, Unseen, check_fit, prepare, run_planned
@@ -159,7 +158,7 @@ def _execute(loop: Loop, mode: str, checkpoint: int | None) -> tuple[Any, Any]:
         return run(loop)
     if mode == "auto" and is_watched():
         return run(loop)
-    check = "TINYGRAD_RNN_CHECK" in os.environ and switch("TINYGRAD_RNN_CHECK")
+    check = is_set("TINYGRAD_RNN_CHECK") and switch("TINYGRAD_RNN_CHECK")
     at = random.position() if check else None
     standing = Standing(loop.cell)
     planned = True
@@ -377,6 +376,8 @@ def _fresh(loop: Loop, reset_state: Any) -> Any:
 
 def _check_one_row(loop: Loop) -> None:
     """Refuse inputs of one row beside a state of several, which would silently make them many."""
+    if loop.batch == 1:  # the state's rows, or it has none
+        return
     vectors = [x for x in loop.xs if x.ndim > 2]
     rows = {h.shape[0] if h.ndim > 1 else 1 for h in loop.states}
     if vectors and all(x.shape[1] == 1 for x in vectors) and len(rows) == 1 and rows != {1}:

@@ -225,12 +225,12 @@ class Compiled:
         rows = int(count[0])
         worth = self._nanoseconds * (rows + int(count[-1])) / 2 * (last - first) / SHARE
         threads = min(threads, rows, int(worth))
-        run = functools.partial(self._run_rows, objects, tables, memory, first, last)
         if threads > 1:
+            run = functools.partial(self._run_rows, objects, tables, memory, first, last)
             parts = pairwise(shares(count, threads))
             run_at_once([functools.partial(run, *share) for share in parts])
         else:
-            run(0, rows)
+            self._run(objects, tables, memory.addresses, first, last, 0, rows)
         self._spare.append(memory)
 
     def _run_rows(
@@ -315,13 +315,15 @@ def product(a: Array, b: Array, out: Array, *, threads: int = 1, accumulate: boo
     if out.strides[1] != 4 and n > 1:
         raise ValueError(f"product: the strides of out are {out.strides}, neither of them 4")
     threads = min(threads, int(m * n * k / 100 / SHARE))
-    multiply = functools.partial(_product, functions, accumulate)
+    multiply = _multiply if k <= _TERMS else _multiply_many
     if threads > 1:
-        parts = _parts(m, n, functions.lanes, threads)
-        calls = [functools.partial(multiply, a[i], b[:, j], out[i, j]) for i, j in parts]
+        calls = [
+            functools.partial(multiply, functions, accumulate, a[i], b[:, j], out[i, j])
+            for i, j in _parts(m, n, functions.lanes, threads)
+        ]
         run_before_end(run_at_once, calls)
     else:
-        run_before_end(multiply, a, b, out)
+        run_before_end(multiply, functions, accumulate, a, b, out)
 
 
 def _parts(m: int, n: int, lanes: int, threads: int) -> list[tuple[slice, slice]]:
@@ -337,14 +339,10 @@ def _parts(m: int, n: int, lanes: int, threads: int) -> list[tuple[slice, slice]
 _TERMS = 4096  # so many are summed in float32, such sums in float64
 
 
-def _product(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
-    terms = a.shape[1]
-    if terms <= _TERMS:
-        _multiply(functions, accumulate, a, b, out)
-        return
+def _multiply_many(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
     total = out.astype(np.float64) if accumulate else np.zeros(out.shape)
     part = np.empty(out.shape, np.float32)
-    for start in range(0, terms, _TERMS):
+    for start in range(0, a.shape[1], _TERMS):
         some = slice(start, start + _TERMS)
         _multiply(functions, False, a[:, some], b[some], part)
         total += part

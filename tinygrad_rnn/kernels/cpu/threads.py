@@ -169,7 +169,7 @@ def run_before_end(call: Callable[..., Result], *arguments: Any) -> Result:
     own = threading.get_ident()
     try:
         _running[own] = True
-        if _ending not in (None, own):
+        if _ending is not None and _ending != own:
             del _running[own]
             _never.acquire()
         return call(*arguments)

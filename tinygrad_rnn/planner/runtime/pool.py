@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections import deque
-from itertools import count
+from collections import defaultdict, deque
 from pickle import PickleBuffer
 from typing import Any, NamedTuple, TypeAlias
 
@@ -26,6 +25,7 @@ from tinygrad_rnn_backends import locks
 
 Array: TypeAlias = Any  # of NumPy or CuPy
 
+SMALL = 2**14  # bytes that C's allocator has at hand: a lease on them would take longer
 _GRAIN = 64
 _CALLS = 16  # as many of the last calls of plans say what is needed
 _SPARE = 0.5  # of that is kept beyond it: free, or lost in blocks larger than asked for
@@ -37,27 +37,20 @@ class _Block(NamedTuple):
     memory: Any
 
 
-class _Loan(weakref.ref[PickleBuffer]):
-    """What the pool remembers of a lease."""
-
-    __slots__ = ("asked", "block")
-
-    asked: int  # bytes
-    block: _Block | None  # None if it shall not come back
-
-
 class Pool:
     """Blocks of memory by size, taken again once no array stands on them."""
 
     def __init__(self) -> None:
-        self._free: dict[int, deque[tuple[int, _Block]]] = {}  # by size, the last returned last
-        self._loans: set[_Loan] = set()
-        self._returned: deque[_Loan] = deque()
-        self._order = count()
+        # By size, each with the call after which it came back, the last returned last.
+        self._free: dict[int, deque[tuple[int, _Block]]] = defaultdict(deque)
+        # What is in use: by the lease, how many bytes were asked for, and the block.
+        self._loans: dict[weakref.ref[PickleBuffer], tuple[int, _Block]] = {}
+        self._returned: deque[weakref.ref[PickleBuffer]] = deque()
+        self._calls = 0
         self._held = 0  # bytes of all blocks
-        self._in_use = 0  # of those in use
-        self._asked = 0  # bytes that were asked for, of those
-        self._most = 0  # of which there were at once during this call
+        self._asked = 0  # bytes that were asked for, of those in use
+        self._lost = 0  # bytes that those have beyond that
+        self._most = 0  # of what was asked for at once during this call
         self._needed: deque[int] = deque([0], maxlen=_CALLS)  # and during each of the last ones
         self._layouts: dict[Any, tuple[int, np.dtype[Any]]] = {}
         self._lock = locks.lock()
@@ -71,19 +64,19 @@ class Pool:
             of = np.dtype(dtype)
             layout = self._layouts[shape, dtype] = rounded(math.prod(shape) * of.itemsize), of
         size, dtype = layout
+        if size <= SMALL:
+            return np.empty(shape, dtype)
         with self._lock:
             if self._returned:
                 self._collect()
-            block = self._take(size)
+            blocks = self._free.get(size)
+            block = blocks.pop()[1] if blocks else self._other(size)
             lease = PickleBuffer(block.memory)
-            loan = _Loan(lease, self._returned.append)
-            loan.asked, loan.block = size, block
-            self._loans.add(loan)
-            self._in_use += block.size
+            self._loans[weakref.ref(lease, self._returned.append)] = size, block
             self._asked += size
             if self._asked > self._most:
                 self._most = self._asked
-        return np.ndarray(shape, dtype, lease)
+        return np.ndarray(shape, dtype, lease)  # type: ignore[arg-type]
 
     def zeros(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
         """An array of zeros, on memory that nobody else refers to."""
@@ -96,37 +89,35 @@ class Pool:
         with self._lock:
             if self._returned:
                 self._collect()
+            self._calls += 1
             self._needed.append(self._most)
             self._most = self._asked
             self._give_back(0)
 
-    def _take(self, size: int) -> _Block:
+    def _other(self, size: int) -> _Block:
         """A free block of up to twice the size, as longer sequences left them; or a new one."""
-        if blocks := self._free.get(size):
-            return blocks.pop()[1]
-        lost = self._in_use - self._asked
-        most = min(2 * size, size + _SPARE * self._needed_with(size) - lost)
+        most = min(2 * size, size + _SPARE * self._needed_with(size) - self._lost)
         own = rounded(size + 1)
         while own <= most:
             if blocks := self._free.get(own):
+                self._lost += own - size
                 return blocks.pop()[1]
             own = rounded(own + 1)
         self._give_back(size)
-        block = _Block(size, np.empty(size, dtype=np.uint8))
+        memory: Any = np.empty(size, dtype=np.uint8)
+        block = _Block(size, memoryview(memory))  # of which a lease is quicker to make
         self._held += size
         return block
 
     def _collect(self) -> None:
         """Take back the blocks of leases that are gone."""
         while self._returned:
-            loan = self._returned.popleft()
-            self._loans.discard(loan)
-            block = loan.block
-            if block is not None:
-                self._asked -= loan.asked
-                self._in_use -= block.size
-                entry = next(self._order), block
-                self._free.setdefault(block.size, deque()).append(entry)
+            loan = self._loans.pop(self._returned.popleft(), None)
+            if loan is not None:  # else it was made before all were forgotten
+                asked, block = loan
+                self._asked -= asked
+                self._lost -= block.size - asked
+                self._free[block.size].append((self._calls, block))
 
     def _give_back(self, size: int) -> None:
         """Drop what has been free for longest, so that with ``size`` more there is not too much."""
@@ -154,11 +145,9 @@ class Pool:
     def clear(self) -> None:
         """Forget all blocks; those in use are freed by their users."""
         with self._lock:
-            for loan in self._loans:
-                loan.block = None
             self._loans.clear()
             self._free.clear()
-            self._held = self._in_use = self._asked = self._most = 0
+            self._held = self._asked = self._lost = self._most = 0
             self._needed.clear()
             self._needed.append(0)
 
