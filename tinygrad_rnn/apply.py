@@ -125,15 +125,20 @@ def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[s
     Recording here lets a ``grad`` inside the transform see the operation; the Tensors that the
     interpreter computes with see it for the transforms around it.
     """
-    inputs = [
-        x if isinstance(x, Tensor) or type(x) in _PYTHON_NUMBERS else as_tensor(x) for x in inputs
-    ]
+    entered: list[Any] = []
     innermost: Any = None
     for x in inputs:
-        array: Any = x._array if isinstance(x, Tensor) else None
-        foreign = array is not None and type(array) not in _backend_of_type
-        if foreign and (innermost is None or array.level > innermost.level):
+        if type(x) in _PYTHON_NUMBERS:
+            entered.append(x)
+            continue
+        tensor = as_tensor(x)
+        entered.append(tensor)
+        array = tensor._array
+        if type(array) in _backend_of_type:
+            continue
+        if innermost is None or array.level > innermost.level:
             innermost = array
+    inputs = entered
     out = innermost.interpret(primitive, inputs, parameters)
     if not innermost.recorded:
         return _unrecorded(primitive, out)

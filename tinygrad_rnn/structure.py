@@ -47,6 +47,8 @@ def flatten(tree: Any, like: Structure | None = None) -> tuple[list[Any], Struct
     the dicts there, so that two with the same keys have the same structure. A defaultdict counts as
     a dict, and is rebuilt as one.
     """
+    if not isinstance(tree, (dict, tuple, list)):
+        return [tree], _LEAF_STRUCTURE
     leaves: list[Any] = []
     return leaves, _take_apart(tree, leaves, like)
 
@@ -72,8 +74,9 @@ def _take_apart(tree: Any, leaves: list[Any], like: Structure | None) -> Structu
 
 def unflatten(structure: Structure, leaves: Sequence[Any]) -> Any:
     """The nesting that ``flatten`` took apart, with other leaves."""
-    remaining = iter(leaves)
-    return _put_together(structure, remaining)
+    if structure.container is None:
+        return leaves[0]
+    return _put_together(structure, iter(leaves))
 
 
 def _put_together(structure: Structure, leaves: Any) -> Any:

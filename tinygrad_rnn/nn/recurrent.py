@@ -345,7 +345,11 @@ class _Stacked(_Layer):
 
     def _run(self, x: Any, state: Any, steps: _Steps, reverse: bool) -> tuple[Any, Any]:
         self._check_input(x, steps)
-        states = self._initial_states(x) if state is None else self._of_cells("state", state, x)
+        cells = self._cells()
+        if state is None:
+            states = self._initial_states(x, cells)
+        else:
+            states = self._of_cells("state", state, x)
         fresh = [None] * len(states)
         if steps.reset_state is not None:
             fresh = self._of_cells("reset_state", steps.reset_state, x)
@@ -357,8 +361,8 @@ class _Stacked(_Layer):
             for backwards in self._directions():
                 number = len(finals)
                 own = steps if fresh[number] is None else steps._replace(reset_state=fresh[number])
-                cell = self.cell(layer, backwards)
-                output, final = _over_time(cell, x, states[number], own, reverse != backwards)
+                cell, start = cells[number], states[number]
+                output, final = _over_time(cell, x, start, own, reverse != backwards)
                 outputs.append(output)
                 finals.append(final)
             x = _side_by_side(*outputs) if len(outputs) > 1 else outputs[0]
@@ -386,16 +390,20 @@ class _Stacked(_Layer):
 
     def _initial(self, x: Any) -> Any:
         self._check_input(x, _Steps())
-        return map_leaves(_together, *self._initial_states(x))
+        return map_leaves(_together, *self._initial_states(x, self._cells()))
 
-    def _initial_states(self, x: Tensor) -> list[Any]:
+    def _cells(self) -> list[Any]:
+        """The cells of all layers and directions."""
+        layers = range(self.num_layers)
+        return [self.cell(layer, back) for layer in layers for back in self._directions()]
+
+    def _initial_states(self, x: Tensor, cells: list[Any]) -> list[Any]:
         """The initial states of the cells where none is given: learned, or zeros."""
+        if not self.learn_initial_state:
+            return [initial_state_beside(cell, [x]) for cell in cells]
         states = []
         for layer in range(self.num_layers):
             for reverse in self._directions():
-                if not self.learn_initial_state:
-                    states.append(initial_state_beside(self.cell(layer, reverse), [x]))
-                    continue
                 names = [
                     f"initial_{n}{_suffix(layer, reverse)}" for n in self.cell_class.state_names
                 ]

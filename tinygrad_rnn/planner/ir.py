@@ -130,9 +130,9 @@ class Table:
         self, primitive: Primitive, inputs: tuple[Value | Number, ...], parameters: dict[str, Any]
     ) -> tuple[Value, ...]:
         """The values that a primitive makes, one if it has not several outputs."""
-        # 1, 1.0 and True are equal as parts of a key.
-        kinds = None if all([type(x) is Value for x in inputs]) else tuple(map(type, inputs))
-        key = (primitive, inputs, kinds, hashable(parameters) if parameters else None)
+        # Types, since 1, 1.0 and True are equal as parts of a key.
+        types = tuple(map(type, inputs))
+        key = (primitive, inputs, types, hashable(parameters) if parameters else None)
         known: Any = self._values.get(key)
         if known is None:
             metas = tuple([(x.shape, x.dtype) if isinstance(x, Value) else x for x in inputs])
