@@ -43,12 +43,8 @@ class _Steps(NamedTuple):
 
     def said(self) -> dict[str, Any]:
         """What is not as usual, by its name."""
-        if self == _USUAL:
-            return {}
-        return {name: option for name, option in self._asdict().items() if option is not None}
-
-
-_USUAL = _Steps()
+        pairs = zip(self._fields, self, strict=True)
+        return {name: option for name, option in pairs if option is not None}
 
 
 class _Layer(Module):
