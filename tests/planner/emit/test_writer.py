@@ -11,8 +11,11 @@ import pytest
 import tinygrad_rnn as tg
 import tinygrad_rnn.functional as F
 from both_ways import Case, assert_planned_is_literal, forget_plans, leaf
+from small_graphs import Lines
 from tinygrad_rnn import Tensor
+from tinygrad_rnn.graph import Primitive
 from tinygrad_rnn.planner.emit.text import identifier, key_text, shape_text
+from tinygrad_rnn.planner.emit.writer import returns_operand
 from tinygrad_rnn.planner.runtime.pool import Pool
 
 STEPS, ROWS = 3, 2
@@ -102,6 +105,15 @@ def test_written_programs_compute(name: str, layout: str) -> None:
     captured = (W, WIDE, EACH_ROW, VECTOR, NUMBER)
     cell = cell_of(OPERATIONS[name], mixes)
     assert_planned_is_literal(Case(cell, xs, leaf(RNG, ROWS, 8), captured, options))
+
+
+def test_what_may_be_memory_of_an_operand_is_copied() -> None:
+    g = Lines()
+    x = g.x(2, 3)
+    own = Primitive("same", "elementwise", lambda xp, x: x)
+    assert returns_operand(g.flip(x, axis=(-1,))) and returns_operand(g.table.value(own, x))
+    assert not returns_operand(g.erf(x))
+    assert not returns_operand(g.sum(x, axis=(-1,), keepdims=False))
 
 
 def test_text_of_keys_names_and_shapes() -> None:
