@@ -232,3 +232,16 @@ def test_a_tensor_without_values_says_what_it_stands_for() -> None:
     assert set(seen) == {"tensor(float32 (2, 4), traced: it has no values)"}
     tg.vmap(lambda x: seen.append(repr(x)) or x)(tg.ones((3, 2)))
     assert seen[-1] == "tensor(float32 (2,) for each of 3 examples)"
+
+
+def test_a_masked_array_through_dlpack() -> None:
+    with pytest.raises(TypeError, match=r"from_dlpack: a masked array .*filled"):
+        tg.from_dlpack(np.ma.array([1.0, 1e20], mask=[False, True]))
+
+
+@pytest.mark.parametrize("make", [tg.tensor, tg.asarray])
+@pytest.mark.parametrize("numbers", [300, -1, [[1, 256]], [1, -300]])
+def test_python_integers_beyond_a_dtype(make: Any, numbers: Any) -> None:
+    with pytest.raises(OverflowError, match="uint8, which has those from 0 to 255"):
+        make(numbers, dtype="uint8")
+    assert make([0, 255], dtype="uint8").tolist() == [0, 255]

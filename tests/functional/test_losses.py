@@ -570,3 +570,13 @@ def test_a_target_from_the_host_goes_to_the_backend_of_the_input(name: str, as_l
     assert loss.backend == "array_api_strict"
     there = tg.tensor(target, backend="array_api_strict")
     assert loss.item() == getattr(tg, name)(given, there).item()
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "bool"])
+@pytest.mark.parametrize(
+    "loss", [tg.mse_loss, tg.l1_loss, tg.smooth_l1_loss, tg.huber_loss], ids=lambda f: f.__name__
+)
+def test_differences_of_small_integers_do_not_wrap_around(loss: Any, dtype: str) -> None:
+    a, b = (np.array(x).astype(dtype) for x in ([0, 1, 100], [1, 0, 0]))
+    expected = loss(tg.tensor(a.astype("float64")), tg.tensor(b.astype("float64")))
+    assert loss(tg.tensor(a), b).item() == pytest.approx(expected.item())

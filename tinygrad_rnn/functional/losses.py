@@ -162,6 +162,8 @@ def _pair(operation: str, input: TensorLike, target: TensorLike) -> tuple[Tensor
         )
     if input.dtype.kind == "f" and target.dtype.kind != "f":
         target = astype(target, input.dtype)
+    elif target.dtype.kind != "f":  # differences of small integers would wrap around
+        input = astype(input, "float64")
     return input, target
 
 

@@ -89,6 +89,7 @@ def from_dlpack(
     Raises TypeError for what knows nothing of DLPack or holds no real numbers, and BufferError for
     what the backend cannot take over, or cannot share with ``copy=False``.
     """
+    refuse_masked("from_dlpack", x)
     if not hasattr(x, "__dlpack__"):
         raise TypeError(f"from_dlpack: a {type_name(x)} has no __dlpack__; use tensor(data)")
     chosen = _chosen("from_dlpack", backend, device)
@@ -131,11 +132,24 @@ def _from_data(data: Any, dtype: Any, backend: str | None, operation: str = "ten
         host = native(real(host))
     except TypeError as error:
         raise TypeError(f"tensor: of {type_name(data)}, {error}") from None
+    if dtype is not None and not arrays:
+        _check_range(operation, host, canonical_dtype(dtype))
     own = dtype is not None or any(hasattr(leaf, "__array__") for leaf in arrays)
     if host.dtype == np.float64 and not own:
         host = host.astype(default_dtype())
     chosen = backends.default() if backend is None else backends.get(backend)
     return wrap(chosen.from_host(host), None)
+
+
+def _check_range(operation: str, host: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> None:
+    """OverflowError for Python integers that an integer dtype has not, as in NumPy."""
+    if host.dtype.kind in "iu" and dtype.kind in "iu" and host.size:
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        if host.min() < least or host.max() > most:
+            raise OverflowError(
+                f"{operation}: numbers from {host.min()} to {host.max()} in {dtype}, which has "
+                f"those from {least} to {most}; use a wider dtype"
+            )
 
 
 def _on_host(data: Any) -> Any:
