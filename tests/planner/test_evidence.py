@@ -25,6 +25,7 @@ import gc
 import hashlib
 import importlib
 import itertools
+import operator
 import os
 import pathlib
 import queue
@@ -1021,6 +1022,13 @@ def by_a_name_that_is_made_of_a_module() -> Any:
     return by_a_name_that_is_made(types.ModuleType("counted_by_name"))
 
 
+def by_what_an_attrgetter_finds() -> Any:
+    module: Any = types.ModuleType("found_by_a_test")
+    exec("n = 0\ndef count():\n    global n\n    n += 1\n    return n", module.__dict__)
+    found = operator.attrgetter("".join(("co", "unt")))
+    return lambda: found(module)() % 17 == 0
+
+
 def by_hits_of_a_cache() -> Any:
     once = functools.lru_cache(lambda: None)
 
@@ -1106,7 +1114,7 @@ PLACES = [
     *(by_an_attribute_of_a_tensor, by_an_enum, by_catching, by_sys_modules),
     *(by_an_attribute_of_a_member, by_a_method_of_a_metaclass, by_a_name_that_is_made_of_a_class),
     *(by_a_name_that_is_made_of_a_module, by_hits_of_a_cache, by_a_module_that_is_looked_up),
-    by_a_setting_of_c,
+    *(by_a_setting_of_c, by_what_an_attrgetter_finds),
 ]
 
 

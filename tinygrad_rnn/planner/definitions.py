@@ -79,7 +79,7 @@ _TAKING = (
 _HIDING_FILES = frozenset(
     (
         *("secrets.py", "uuid.py", "tempfile.py", "glob.py", "genericpath.py", "inspect.py"),
-        *("threading.py", "locale.py", "_ufunc_config.py"),
+        *("threading.py", "locale.py", "_ufunc_config.py", "_npyio_impl.py"),
     )
 )
 _BY_NAME = frozenset(

@@ -18,6 +18,7 @@ import datetime
 import enum
 import functools
 import logging
+import operator
 import os
 import pathlib
 import random as python_random
@@ -389,6 +390,9 @@ class Reach:
                     self._read_by_name(*entry, ())  # at once: what it names is then known
         elif about.origin == "ours" and not has_forward_of_ours(kind):
             self._pending.append((name, kind.forward))
+        if kind in (operator.attrgetter, operator.methodcaller):
+            asked = [name for name in x.__reduce__()[1] if isinstance(name, str)]
+            self._attributes.update(dict.fromkeys(".".join(asked).split(".")))
         if about.taking:
             self.refuse(f"{name}, a {kind.__name__}, which may give something else each time")
         elif not self._attributes_of(name, x, about):
@@ -410,7 +414,8 @@ class Reach:
                 value = getattr(x, slot)
             except AttributeError:
                 continue
-            self._bindings.append(Binding(slot, x, Slot(slot), value))
+            if about.origin != "installed":  # those of C are not to be written
+                self._bindings.append(Binding(slot, x, Slot(slot), value))
             self._pending.append((slot, value))
         if isinstance(x, dict):
             self._dict("", x)
