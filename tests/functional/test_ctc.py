@@ -254,7 +254,7 @@ def test_no_infinity_is_made_unless_the_loss_is_one() -> None:
     too_short = (x, [1, 1, 1, 2], [2, 2], [2, 2])
     with tg.detect_anomaly():
         tg.ctc_loss(*too_short, zero_infinity=True).backward()
-        with pytest.raises(FloatingPointError, match="where made inf"):
+        with pytest.raises(FloatingPointError, match="where was given inf"):
             tg.ctc_loss(*too_short)
 
 

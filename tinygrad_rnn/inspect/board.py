@@ -32,6 +32,8 @@ from typing import Any, TypeVar, overload
 
 import numpy as np
 
+from tinygrad_rnn_backends import locks
+
 from ..nn.module import Module
 from ..tensor import Tensor
 from .document import Study
@@ -127,7 +129,7 @@ class Board:
         self.began = self.told = time.perf_counter()
         self._before: dict[str, Any] | None = None
         self._measured = -1
-        self._lock = threading.Lock()
+        self._lock = locks.lock()
         self.server = _serve(self) if serve else None
         if self.server is not None:
             self.write(f"the board is at {self.address}")
@@ -327,8 +329,8 @@ class _Server:
 
     def __init__(self, board: Board) -> None:
         self.token = secrets.token_urlsafe(24)
-        self.over = threading.Event()
-        token, over = self.token, self.over
+        self.over = False
+        server, token = self, self.token
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
@@ -354,13 +356,15 @@ class _Server:
                 self._send("text/event-stream", b"")
                 try:
                     while True:
-                        last = over.is_set()
+                        last = server.over
                         drawn = json.dumps(board.study()._repr_html_())
                         self.wfile.write(f"data: {drawn}\n\n".encode())
                         self.wfile.flush()
                         if last:
                             return
-                        over.wait(1.0)
+                        until = time.monotonic() + 1.0
+                        while time.monotonic() < until and not server.over:
+                            time.sleep(0.05)
                 except OSError:
                     return  # whoever looked has gone
 
@@ -375,7 +379,7 @@ class _Server:
 
     def stop(self) -> None:
         """Send what there is to those who look, and stop."""
-        self.over.set()
+        self.over = True
         self.http.shutdown()
         self.http.server_close()
         self.thread.join()

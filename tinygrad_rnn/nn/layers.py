@@ -330,7 +330,7 @@ def promotion_is_meant() -> Iterator[None]:
 
 def look_at_dtype(operation: str, name: str, x: Tensor, weight: Tensor, *also: str) -> None:
     """Warn, once in a process for each operation, of an input that promotes a weight."""
-    if x._array.dtype == weight._array.dtype or operation in _promoted or _meant.get():
+    if x._array.dtype is weight._array.dtype or operation in _promoted or _meant.get():
         return
     if x.dtype.kind == "f" and x.dtype.itemsize > max(weight.dtype.itemsize, 4):
         warnings.warn(

@@ -115,7 +115,9 @@ def length_of_time(operation: str, name: str, parts: Sequence[Tensor]) -> int:
     lengths = {x.shape[:1] for x in parts}
     if len(lengths) != 1 or () in lengths:
         shapes = ", ".join(str(x.shape) for x in parts) or "none at all"
-        raise ValueError(f"{operation}: {name} share an axis 0 of time, unlike {shapes}")
+        raise ValueError(
+            f"{operation}: {name} share an axis 0 of time, unlike {shapes}: as many steps each"
+        )
     return int(parts[0].shape[0])
 
 

@@ -149,7 +149,7 @@ class _Sequence:
         self.xs, self.targets = map_leaves(as_tensor, xs), map_leaves(as_tensor, targets)
         parts, targets = (flatten(given)[0] for given in (self.xs, self.targets))
         self.steps = length_of_time(
-            "truncated_bptt", "xs and targets are Tensors that", [*parts, *targets] if parts else []
+            "truncated_bptt", "xs and targets", [*parts, *targets] if parts else []
         )
         self.lengths = None if lengths is None else self._check_lengths(lengths, mask)
         self.mask = None if mask is None else self._check_flags(mask, "mask")

@@ -334,7 +334,7 @@ def make_loop(
     if not leaves:
         raise ValueError("unroll: xs is empty")
     parts = [tensor(x) if isinstance(x, np.ndarray) else as_tensor(x) for x in leaves]
-    length_of_time("unroll", "the parts of xs", parts)
+    length_of_time("unroll", "xs", parts)
     if state is None:
         state = initial_state_beside(cell, parts)
     loop = Loop(cell, parts, structure, map_leaves(as_tensor, state), reverse, _literally)
