@@ -35,6 +35,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "broadcast": lambda a, s: tg.broadcast_to(a[:, :1], a.shape) * tg.cos(a),
     "product": lambda a, s: a @ W,
+    "product with a scaled matrix": lambda a, s: a @ (W * NUMBER / 2.0),
     "product of matrices": lambda a, s: tg.reshape(a, (-1, 8))[:, 2:6] @ W,
     "product with captured rows": lambda a, s: a @ WIDE,
     "product of rows": lambda a, s: a @ tg.permute_dims(a, (0, 2, 1)),
