@@ -730,7 +730,7 @@ def test_products_are_right_on_processors_with_shorter_vectors(processor: gemm.P
         for layout in ("contiguous", "transposed"):
             a, b = matrix((m, k), layout, rng), matrix((k, n), layout, rng)
             out = np.empty((m, n), np.float32)
-            native._product(functions, False, a, b, out)
+            native._multiply(functions, False, a, b, out)
             assert np.array_equal(out, a @ b)
 
 
