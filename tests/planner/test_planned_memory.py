@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import re
 import tracemalloc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -388,3 +389,27 @@ def test_20000_steps_of_one_row(fused: bool) -> None:
     expected = tg.grad(end.sum(), cell.weight_hh).numpy()
     assert_allclose(found[0].numpy(), expected, rtol=1e-3, atol=1e-5)
     assert np.isfinite(found[1].numpy()).all()
+
+
+def test_a_plan_keeps_nobodys_arrays() -> None:
+    """Those given, captured, made in the cell: with the collector off, they go when users let go."""
+    arrays = [np.ones(shape, np.float32) for shape in ((5, 2, 3), (2, 4), (3, 4), (4, 4))]
+    watched = [weakref.ref(array) for array in arrays]
+    x, h, w, u = map(tg.asarray, arrays)
+    w.requires_grad = True
+    captured = {"w": w, "u": u}
+    del arrays, w, u
+
+    def cell(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        h = tg.tanh(x @ captured["w"] + h @ captured["u"])
+        return h, h
+
+    plan = tg.plan(cell, x, h)
+    gc.disable()
+    try:
+        tg.grad(tg.unroll(cell, x, h, mode="planned")[0].sum(), captured["w"])
+        captured.clear()
+        del x, h
+        assert plan.planned and [array() is None for array in watched] == [True] * 4
+    finally:
+        gc.enable()

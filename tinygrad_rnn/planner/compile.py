@@ -91,7 +91,6 @@ def compile_step(
         functions = functions_of(program, machine)
     except NotCompiled as error:
         return compile_step(step, wanted, rows, ragged, warn_once(str(error)))
-    step.trace.forget()
     return Plan(
         graph=step.graph,
         output=step.output,

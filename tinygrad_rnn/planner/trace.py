@@ -195,13 +195,6 @@ class Trace:
         self.scalars.append(array)
         return value
 
-    def forget(self) -> None:
-        """Let go of what was captured: a plan keeps no array of anybody."""
-        self.captured.clear()
-        self.arrays.clear()
-        self.scalars.clear()
-        self._entered.clear()
-
     def draw(self, draw: Draw) -> Tensor:
         """Random numbers: a source."""
         number = len(self.draws)
