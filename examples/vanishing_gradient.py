@@ -130,7 +130,6 @@ def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--T", type=positive, default=100, help="steps of a sequence (100)")
     args = arguments(parser, T=20)
-    tg.set_default_dtype("float64")  # gradients of 1e-60 are numbers, too
     drawn = np.random.default_rng(args.seed)
     xs = tg.tensor(drawn.normal(size=(args.T, BATCH, INPUTS)))
     target = tg.tensor(drawn.uniform(-1, 1, (BATCH, HIDDEN)))
@@ -149,4 +148,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    tg.set_default_dtype("float64")  # gradients of 1e-60 are numbers, too
     main()

@@ -172,6 +172,9 @@ def load(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, str]
             _check_names(path)
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             metadata = dict(file.metadata() or {})
+        for name, array in arrays.items():
+            if array.dtype.kind not in "biuf":  # one that another package has taught NumPy
+                raise TypeError(f"{name!r} is {array.dtype}")
         noted = metadata.pop(CHECKSUM, None)
         if noted is not None and noted != _checksum(arrays, metadata):
             raise ValueError("its content is not what was written")

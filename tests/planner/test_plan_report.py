@@ -321,7 +321,7 @@ def _memory(x: Tensor) -> int:
     array: Any = x.numpy()
     while isinstance(array.base, np.ndarray):
         array = array.base
-    return int(array.nbytes if array.base is None else array.base.block.size)
+    return int(array.nbytes if array.base is None else array.base.raw().nbytes)
 
 
 def test_the_report_lists_what_is_held_and_its_sum_with_lines() -> None:

@@ -392,7 +392,7 @@ def test_20000_steps_of_one_row(fused: bool) -> None:
 
 
 def test_a_plan_keeps_nobodys_arrays() -> None:
-    """Those given, captured, made in the cell: with the collector off, they go when users let go."""
+    """Those given, captured, made in the cell: all go when users let go, without the collector."""
     arrays = [np.ones(shape, np.float32) for shape in ((5, 2, 3), (2, 4), (3, 4), (4, 4))]
     watched = [weakref.ref(array) for array in arrays]
     x, h, w, u = map(tg.asarray, arrays)
