@@ -696,7 +696,7 @@ def matrix(shape: tuple[int, int], layout: str, rng: np.random.Generator) -> Arr
 
 
 layouts = st.sampled_from(["contiguous", "transposed", "columns of a wider one"])
-sizes = st.one_of(st.integers(0, 40), st.sampled_from([63, 64, 65, 257, 300, 513]))
+sizes = st.one_of(st.integers(0, 40), st.sampled_from([63, 64, 65, 127, 128, 129, 257, 300, 513]))
 
 
 @pytest.mark.usefixtures("eager")

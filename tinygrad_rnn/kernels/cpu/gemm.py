@@ -10,7 +10,7 @@ column holds anything there, and so does the result, before it is stored up to t
 
 The subtle point is that each element of a result is the same sum in the same order, however many
 rows there are. So the bits do not depend on how rows are shared out among threads. And no sum has
-more than ``CHAIN`` terms in a row: it is one of sums of so many, and of sums of blocks.
+more than ``CHAIN`` terms in a row, if it has many: it is one of sums of so many, and of blocks.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from typing import NamedTuple
 from .llvm import Code, Integer, Value, vector
 
 BLOCK_ROWS = 256
-CHAIN = 64  # as many terms are added one after the other, before they are added to others
+CHAIN = 64
+"""As many terms are added one after the other, before their sum is added to others; twice as many,
+if there are no more, as in most products within loops: these take no second pass."""
 BLOCK_VECTORS = 24  # a multiple of every width of tile; with 16 lanes, a block has 384 kB
 
 
@@ -89,10 +91,12 @@ def _tile(
     for x in tile:
         code.store(code.constant(0, lanes), totals[x])
     a_rows = [code.address("%a", code.integer("mul", "%a_row", r)) for r in range(rows)]
-    with code.loop(0, "%k", CHAIN) as start:
+    few = code.emit(f"icmp sle i64 %k, {2 * CHAIN}")
+    chain = code.emit(f"select i1 {few}, i64 {2 * CHAIN}, i64 {CHAIN}")
+    with code.loop(0, "%k", chain) as start:
         for x in tile:
             code.store(code.constant(0, lanes), sums[x])
-        end = code.smaller(code.integer("add", start, CHAIN), "%k")
+        end = code.smaller(code.integer("add", start, chain), "%k")
         with code.loop(start, end) as k:
             offset = code.integer("mul", k, lanes)
             right = [code.load(code.address(panel, offset), lanes) for panel in panels]

@@ -148,7 +148,7 @@ class Code:
     # Control.
 
     @contextmanager
-    def loop(self, first: Integer, last: Integer, step: int = 1) -> Iterator[str]:
+    def loop(self, first: Integer, last: Integer, step: Integer = 1) -> Iterator[str]:
         """What is written inside runs for i in range(first, last, step); the value is i."""
         counter = self.variable("i64")
         test, body, end = (self._name()[1:] for _ in range(3))
@@ -156,7 +156,7 @@ class Code:
         self.do(f"br label %{test}")
         self.do(f"{test}:")
         i = self.emit(f"load i64, ptr {counter}")
-        more = self.emit(f"icmp {'slt' if step > 0 else 'sgt'} i64 {i}, {last}")
+        more = self.emit(f"icmp {'sgt' if step == -1 else 'slt'} i64 {i}, {last}")
         self.do(f"br i1 {more}, label %{body}, label %{end}")
         self.do(f"{body}:")
         yield i
