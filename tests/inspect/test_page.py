@@ -192,6 +192,56 @@ def a_character(page: Any) -> None:
     )
 
 
+WIDER = {
+    "as it is": "main {opacity: 1}",
+    "a wide font": "* {font-family: 'DejaVu Sans Mono', monospace !important}",
+    "letters apart": "* {letter-spacing: .3em !important}",
+    "twice as large": "html, body, button, input, select {font-size: 32px !important}",
+}
+TOO_WIDE = """() => {
+  document.querySelectorAll("details").forEach(each => { each.open = true; });
+  const rolls = each => /auto|scroll/.test(getComputedStyle(each).overflowX);
+  const out = each => {
+    if (each.getBoundingClientRect().right <= innerWidth + 1) return false;
+    for (let up = each.parentElement; up; up = up.parentElement) if (rolls(up)) return false;
+    return true;
+  };
+  const found = [...document.querySelectorAll("main *")].filter(out).map(each => each.outerHTML);
+  const root = document.documentElement;
+  return root.scrollWidth > innerWidth ? ["the page", ...found] : found;
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("wider", WIDER)
+def test_no_font_makes_the_page_wider_than_the_window(
+    wider: str, browser: Any, tmp_path: Path
+) -> None:
+    name = "a_name_that_nobody_can_break_" * 4
+    x = tg.ones((2, 3), requires_grad=True)
+    product = tg.sum(tg.tanh(x @ tg.ones((3, 3))))
+    board = inspect.watch(nn.Linear(2, 2), write=lambda line: None)
+    board(**{name: 1.0})
+    shown = studies() | {
+        name: inspect.fold(product, {name: x}),
+        "long names": inspect.replay(product, {name: x}).study(),
+        "a board": board.study(),
+    }
+    path = inspect.page(tmp_path / "wide.html", shown, name)
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    page.goto(path.as_uri())
+    page.add_style_tag(content=WIDER[wider])
+    page.click("#study0 button[data-loop]")
+    page.hover("#study0 g[data-about^='h: '] text >> nth=0")
+    for study, target in ((2, "weight_hh"), (7, name)):
+        page.select_option(f"#study{study} .target", target)
+    page.hover("#study5 .passage span >> nth=7")
+    for width in (390, 320):
+        page.set_viewport_size({"width": width, "height": 844})
+        assert not page.evaluate(TOO_WIDE)
+    page.close()
+
+
 @pytest.mark.browser
 def test_two_thousand_characters_of_256_units_are_opened(browser: Any, tmp_path: Path) -> None:
     codes = np.random.default_rng(0).normal(size=(2000, 1, 4)).astype("float32")

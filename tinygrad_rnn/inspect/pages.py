@@ -8,14 +8,14 @@ JavaScript the same is there to be read as text.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from .listing import place_of
 from .markup import details
-from .view import Thing, view_of
+from .view import Thing, flat, view_of
 
 _HERE = Path(__file__).parent
 _POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:"
@@ -63,7 +63,8 @@ def _needed(kind: str, data: Any) -> Any:
     if kind == "flow":
         return {"norms": data["norms"]}
     if kind == "replay":
-        return {"stops": data["stops"], "count": data["count"]}
+        stops = [{**stop, "line": place_of(stop["line"] or "")} for stop in data["stops"]]
+        return {"stops": stops, "count": data["count"]}
     if kind == "activity":
         return {"text": data["text"], "units": data["units"]}
     return None
@@ -183,17 +184,13 @@ def _nodes(graph: Any) -> list[tuple[str, str]]:
     if graph is None:
         return []
     found = []
-    for thing in _flat(view_of(graph)[1]):
-        place = ":".join(os.path.basename(thing.line.split(": ")[0]).split(":")[:2])
+    for thing in flat(view_of(graph)[1]):
+        place = place_of(thing.line)
         if thing.is_loop:
             found.append((f"{thing.name} {thing.title}", ""))
         else:
             found.append((f"{thing.name} = {thing.operation}({', '.join(thing.arguments)})", place))
     return found
-
-
-def _flat(things: Sequence[Thing]) -> list[Thing]:
-    return [each for thing in things for each in (thing, *_flat(thing.inside))]
 
 
 def _activity(data: Any) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 from typing import Any
 
+from .listing import place_of
+
 
 def text_of_nonfinite(data: dict[str, Any]) -> str:
     """The finding in a few lines."""
@@ -33,13 +35,14 @@ def text_of_nonfinite(data: dict[str, Any]) -> str:
     lines = [f"The first {data['made']} in {what}: {where}"]
     verb = f"the vjp of {data['operation']} by {data.get('input')}"
     made_by = verb if what == "gradients" else data["operation"]
-    lines.append(f"  made by {made_by}, {data['line']}")
+    lines.append(f"  made by {made_by}, {place_of(data['line'])}")
     lines += [f"  read {_shown(r)}" for r in data["read"]]
     if what == "gradients":
         lines.append(f"  cotangent of its output there: {data['cotangent']:.6g}")
     if data.get("outside"):
         lines.append(f"  it came from {data['outside']}")
-    lines += [f"  {f['made']} follows in {f['operation']}, {f['line']}" for f in data["follows"]]
+    for f in data["follows"]:
+        lines.append(f"  {f['made']} follows in {f['operation']}, {place_of(f['line'])}")
     spread = data.get("spread")
     if spread:
         n = sum(s > 0 for s in spread)
@@ -86,7 +89,7 @@ def text_of_stop(data: dict[str, Any]) -> str:
     """A contribution of a backward pass: whose rule, what it reads, and what it adds to."""
     when = f" at step {', '.join(map(str, data['steps']))}" if data["steps"] else ""
     gate = f", gate {data['gate']}" if data["gate"] and data["gate"] != data["name"] else ""
-    line = f"  ({data['line']})" if data["line"] else ""
+    line = f"  ({place_of(data['line'])})" if data["line"] else ""
     own = ", ".join(map(str, data["target steps"]))
     target = data["target"] + (f" of step {own}" if own else "")
     lines = [
