@@ -503,6 +503,13 @@ def taken_along(draw: Any) -> Sample:
 
 
 @st.composite
+def added_along(draw: Any) -> Sample:
+    sample = draw(taken_along())
+    x, places = sample.inputs
+    return Sample((x, places, Input(places.shape, real)), sample.keywords)
+
+
+@st.composite
 def matrices(
     draw: Any,
     *keywords: dict[str, Any],
@@ -824,6 +831,12 @@ def _attention(
     return np.matmul(powers / np.where(total == 0, 1, total).astype(powers.dtype), value)
 
 
+def _add_along(x: Array, places: Array, values: Array, axis: int) -> Array:
+    grid = list(np.indices(places.shape))
+    grid[axis] = places
+    return _add_at(x, values, tuple(grid))
+
+
 def _add_at(x: Array, values: Array, key: Any) -> Array:
     out = x.copy()
     np.add.at(out, key, values)
@@ -1010,6 +1023,7 @@ INDEXING = (
         argnums=BOTH, variant="set"),
     Row("take", taken()),
     Row("take_along_axis", taken_along()),
+    Row("add_along_axis", added_along(), _add_along, argnums=(0, 2)),
 )  # fmt: skip
 
 COMPOSITIONS = (

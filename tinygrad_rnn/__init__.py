@@ -173,7 +173,7 @@ from .primitives.functions import (
     sinh,
     tan,
 )
-from .primitives.indexing import getitem, index_add, take, take_along_axis
+from .primitives.indexing import add_along_axis, getitem, index_add, take, take_along_axis
 from .primitives.movement import (
     broadcast_arrays,
     broadcast_to,
@@ -260,6 +260,7 @@ __all__ = [
     "acos",
     "acosh",
     "add",
+    "add_along_axis",
     "all",
     "any",
     "apply",

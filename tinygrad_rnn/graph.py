@@ -162,14 +162,18 @@ class IndexedCotangent(NamedTuple):
     """The cotangent of ``x`` from ``x[key]``: zero but for ``value`` at ``key``.
 
     Only accumulation understands it. It is added into one dense array, so a loop over ``x[t]``
-    costs O(T) in all; a dense array of zeros for each step would cost O(T^2).
+    costs O(T) in all; a dense array of zeros for each step would cost O(T^2). With an ``axis`` the
+    key is the one array of indices of ``take_along_axis``.
     """
 
     key: tuple[Any, ...]
     value: Any
+    axis: int | None = None
 
     def add_to(self, xp: Any, total: Array) -> Array:
         """``total`` with it added: in place on an array, which is the caller's."""
+        if self.axis is not None:
+            return xp.add_along_axis(total, *self.key, self.value, axis=self.axis)
         return xp.index_add(total, self.key, self.value)
 
 

@@ -132,3 +132,19 @@ class ArrayNamespace:
 
     def getitem(self, x: Array, key: Key) -> Array:
         return x[tuple(key)]
+
+    def take_along_axis(self, x: Array, indices: Array, /, *, axis: int = -1) -> Array:
+        return self.getitem(x, self._along(x, indices, axis))
+
+    def add_along_axis(self, x: Array, indices: Array, values: Array, /, *, axis: int) -> Array:
+        """``index_add`` at the places that ``take_along_axis`` reads."""
+        return self.index_add(x, self._along(x, indices, axis), values)
+
+    def _along(self, x: Array, indices: Array, axis: int) -> Key:
+        """Indices along an axis, beside the own place of each element along the others."""
+        key: list[Array] = [
+            self.reshape(self.arange(n), tuple([n if i == j else 1 for j in range(x.ndim)]))
+            for i, n in enumerate(x.shape)
+        ]
+        key[axis] = indices
+        return key

@@ -244,6 +244,14 @@ FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         lambda x, n: (x[n, 0], x[:, n % 4, n % 4], x[0, :, n], tg.one_hot(n, 5)),
         [[normal(9, 4, 9), tokens(3)], [normal(10, 4, 9), tokens(2)]],
     ),
+    "along an axis": (
+        lambda x, n: (
+            tg.take_along_axis(x, n[:, None] % 3),
+            tg.take_along_axis(x, tg.asarray([[1, 0]], dtype="int64")),
+            tg.add_along_axis(x, n[:, None] % 3, x[:, :1]),
+        ),
+        [[normal(6, 3), tokens(6)], [normal(2, 3), tokens(2)]],
+    ),
     "logic": (
         lambda x: (
             tg.isfinite(tg.where(x > 0, x, tg.inf)),

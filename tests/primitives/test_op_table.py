@@ -34,6 +34,7 @@ from op_table import (
     examples,
 )
 from tinygrad_rnn import Primitive
+from tinygrad_rnn.graph import IndexedCotangent
 from tinygrad_rnn.testing import check_grads
 
 Array = np.ndarray[Any, Any]
@@ -674,6 +675,8 @@ READS: dict[str, tuple[str, ...]] = {
     "matmul": ("y", "x y_shape"),
     "getitem": ("indices",),
     "index_add": ("", "indices"),
+    "take_along_axis": ("indices",),
+    "add_along_axis": ("", "indices"),
 }
 
 
@@ -745,15 +748,16 @@ def test_every_primitive_is_reached_and_needs_all_it_reads(monkeypatch: pytest.M
 
 
 def uses(primitive: Primitive, i: int, rule: Any, j: int, call: tuple[Any, ...]) -> bool:
-    """Whether a rule looks at its j-th read, given what one call of the forward had."""
+    """Whether a rule looks at its j-th read, or passes it on, given what the forward once had."""
     xp, arrays, out, parameters = call
     g = tuple(map(np.ones_like, out)) if primitive.several else np.ones_like(out)
     (reads, *_), _ = primitive.collector((i,))(arrays, out)
+    read = Untouchable()
     try:
-        rule(xp, g, *(Untouchable() if j == k else x for k, x in enumerate(reads)), **parameters)
+        made = rule(xp, g, *(read if j == k else x for k, x in enumerate(reads)), **parameters)
     except Touched:
         return True
-    return False
+    return isinstance(made, IndexedCotangent) and any(x is read for x in made.key)
 
 
 @pytest.mark.parametrize(

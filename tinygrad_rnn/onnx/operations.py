@@ -340,6 +340,44 @@ def _index_add(w: Writer, v: Value) -> str:
     return w.op("Reshape", found, w.ints(*source.shape), allowzero=1)
 
 
+def _take_along_axis(w: Writer, v: Value) -> str:
+    return w.op("GatherElements", *_along(w, v, *v.operands), axis=v.parameters["axis"])
+
+
+def _add_along_axis(w: Writer, v: Value) -> str:
+    x, places, values = v.operands
+    axis = v.parameters["axis"]
+    name, wide = _along(w, v, x, places)
+    added = w.op("Expand", w.name(values), w.op("Shape", wide))
+    return w.op("ScatterElements", name, wide, added, axis=axis, reduction="add")
+
+
+def _along(w: Writer, v: Value, x: Value, places: Value) -> tuple[str, str]:
+    """An array and indices along an axis of it, equally long along all the others."""
+    axis = v.parameters["axis"]
+
+    def wide(own: Value) -> str:
+        shapes = []
+        for a, b in ((x, places), (w.twins[x], w.twins[places])):
+            lengths = list(np.broadcast_shapes(*[_without(y.shape, axis) for y in (a, b)]))
+            own_length = (a if own is x else b).shape[axis]
+            lengths.insert(len(a.shape) + axis, own_length)
+            shapes.append(lengths)
+        name = w.name(own)
+        if own is places:
+            name = w.cast(name, own.dtype, np.dtype(np.int64))
+        if shapes[0] == list(own.shape):
+            return name
+        return w.op("Expand", name, w.numbers(w.formulas(v, *shapes)))
+
+    return wide(x), wide(places)
+
+
+def _without(shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
+    axis += len(shape)
+    return (*shape[:axis], *shape[axis + 1 :])
+
+
 def _cast(w: Writer, v: Value) -> str:
     return _operands(w, v)[0]
 
@@ -424,5 +462,7 @@ ROWS: dict[str, Row] = {
     "cumulative_sum": _cumulative_sum,
     "getitem": _getitem,
     "index_add": _index_add,
+    "take_along_axis": _take_along_axis,
+    "add_along_axis": _add_along_axis,
     "matmul": _plain("MatMul"),
 }

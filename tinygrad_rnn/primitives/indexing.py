@@ -104,6 +104,41 @@ _index_add = Primitive(
 )
 
 
+def _batch_along(size: int, batched: list[bool], *arrays: Any, axis: int) -> list[Any]:
+    """Arrays that ``take_along_axis`` lines up, with the examples along a new axis of each."""
+    return [a if b else reshape(a, (1, *a.shape)) for a, b in zip(arrays, batched, strict=True)]
+
+
+def _batch_take_along(size: int, batched: list[bool], *arrays: Any, axis: int) -> Any:
+    return apply(_take_along, *_batch_along(size, batched, *arrays, axis=axis), axis=axis)
+
+
+def _batch_add_along(size: int, batched: list[bool], *arrays: Any, axis: int) -> Any:
+    x, *others = _batch_along(size, batched, *arrays, axis=axis)
+    x = x if batched[0] else broadcast_to(x, (size, *x.shape[1:]))
+    return apply(_add_along, x, *others, axis=axis)
+
+
+_take_along = Primitive(
+    "take_along_axis",
+    "indexing",
+    lambda xp, x, indices, *, axis: xp.take_along_axis(x, indices, axis=axis),
+    lambda xp, g, indices, *, axis: IndexedCotangent((indices,), g, axis),
+    batch=_batch_take_along,
+)
+_add_along = Primitive(
+    "add_along_axis",
+    "indexing",
+    lambda xp, x, indices, values, *, axis: xp.add_along_axis(
+        xp.asarray(x, copy=True), indices, values, axis=axis
+    ),
+    lambda xp, g, *, axis: g,
+    None,
+    lambda xp, g, indices, *, axis: xp.take_along_axis(g, indices, axis=axis),
+    batch=_batch_add_along,
+)
+
+
 def getitem(x: TensorLike, key: Any, /) -> Tensor:
     """``x[key]`` for any mixture of ints, slices, ellipsis, None, lists, int and bool arrays."""
     x = as_tensor(x)
@@ -172,19 +207,30 @@ def take(x: TensorLike, indices: Any, /, axis: int | None = None) -> Tensor:
 def take_along_axis(x: TensorLike, indices: Any, /, axis: int = -1) -> Tensor:
     """``out[..., i, ...] = x[..., indices[..., i, ...], ...]`` along ``axis``; the others agree."""
     x = as_tensor(x)
-    places = _as_indices(x, indices, "take_along_axis")
+    places, along = _places_along("take_along_axis", x, indices, axis)
+    return apply(_take_along, x, places, axis=along)
+
+
+def add_along_axis(x: TensorLike, indices: Any, values: TensorLike, /, axis: int = -1) -> Tensor:
+    """A copy of x with ``values`` added where ``take_along_axis(x, indices)`` reads, every time."""
+    x = as_tensor(x)
+    places, along = _places_along("add_along_axis", x, indices, axis)
+    addressed = apply(_take_along, x.detach(), places, axis=along).shape
+    return apply(_add_along, x, places, _fitted(x, values, addressed), axis=along)
+
+
+def _places_along(operation: str, x: Tensor, indices: Any, axis: int) -> tuple[Tensor, int]:
+    places = _as_indices(x, indices, operation)
     if places.ndim != x.ndim:
         raise ValueError(
-            f"take_along_axis: indices of shape {places.shape} for a tensor of shape {x.shape}; "
+            f"{operation}: indices of shape {places.shape} for a tensor of shape {x.shape}; "
             "they need as many axes"
         )
-    along = negative_axis(axis, x.ndim, "take_along_axis") + x.ndim
-    backend = backend_of(x)
-    key: list[Any] = []
-    for i, n in enumerate(x.shape):
-        shape = tuple(n if i == j else 1 for j in range(x.ndim))
-        key.append(places if i == along else reshape(wrap(backend.arange(n), None), shape))
-    return getitem(x, tuple(key))
+    along = negative_axis(axis, x.ndim, operation)
+    kept = [n for i, n in enumerate(x.shape) if i != along + x.ndim]
+    given = [n for i, n in enumerate(places.shape) if i != along + x.ndim]
+    broadcast_shape(operation, tuple(kept), tuple(given))
+    return places, along
 
 
 def _as_indices(x: Tensor, indices: Any, operation: str) -> Tensor:

@@ -99,6 +99,16 @@ FOUND: dict[str, tuple[Extent, Callable[[Step], Value]]] = {
     "slice": (ROWS, lambda s: s.getitem(s.rows, key=(WHOLE, slice(2)))),
     "columns by an array": (ROWS, lambda s: s.getitem(s.rows, s.places(4), key=(WHOLE, ARRAY))),
     "embedding": (ROWS, lambda s: s.getitem(s.w(7, 3), s.index(B), key=(ARRAY, WHOLE))),
+    "along columns": (
+        ROWS,
+        lambda s: s.take_along_axis(s.rows, s.reshape(s.index(B), shape=(B, 1)), axis=-1),
+    ),
+    "into places along columns": (
+        ROWS,
+        lambda s: s.add_along_axis(
+            s.full(0.0, B, 3), s.reshape(s.index(B), shape=(B, 1)), s.x(B, 1, index=3), axis=-1
+        ),
+    ),
     "into columns": (
         ROWS,
         lambda s: s.index_add(s.full(0.0, B, 5), s.rows, key=(WHOLE, slice(3))),
@@ -156,6 +166,12 @@ MIXED: dict[str, Callable[[Step], Value]] = {
     "getitem picks among rows": lambda s: s.getitem(s.rows, key=(slice(1), WHOLE)),
     "getitem takes the rows of one operand": lambda s: s.getitem(
         s.rows, s.index(B), key=(WHOLE, ARRAY)
+    ),
+    "take_along_axis picks among rows": lambda s: s.take_along_axis(
+        s.rows, s.reshape(s.index(B), shape=(B, 1)), axis=-2
+    ),
+    "take_along_axis lines up rows with (1, 1)": lambda s: s.take_along_axis(
+        s.rows, s.reshape(s.places(1), shape=(1, 1)), axis=-1
     ),
     "index_add adds to rows": lambda s: s.index_add(
         s.full(0.0, 1, 3), s.rows, s.places(B), key=(ARRAY, WHOLE)

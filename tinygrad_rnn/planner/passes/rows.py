@@ -271,6 +271,15 @@ class _Walk:
             return SUMMED
         raise Mixed(value, "adds to rows")
 
+    def _along_axis(self, value: Value) -> Extent:
+        """An element of each row, taken or added to."""
+        if value.parameters["axis"] == -len(value.operands[0].shape):
+            raise Mixed(value, "picks among rows")
+        for x in value.operands:
+            if x.shape[:1] != (self.batch,) or not self.follows(x):
+                raise Mixed(value, f"lines up rows with {x.shape}")
+        return ROWS
+
     def _matmul(self, value: Value) -> Extent:
         x, y = value.operands
         if len(x.shape) == 2 == len(y.shape):
@@ -327,6 +336,8 @@ _BY_NAME: dict[str, Callable[[_Walk, Value], Extent]] = {
     "stack": _Walk._concat,
     "getitem": _Walk._getitem,
     "index_add": _Walk._index_add,
+    "take_along_axis": _Walk._along_axis,
+    "add_along_axis": _Walk._along_axis,
     "matmul": _Walk._matmul,
 }
 _BY_KIND: dict[str, Callable[[_Walk, Value], Extent]] = {
