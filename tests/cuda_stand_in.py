@@ -22,9 +22,11 @@ from typing import Any
 
 import numpy as np
 
+import tinygrad_rnn_backends as backends
+from tinygrad_rnn import random
 from tinygrad_rnn.kernels.gpu import cublas
-from tinygrad_rnn.kernels.gpu.kernels import PREAMBLE, Source
-from tinygrad_rnn.kernels.ir import Slot
+from tinygrad_rnn.kernels.gpu.kernels import C_TYPES, PREAMBLE, Source
+from tinygrad_rnn.kernels.ir import BY_COLUMN, Instruction, Slot
 
 Array = np.ndarray[Any, Any]
 
@@ -53,6 +55,31 @@ FUNCTIONS: dict[str, Callable[..., Array]] = {
     "sum": lambda x: x.sum(-1, keepdims=True),
     "max": lambda x: x.max(-1, keepdims=True),
 }
+
+
+def by_column(
+    instruction: Instruction, inputs: Sequence[Array], rows: Callable[[Slot], Array]
+) -> Array:
+    """An instruction that knows columns by their numbers; ``rows`` finds those of a slot."""
+    name, _, width, argument = instruction
+    if name == "pick":
+        return np.take_along_axis(rows(argument), inputs[0], axis=-1)
+    columns = np.arange(width)
+    if name == "place":
+        return np.where(columns == inputs[0], inputs[1], np.zeros_like(inputs[1]))
+    seed, call, step, row, block = np.broadcast_arrays(*inputs)
+    last = 4 * int(block.max()) + width
+    drawn = random._uniform(
+        backends.get("numpy"),
+        (len(row), last),
+        (int(seed[0, 0]), int(call[0, 0])),
+        argument,
+        step[:, 0],
+        row[:, 0],
+    )
+    return np.take_along_axis(drawn, 4 * block + columns, axis=-1)
+
+
 OF_BOOLEANS = ("logical_and", "logical_or", "logical_xor", "logical_not")
 
 
@@ -67,7 +94,7 @@ class Interpreter:
 
     def __call__(self, grid: Any, block: Any, arguments: Sequence[int]) -> None:
         rows, *addresses = arguments
-        widest = max(slot.width for slot in self.source.slots)
+        widest = max(width for _, width in self.source.kernel.levels())
         assert (*grid, *block) == (rows, self.source.blocks, self.source.threads)
         assert grid[1] == 1 or grid[1] * block[0] >= widest
         places = dict(zip(self.source.slots, addresses, strict=True))
@@ -77,10 +104,13 @@ class Interpreter:
             return at(places[slot], 1 if once else rows, slot.width, slot.stride, slot.dtype)
 
         values: list[Array] = []
-        for name, operands, _, argument in self.source.kernel.instructions:
+        for instruction in self.source.kernel.instructions:
+            name, operands, _, argument = instruction
             inputs = [values[x] for x in operands]
             if name == "load":
                 values.append(matrix(argument).copy())
+            elif name in BY_COLUMN:
+                values.append(by_column(instruction, inputs, matrix))
             elif name == "constant":
                 values.append(np.array([[argument]], self.dtype))
             elif name == "store":
@@ -190,9 +220,8 @@ class Compiler:
         text = [CUDA_IN_CPP, PREAMBLE]
         for source in sources:
             text.append(source.text)
-            kinds = {"float32": "float", "float64": "double", "bool": "bool"}
             given = "".join(
-                f", ({kinds[s.dtype]}*)address[{n}]" for n, s in enumerate(source.slots)
+                f", ({C_TYPES[s.dtype]}*)address[{n}]" for n, s in enumerate(source.slots)
             )
             text.append(
                 f'extern "C" void launch_{source.name}(long long rows, int blocks, int count, '

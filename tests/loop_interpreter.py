@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from both_ways import forget_plans
-from cuda_stand_in import FUNCTIONS
-from tinygrad_rnn.kernels.ir import Kernel, Loop, Slot, Timetable
+from cuda_stand_in import FUNCTIONS, by_column
+from tinygrad_rnn.kernels.ir import BY_COLUMN, Kernel, Loop, Slot, Timetable
 from tinygrad_rnn.kernels.machine import machine_of
 from tinygrad_rnn.planner import compile as pipeline
 
@@ -59,8 +59,12 @@ def run_kernel(kernel: Kernel, arrays: list[Array], table: Timetable, t: int) ->
     """The rows of one step; nothing is stored before all is loaded."""
     values: list[Any] = []
     stores = []
-    for name, operands, width, argument in kernel.instructions:
-        if name == "load":
+    for instruction in kernel.instructions:
+        name, operands, width, argument = instruction
+        if name in BY_COLUMN:
+            inputs = [values[i] for i in operands]
+            values.append(by_column(instruction, inputs, lambda s: rows_of(s, arrays, table, t)))
+        elif name == "load":
             values.append(rows_of(argument, arrays, table, t).copy())
         elif name == "constant":
             values.append(argument)

@@ -48,7 +48,7 @@ class Slot(NamedTuple):
     column: int  # the first column
     width: int  # how many; 1 broadcasts to the width of what it is used in
     stride: int  # elements from one row to the next
-    dtype: str = "float32"  # or "float64" on a GPU, or "bool"
+    dtype: str = "float32"  # or "float64" on a GPU, "bool", or "int64" for a number that says where
 
 
 class Instruction(NamedTuple):
@@ -56,7 +56,12 @@ class Instruction(NamedTuple):
 
     ``name`` is "load" (``argument`` a Slot), "constant" (a number), "store" (a Slot; one operand),
     "sum" or "max" (over the columns of the operand: the result has width 1), or that of an
-    elementwise primitive. Operands of width 1 broadcast.
+    elementwise primitive. Operands of width 1 broadcast. Three know columns by their numbers:
+
+    * "pick" is the element of a Slot in the column that its operand, an integer, says;
+    * "place" is its second operand in the column that the first one says, and 0 elsewhere;
+    * "draw" is a uniform number for each column, in [0, 1): those of the draw ``argument`` of
+      (seed, call, time step, row, block of four columns), its operands, by ``random.py``'s rule.
     """
 
     name: str
@@ -66,13 +71,14 @@ class Instruction(NamedTuple):
 
 
 REDUCTIONS = frozenset({"sum", "max"})
+BY_COLUMN = frozenset({"pick", "place", "draw"})
 
 
 class Kernel(NamedTuple):
     """Elementwise work on the rows of one step, each row by itself.
 
     A store may go where a load came from only if both are the same slot: then what was loaded is
-    overwritten, column by column. No other stores and loads overlap.
+    overwritten, column by column. No other stores and loads overlap; nor do stores and picks.
     """
 
     instructions: tuple[Instruction, ...]
@@ -80,7 +86,7 @@ class Kernel(NamedTuple):
     @property
     def slots(self) -> tuple[Slot, ...]:
         """All that it loads or stores."""
-        named = (i.argument for i in self.instructions if i.name in ("load", "store"))
+        named = (i.argument for i in self.instructions if i.name in ("load", "store", "pick"))
         return tuple(dict.fromkeys(named))
 
     def reduces(self, instruction: Instruction) -> bool:

@@ -194,6 +194,36 @@ def _where(condition: Value, x: Value, y: Value) -> Value:
     return condition.boolean().choose(x, y)
 
 
+# Random numbers: Philox-4x32-10, as in ``random.py``. Words of 32 bits are the lower ones of 64.
+
+_WORD = 0xFFFFFFFF
+_MULTIPLIERS = 0xD2511F53, 0xCD9E8D57
+_KEY_STEPS = 0x9E3779B9, 0xBB67AE85
+
+Keys = list[tuple[Value, Value]]
+
+
+def key_schedule(seed: Value, call: Value) -> Keys:
+    """The keys of the ten rounds."""
+    steps = [[(i * step) & _WORD for step in _KEY_STEPS] for i in range(10)]
+    return [((seed + i) & _WORD, (call + j) & _WORD) for i, j in steps]
+
+
+def uniform(keys: Keys, counter: tuple[Value, Value, Value, Value], lanes: int) -> Value:
+    """Numbers in [0, 1) of 24 bits: the four words of one block of a counter after the other."""
+    a, b, c, block = counter
+    blocks = max(2, -(-lanes // 4))
+    d = block.count_up(blocks)
+    for first, second in keys:
+        p, q = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+        a, b = q.unsigned_shift(32) ^ b ^ first, q & _WORD
+        c, d = p.unsigned_shift(32) ^ d ^ second, p & _WORD
+    words = [x.spread(blocks).unsigned_shift(8).lower_half() for x in (a, b, c, d)]
+    pairs = [x.shuffle(y, list(range(2 * blocks))) for x, y in (words[:2], words[2:])]
+    mixed = pairs[0].shuffle(pairs[1], [i % 4 * blocks + i // 4 for i in range(max(2, lanes))])
+    return (mixed if lanes > 1 else mixed.part(0, 1)).floating() * 2.0**-24
+
+
 # The tables.
 
 
@@ -282,7 +312,7 @@ class Reduction(NamedTuple):
 APPROXIMATED = frozenset(["exp", "expm1", "log", "log1p", "tanh", "erf", "sigmoid", "softplus"])
 """Functions that are polynomials here; all others are as exact as in NumPy."""
 
-SLOW = APPROXIMATED | {"divide", "sqrt"}
+SLOW = APPROXIMATED | {"divide", "sqrt", "draw"}
 """Functions that take several times as long as a sum."""
 
 REDUCTIONS = {"sum": Reduction(0.0, operator.add), "max": Reduction(-math.inf, _maximum)}

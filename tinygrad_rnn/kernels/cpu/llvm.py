@@ -87,6 +87,10 @@ class Code:
         """The smaller of two integers."""
         return self.emit(f"select i1 {self.emit(f'icmp slt i64 {x}, {y}')}, i64 {x}, i64 {y}")
 
+    def whole(self, x: Integer) -> Value:
+        """An integer of 64 bits as a value."""
+        return Value(self, str(x), "i64", 1)
+
     # Memory.
 
     def address(self, base: str, offset: Integer, kind: str = "float") -> str:
@@ -176,7 +180,7 @@ class Code:
 
 
 class Value:
-    """The result of an instruction: ``lanes`` numbers of a kind, "float", "i1" (boolean) or "i32".
+    """The result of an instruction: ``lanes`` numbers of a kind, "float", "i1" (boolean) or "i64".
 
     Operators append instructions. A Python number stands for itself in all lanes, and one number
     beside a vector is spread over its lanes.
@@ -299,6 +303,31 @@ class Value:
         self.code.externals.add(f"declare {function}({', '.join(x.type for x in arguments)})")
         listed = ", ".join(f"{x.type} {x.text}" for x in arguments)
         return Value(self.code, self.code.emit(f"call {function}({listed})"), "float", self.lanes)
+
+    # Integers.
+
+    def unsigned_shift(self, bits: int) -> Value:
+        """To the right, zeros coming in."""
+        return self._binary("lshr", bits)
+
+    def count_up(self, lanes: int) -> Value:
+        """This integer, the next one, and so on."""
+        wide = vector(self.kind, lanes)
+        numbers = ", ".join(f"{self.kind} {i}" for i in range(lanes))
+        text = self.code.emit(f"add {wide} {self.spread(lanes).text}, <{numbers}>")
+        return Value(self.code, text, self.kind, lanes)
+
+    def is_lane(self, lanes: int) -> Value:
+        """For each lane, whether this integer is its number."""
+        if lanes == 1:
+            return self._binary("icmp eq", 0, "i1")
+        zero = self.lower_half().like(0)
+        numbers = zero.count_up(lanes)
+        return self.lower_half().spread(lanes)._binary("icmp eq", numbers, "i1")
+
+    def lower_half(self) -> Value:
+        """The lower 32 bits."""
+        return self._convert("trunc", "i32")
 
     # Conversions.
 

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..ir import Kernel, Loop, Slot, Timetable
-from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS, Reduction
+from ..ir import BY_COLUMN, Kernel, Loop, Slot, Timetable
+from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS, Keys, Reduction, key_schedule, uniform
 from .gemm import CHAIN
 from .llvm import Code, Value, vector
 
@@ -34,8 +34,11 @@ def slots(loop: Loop) -> list[Slot]:
     return list(found)
 
 
+_KINDS = {"bool": "i1", "int64": "i64"}
+
+
 def _kind(slot: Slot) -> str:
-    return "i1" if slot.dtype == "bool" else "float"
+    return _KINDS.get(slot.dtype, "float")
 
 
 def _in_memory(kind: str) -> str:
@@ -130,6 +133,7 @@ class _KernelWriter:
             if self.loops[n][0] > self.loops[x][0]
         }
         self.kinds: dict[int, str] = {}  # of what is in scratch memory
+        self.keys: dict[int, Keys] = {}  # of draws, in this row
 
     def write(self) -> Code:
         """The function."""
@@ -169,8 +173,31 @@ class _KernelWriter:
             self.numbers[n] = self.code.constant(float(i.argument), kind=kind)
         elif i.name in REDUCTIONS:
             self.numbers[n] = operands[0].floating()
+        elif i.name == "pick":
+            self.numbers[n] = self._load(i.argument, operands[0].text, 1)
+        elif i.name in BY_COLUMN:
+            self._keys(n)
+            self.numbers[n] = self._by_column(n, 0, 1)
         else:
             self.numbers[n] = self._apply(i.name, operands)
+
+    def _keys(self, n: int) -> None:
+        """Write what a draw has for all columns of a row."""
+        name, operands, _, _ = self.instructions[n]
+        if name == "draw":
+            self.keys[n] = key_schedule(*[self.numbers[x] for x in operands[:2]])
+
+    def _by_column(self, n: int, column: str | int, lanes: int) -> Value:
+        """Write an instruction that knows columns by their numbers, from ``column`` on."""
+        name, operands, _, number = self.instructions[n]
+        if name == "draw":
+            *_, step, row, block = (self.numbers[x] for x in operands)
+            first = self.code.integer("add", block.text, self.code.integer("sdiv", column, 4))
+            counter = step.like(number), step, row, self.code.whole(first)
+            return uniform(self.keys[n], counter, lanes)
+        place, value = (self.numbers[x] for x in operands)
+        there = self.code.whole(self.code.integer("sub", place.text, column)).is_lane(lanes)
+        return there.choose(value.floating(), 0)
 
     def _columns(self, width: int, numbers: Sequence[int]) -> None:
         """Write a loop over columns for some instructions, and another for what is left over."""
@@ -180,6 +207,8 @@ class _KernelWriter:
             for n in numbers
             if self.instructions[n].name in REDUCTIONS
         }
+        for n in numbers:
+            self._keys(n)
         whole = width - width % self.lanes
         for first, last, lanes in ((0, whole, self.lanes), (whole, width, width % self.lanes)):
             if first == last:
@@ -245,6 +274,8 @@ class _KernelWriter:
                 combine = REDUCTIONS[i.name].combine
                 value = operand(i.operands[0]).floating()
                 code.store(combine(code.load(partial[n], lanes), value), partial[n])
+            elif i.name in BY_COLUMN:
+                vectors[n] = self._by_column(n, column, lanes)
             else:
                 vectors[n] = self._apply(i.name, [operand(x) for x in i.operands])
             if n in self.scratch:

@@ -81,6 +81,20 @@ template <class T> __device__ T minimum(T x, T y) { return x < y || x != x ? x :
 template <class T> __device__ T sigmoid(T x) { return 1 / (1 + exp(-x)); }
 template <class T> __device__ T softplus(T x) { return relu(x) + log1p(exp(-fabs(x))); }
 
+// Word column % 4 of Philox-4x32-10 for a key and a counter, as in random.py: 24 bits of it.
+__device__ float draw(unsigned k0, unsigned k1, unsigned a, unsigned b, unsigned c,
+                      unsigned block, int column) {
+    unsigned d = block + column / 4;
+    for (int round = 0; round < 10; ++round) {
+        const unsigned long long p = 0xD2511F53ull * a, q = 0xCD9E8D57ull * c;
+        a = unsigned(q >> 32) ^ b ^ k0, b = unsigned(q);
+        c = unsigned(p >> 32) ^ d ^ k1, d = unsigned(p);
+        k0 += 0x9E3779B9u, k1 += 0xBB67AE85u;
+    }
+    const int word = column % 4;
+    return ((word == 0 ? a : word == 1 ? b : word == 2 ? c : d) >> 8) * (1.0f / 16777216);
+}
+
 struct Sum {
     template <class T> __device__ static T of(T x, T y) { return x + y; }
 };
@@ -104,6 +118,9 @@ template <class Reduction, int threads, class T> __device__ T over_block(T value
 """
 
 _WARP, _MOST_THREADS = 32, 256
+_UNROLLED = 16  # turns of a thread; more of them would not wait in registers, either
+
+C_TYPES = {"float32": "float", "float64": "double", "bool": "bool", "int64": "long long"}
 
 
 class Source(NamedTuple):
@@ -159,6 +176,9 @@ class _KernelWriter:
         kinds: list[str] = []
         for name, operands, _, argument in self.instructions:
             if name == "load":
+                kinds.append(C_TYPES[argument.dtype])
+                continue
+            if name == "pick":
                 boolean = argument.dtype == "bool"
             elif name == "where":
                 boolean = all(kinds[x] == "bool" for x in operands[1:])
@@ -168,11 +188,7 @@ class _KernelWriter:
         return kinds
 
     def write(self) -> Source:
-        pointers = [
-            f"{'bool' if s.dtype == 'bool' else 'double' if s.dtype == 'float64' else 'float'}"
-            f"* __restrict__ slot{n}"
-            for n, s in enumerate(self.slots)
-        ]
+        pointers = [f"{C_TYPES[s.dtype]}* __restrict__ slot{n}" for n, s in enumerate(self.slots)]
         parameters = ", ".join(["long long rows", *pointers])
         self.lines = [f'extern "C" __global__ void {self.name}({parameters}) {{']
         for n, slot in enumerate(self.slots):
@@ -215,7 +231,7 @@ class _KernelWriter:
                     f"if ({first} == 0) {self._slot(i)}[0] = {self._as(i.operands[0], i.argument)};"
                 )
             else:
-                self._line(f"const {self.kinds[n]} v{n} = {self._expression(n)};")
+                self._line(f"const {self.kinds[n]} v{n} = {self._expression(n, '0')};")
 
     def _columns(self, level: int, width: int) -> None:
         """The instructions of a level on rows of one width, and the reductions of such."""
@@ -232,7 +248,7 @@ class _KernelWriter:
             self._line(f"if (column < {width}) {{")
             depth = 2
         else:
-            self._line("#pragma unroll", 0)
+            self._line(f"#pragma unroll {'' if times <= _UNROLLED else 1}".rstrip(), 0)
             self._line(f"for (int i = 0; i < {times}; ++i) {{")
             self._line(f"const int column = i * {self.threads} + threadIdx.x;", 2)
             self._line(f"if (column < {width}) {{", 2)
@@ -269,8 +285,16 @@ class _KernelWriter:
 
     # Expressions.
 
-    def _expression(self, n: int) -> str:
+    def _expression(self, n: int, column: str = "column") -> str:
         name, operands, _, argument = self.instructions[n]
+        if name == "pick":
+            return f"{self._slot(self.instructions[n])}[v{operands[0]}]"
+        if name == "place":
+            place, value = operands
+            return f"v{place} == {column} ? {self._floating(value)} : {self.type}(0)"
+        if name == "draw":
+            seed, call, step, row, block = (f"v{x}" for x in operands)
+            return f"draw({seed}, {call}, {argument}u, {step}, {row}, {block}, {column})"
         if name == "constant":
             return f"{self.type}({literal(float(argument))})"
         if name == "where":
