@@ -23,13 +23,20 @@ WIDTHS = {"a desk": (1280, 900), "a tablet": (768, 1024), "a phone": (390, 844)}
 
 
 @cache
-def studies() -> dict[str, inspect.Study]:
+def loss_of_steps() -> tuple[tg.Tensor, nn.LSTMCell]:
     tg.manual_seed(0)
     xs = np.random.default_rng(0).normal(size=(T, 2, 3)).astype("float32")
     cell = nn.LSTMCell(3, 4)
-    with inspect.record():
+    with inspect.record(values=True):
         hs, _ = tg.unroll(cell, tg.tensor(xs, requires_grad=True), mode="literal")
         loss = tg.sum(hs[-1] ** 2)
+    return loss, cell
+
+
+@cache
+def studies() -> dict[str, inspect.Study]:
+    loss, cell = loss_of_steps()
+    xs = np.random.default_rng(0).normal(size=(T, 2, 3)).astype("float32")
     bad = xs.copy()
     bad[5, 1, 2] = np.nan
     return {
@@ -66,6 +73,8 @@ def test_what_is_stored_cannot_end_the_script(tmp_path: Path) -> None:
     replayed = inspect.replay(tg.sum(x * 2.0), {"</script><b>": x}).study()
     html = inspect.page(tmp_path / "b.html", [replayed]).read_text()
     assert "</script><b>" not in html
+    commented = inspect.replay(tg.sum(x * 2.0), {"<!--<script>": x}).study()
+    assert "<!--" not in inspect.page(tmp_path / "c.html", [commented]).read_text()
     stored = re.search(r'id="data">(.*?)</script>', html, re.S)
     assert stored is not None
     assert json.loads(stored.group(1))[0]["stops"][-1]["target"] == "</script><b>"
@@ -109,10 +118,18 @@ def opened(request: pytest.FixtureRequest, browser: Any, tmp_path: Path) -> Iter
 
 @pytest.mark.browser
 def test_everything_can_be_clicked_and_read(opened: Any) -> None:
-    for read in (a_loop_by_steps, a_node, a_gate_at_a_step, rules_there_and_back, who_adds_to):
+    for read in (
+        a_loop_by_steps,
+        a_node,
+        a_gate_at_a_step,
+        rules_there_and_back,
+        the_keys_of_the_terminal,
+        who_adds_to,
+        what_became_of_a_line,
+        a_character,
+        a_passage,
+    ):
         read(opened)
-    what_became_of_a_line(opened)
-    a_character(opened)
     assert "step 6 of 12 (index 5), row 1" in opened.inner_text("#study3 pre")
     assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
@@ -160,6 +177,39 @@ def rules_there_and_back(page: Any) -> None:
     page.fill("#study2 .until", "")
 
 
+def the_keys_of_the_terminal(page: Any) -> None:
+    """They go where those of ``interact`` go."""
+    walk = inspect.replay(*loss_of_steps())
+    page.fill("#study2 .goto", "7")
+    page.press("#study2 .goto", "Tab")
+    page.focus("#study2 .bar")
+    walk.go(7)
+    for key in "NNionPcxoc":
+        if key == "c":
+            page.fill("#study2 .limit", "0.02")
+            page.set_checked("#study2 .large", True)
+            page.focus("#study2 .bar")
+            walk.add_breakpoint("|g|>0.02")
+        page.keyboard.press(key)
+        told = walk.carry_out(key)
+        assert f"{walk.number} of {len(walk)}: " in page.inner_text("#study2 .stop"), key
+        if key == "x":
+            assert page.inner_text("#study2 .said") == told and "by difference" in told
+    page.fill("#study2 .until", "gate~f")
+    page.press("#study2 .until", "Enter")
+    assert "not a condition: gate~f" in page.inner_text("#study2 .said")
+    page.set_checked("#study2 .large", False)
+    page.fill("#study2 .until", "op=none")
+    page.click("#study2 button[data-key='c']")
+    assert "nowhere further on" in page.inner_text("#study2 .said")
+    page.focus("#study2 .bar")
+    for key, field in {"g": "goto", "b": "until", "w": "target"}.items():
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.className") == field
+        page.focus("#study2 .bar")
+    page.fill("#study2 .until", "")
+
+
 def who_adds_to(page: Any) -> None:
     page.select_option("#study2 .target", "weight_hh")
     uses = [s for s in studies()["backwards"].data["stops"] if s["target"] == "weight_hh"]
@@ -190,6 +240,31 @@ def a_character(page: Any) -> None:
         told.startswith(f"7: {json.dumps(TEXT[7])}")
         and abs(value - own) <= (unit["high"] - unit["low"]) / 255
     )
+
+
+def a_passage(page: Any) -> None:
+    study = studies()["units"]
+    page.focus("#study5 .passage")
+    page.keyboard.press("Home")
+    for key in ["ArrowRight"] * 3 + ["Shift+ArrowRight"] * 2:
+        page.keyboard.press(key)
+    standing = page.locator("#study5 .chosen .bar >> nth=0").locator("button").all_inner_texts()
+    assert standing == [f"{name} {apart:.2f}" for name, apart in inspect.units_for(study, 3, 6)]
+    like = page.locator("#study5 .chosen .bar >> nth=1").locator("button").all_inner_texts()
+    expected = inspect.similar(study, 3, 6)
+    assert [(int(x.split(":")[0]), x.split()[-1]) for x in like] == [
+        (begin, f"{cosine:.2f}") for begin, _, cosine in expected
+    ]
+    page.click("#study5 .chosen .bar >> nth=0 >> button >> nth=1")
+    assert page.inner_text("#study5 .character").startswith(
+        f'5: "{TEXT[5]}" {standing[1].split()[0]}'
+    )
+    page.evaluate("""() => {
+      const spans = document.querySelectorAll("#study5 .passage span");
+      getSelection().setBaseAndExtent(spans[2].firstChild, 0, spans[6].firstChild, 1);
+    }""")
+    page.locator("#study5 .chosen p", has_text="2 to 6: ").wait_for()
+    assert page.locator("#study5 .passage .in").count() == 5
 
 
 WIDER = {
@@ -239,6 +314,44 @@ def test_no_font_makes_the_page_wider_than_the_window(
     for width in (390, 320):
         page.set_viewport_size({"width": width, "height": 844})
         assert not page.evaluate(TOO_WIDE)
+    page.close()
+
+
+@pytest.mark.browser
+def test_what_is_not_finite_is_shown_as_such(browser: Any, tmp_path: Path) -> None:
+    w = tg.ones(3, requires_grad=True)
+
+    def cell(x: tg.Tensor, h: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
+        h = tg.tanh(h + tg.sqrt(tg.abs(x * w)))
+        return h, h
+
+    xs = np.ones((T, 2, 3), dtype="float32")
+    xs[4] = 0.0
+    h0 = tg.zeros((2, 3))
+    found = inspect.flow(cell, tg.tensor(xs), lambda hs: tg.sum(hs[-1]), h0)
+    assert "not finite" in found.data["diagnosis"]
+    h = tg.tensor(h0, requires_grad=True)
+    for x in tg.unstack(tg.tensor(xs)):
+        h, _ = cell(x, h)
+    walk = inspect.replay(tg.sum(h), {"w": w})
+    assert np.isnan(list(walk.contributions_to("w"))[-1].total).any()
+    for study in (found, walk.study()):
+        again = inspect.Study.from_json(study.to_json())
+        assert str(again) == str(study) and "NaN" not in study.to_json()
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto(inspect.page(tmp_path / "nan.html", [found, walk.study()]).as_uri())
+    page.focus("#study0 .step")
+    page.keyboard.press("Home")
+    for _ in range(4):
+        page.keyboard.press("ArrowRight")
+    assert "nan" in page.inner_text("#study0 .values")
+    page.set_checked("#study1 .large", True)
+    page.click("#study1 button[data-key='c']")
+    told = page.inner_text("#study1 .stop")
+    assert "abs(" in told and "inf" in told and "nan" in told
+    assert not complaints
     page.close()
 
 

@@ -146,6 +146,25 @@ def test_a_stop_shows_the_rule_what_it_reads_its_parts_and_what_is_added() -> No
         assert holds(found) and not any(holds(fresh.stop(n)) for n in range(1, found.number))
 
 
+def test_into_a_value_and_out_again_and_a_nan_is_larger_than_any_bound() -> None:
+    loss, _ = recorded_lstm(3)
+    walk = inspect.replay(loss)
+    for n in range(0, len(walk), 7):
+        here = walk.go(n)
+        inside = walk.into()
+        if here.to < 0:  # a leaf has no rule
+            assert inside.number == n
+            continue
+        assert inside.node == here.to and inside.number > n
+        back = walk.out()
+        assert back.to == here.to and back.number >= n
+    assert walk.go(0).node == walk.out().node == walk.stop(0).node
+    x = tg.tensor([0.0, 4.0], requires_grad=True)
+    walk = inspect.replay(tg.sum(tg.sqrt(x) * tg.tensor([0.0, 1.0])), {"x": x})
+    walk.add_breakpoint("|part|>10")
+    assert walk.resume().operation == "sqrt"
+
+
 def test_bptt_by_hand_is_reproduced_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(EXAMPLES))
     example = runpy.run_path(str(EXAMPLES / "bptt_by_hand.py"), run_name="example")

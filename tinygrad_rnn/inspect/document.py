@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from . import plain
+
 FORMAT = "tinygrad_rnn study"
 VERSION = 1
 
@@ -29,13 +31,13 @@ class Study:
     def to_json(self) -> str:
         """The document as JSON: what ``from_json`` reads."""
         head = {"format": FORMAT, "version": VERSION, "kind": self.kind}
-        return json.dumps({**head, "data": self.data}, ensure_ascii=False)
+        return plain.written({**head, "data": self.data})
 
     @classmethod
     def from_json(cls, text: str) -> Study:
         """The document that ``to_json`` wrote. ValueError for anything else."""
         try:
-            found = json.loads(text)
+            found = plain.read(text)
         except json.JSONDecodeError as error:
             raise ValueError(f"Study.from_json: no JSON: {error}") from None
         if not isinstance(found, dict) or found.get("format") != FORMAT:

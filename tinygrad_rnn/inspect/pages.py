@@ -7,14 +7,14 @@ JavaScript the same is there to be read as text.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from . import plain
 from .listing import place_of
-from .markup import details
+from .markup import details, table
 from .view import Thing, flat, view_of
 
 _HERE = Path(__file__).parent
@@ -42,7 +42,7 @@ def page_of_sections(title: str, sections: Sequence[Section]) -> str:
         f'<a href="#study{n}">{escape(heading)}</a>' for n, (_, heading, *_) in enumerate(sections)
     )
     navigation = f"<nav>{links}</nav>" if len(sections) > 1 else ""
-    stored = json.dumps(data, ensure_ascii=False).replace("</", "<\\/").replace("<!--", "<\\!--")
+    stored = plain.written(data, str).replace("<", "\\u003c")  # nothing in it ends the script
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     script = (_HERE / "page.js").read_text(encoding="utf-8")
     return (
@@ -124,19 +124,39 @@ def _flow(data: Any) -> str:
 
 def _replay(data: Any) -> str:
     buttons = "".join(
-        f'<button type="button" data-key="{key}" title="key {key}">{words}</button>'
-        for key, words in (("p", "back"), ("n", "next"), ("P", "step back"), ("N", "next step"))
+        f'<button type="button" data-key="{key}" title="{told}; key {key}">{words}</button>'
+        for key, words, told in _KEYS
     )
     names = dict.fromkeys(stop["target"] for stop in data["stops"])
     options = "".join(f"<option>{escape(name)}</option>" for name in names)
+    left = data["count"] - data["shown"]
+    note = f"<p>The first {data['shown']} of {data['count']} are in this page.</p>" if left else ""
     return (
-        f'<div class="bar" tabindex="0" aria-label="keys n, p, N, P">{buttons}'
-        '<label>go to <input type="number" min="0" class="goto" size="6"></label>'
-        '<label>stop at <input class="until" placeholder="gate=f, op=tanh, step=7"></label>'
-        '<button type="button" data-key="c" title="key c">go on</button>'
-        f'<label>adds up in <select class="target"><option value=""></option>{options}</select>'
-        '</label></div><div class="stop" aria-live="polite"></div><ol class="uses"></ol>'
+        '<div class="bar" role="toolbar" tabindex="0" aria-label="contributions to the gradient">'
+        f"{buttons}"
+        '<label>go to (g) <input type="number" min="0" class="goto"></label></div>'
+        '<div class="bar"><label>stop (b) at <input class="until" '
+        'placeholder="gate=f, op=tanh, step=7, name=h, |part|>10"></label>'
+        '<label><input type="checkbox" class="large"> where |g| &gt;</label>'
+        '<input type="number" class="limit" value="10" min="0" step="any" '
+        'aria-label="limit of |g|">'
+        '<button type="button" data-key="c" title="to where it holds; key c">go on</button>'
+        "</div>"
+        '<div class="bar"><label>adds up (w) in <select class="target"><option value=""></option>'
+        f'{options}</select></label></div>{note}<output class="said"></output>'
+        '<div class="stop" aria-live="polite"></div><ol class="uses"></ol>'
     )
+
+
+_KEYS = (
+    ("p", "back", "the contribution before"),
+    ("n", "next", "the next contribution"),
+    ("P", "step back", "the first contribution of the loop step before"),
+    ("N", "next step", "the first contribution of the next loop step"),
+    ("i", "into", "into the rules of the value that this adds to"),
+    ("o", "out", "out to what was added to g last"),
+    ("x", "difference", "a finite difference beside the total"),
+)
 
 
 def _compare(data: Any) -> str:
@@ -199,9 +219,16 @@ def _activity(data: Any) -> str:
         "</option>"
         for n, u in enumerate(data["units"])
     )
+    rows = [
+        (name, gate["function"], f"{gate['low']:.0%}", f"{gate['high']:.0%}")
+        for name, gate in data["gates"].items()
+    ]
+    gates = table(rows, ("gate", "activation", "shut", "open")) if rows else ""
     return (
         f'<label>unit <select class="unit">{options}</select></label>'
+        "<p>Select a passage (or shift and arrow keys) to see which units stand out in it.</p>"
         '<p class="passage" tabindex="0"></p><output class="character" aria-live="polite"></output>'
+        f'<div class="chosen" aria-live="polite"></div>{gates}'
     )
 
 

@@ -9,6 +9,7 @@ The graph is neither released nor changed.
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -34,10 +35,12 @@ from .words import text_of_stop
 _EVERY = 100  # nodes between two marks
 _SHOWN = 2000  # contributions in a study
 _BYTES = 10**6  # of them
+_WORK = 60_000  # operations, and thousands of numbers, that finite differences may cost
 
 HELP = """\
 n, p       the next contribution, the previous one
 N, P       the first one of the next loop step, and of the previous
+i, o       into the rules of the value that this adds to; out, to what was added to g last
 c          on to the next breakpoint; b COND sets one: gate=f, op=tanh, step=7, |g|>10, |part|>10
 w NAME     every contribution to a parameter or value
 goto N     contribution number N
@@ -50,6 +53,7 @@ class Stop(NamedTuple):
 
     number: int
     node: int  # the operation, by its place in the graph
+    to: int  # the operation whose value is added to, or ~n of the n-th leaf
     name: str  # what its value is called
     steps: tuple[int, ...]  # of the loops around it
     operation: str
@@ -133,6 +137,7 @@ class Replay:
         return Stop(
             number,
             at,
+            self._place_of(c.parent),
             name,
             steps,
             primitive.name,
@@ -151,6 +156,10 @@ class Replay:
             c.total,
             1 + sum(t is c.parent for t in self._targets[:number]),
         )
+
+    def _place_of(self, node: Node) -> int:
+        """The place of the operation that makes a value, or of a leaf."""
+        return self._position[node if node.index is None or not node.parents else node.parents[0]]
 
     def _called(self, node: Node) -> tuple[str, tuple[int, ...]]:
         """The name of a value and the steps that it is of."""
@@ -223,6 +232,20 @@ class Replay:
             n -= 1
         return self.go(n)
 
+    def into(self) -> Stop:
+        """To the first rule of the operation whose value is added to; at a leaf it stays."""
+        wanted = self._place_of(self._targets[self.number])
+        later = range(self.number + 1, len(self))
+        found = (n for n in later if self._position[self._sources[n]] == wanted)
+        return self.go(next(found, self.number))
+
+    def out(self) -> Stop:
+        """To what was added last to the cotangent that this rule is given; at the loss it stays."""
+        wanted = self._position[self._sources[self.number]]
+        earlier = reversed(range(self.number))
+        found = (n for n in earlier if self._place_of(self._targets[n]) == wanted)
+        return self.go(next(found, self.number))
+
     def _steps(self, number: int) -> tuple[int, ...]:
         return self._places.at(self._position[self._sources[number]])[1]
 
@@ -255,6 +278,8 @@ class Replay:
         number = self.number if number is None else number
         node = self.contribution(number).parent
         total = host(self.contribution(self._to_node(node)[-1]).total)
+        if not total.size:
+            raise RuntimeError("replay: an empty value has no element to change")
         place = np.unravel_index(int(np.abs(total).argmax()), total.shape) if total.ndim else ()
         step = 1e-6
         up, down = (self._again(node, place, s) for s in (step, -step))
@@ -311,7 +336,11 @@ class Replay:
         return self.text()
 
     def study(self) -> Study:
-        """The first contributions as a document of at most a megabyte, and what adds up."""
+        """The first contributions as a document of at most a megabyte, and what adds up.
+
+        Finite differences are among it where the graph keeps what they need, of as many values as
+        can be carried out again in a second or so; leaves first.
+        """
         stops: list[dict[str, Any]] = []
         size = 0
         for n in range(min(len(self), _SHOWN)):
@@ -321,7 +350,22 @@ class Replay:
                 break
         totals = {name: _summary(g) for name, g in self.totals.items() if g is not None}
         data = {"count": len(self), "shown": len(stops), "stops": stops, "totals": totals}
+        self._add_differences(stops)
         return Study("replay", data)
+
+    def _add_differences(self, stops: list[dict[str, Any]]) -> None:
+        """What the key x shows, by target, as long as it does not take too much."""
+        by_target: dict[Node, list[dict[str, Any]]] = {}
+        for stop in stops:
+            by_target.setdefault(self._targets[stop["number"]], []).append(stop)
+        work = 2 * sum(1 + size / 1000 for size in map(_elements, self._order))
+        for node in sorted(by_target, key=lambda node: not node.is_leaf)[: int(_WORK / work)]:
+            try:
+                told = _difference_told(*self.difference(by_target[node][0]["number"]))
+            except RuntimeError:  # the graph does not keep what it was made of
+                continue
+            for stop in by_target[node]:
+                stop["difference"] = told
 
     def _repr_html_(self) -> str:
         return self.study()._repr_html_()
@@ -359,6 +403,8 @@ class Replay:
             "p": self.previous,
             "N": self.next_step,
             "P": self.previous_step,
+            "i": self.into,
+            "o": self.out,
             "c": self.resume,
         }
         try:
@@ -374,8 +420,7 @@ class Replay:
             if word == "w" and rest:
                 return "\n".join(_line_of(stop) for stop in self.contributions_to(rest))
             if word == "x":
-                by_difference, total, place = self.difference()
-                return f"at {place}: {by_difference:.9g} by difference, {total:.9g} by the rules"
+                return _difference_told(*self.difference())
         except (ValueError, IndexError, RuntimeError) as error:
             return str(error)
         return HELP
@@ -417,8 +462,8 @@ def _condition(text: str) -> Callable[[Stop], bool]:
         if what.startswith("|") and how == ">" and _is_number(value):
             bound = float(value)
             if what == "|g|":
-                return lambda stop: _largest(stop.g) > bound
-            return lambda stop: _largest(stop.part) > bound
+                return lambda stop: not _largest(stop.g) <= bound  # nan, too
+            return lambda stop: not _largest(stop.part) <= bound
         if how == "=" and what == "step" and value.isdigit():
             return lambda stop: bool(stop.steps) and stop.steps[0] == int(value)
         if how == "=" and what in ("gate", "op", "name"):
@@ -435,6 +480,15 @@ def _is_number(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _difference_told(by_difference: float, total: float, place: tuple[int, ...]) -> str:
+    return f"at {place}: {by_difference:.9g} by difference, {total:.9g} by the rules"
+
+
+def _elements(node: Node) -> int:
+    """How many numbers an operation reads, as far as its metas say."""
+    return sum(math.prod(shape) for shape, _ in node.metas or ())
 
 
 def _largest(x: Any) -> float:
@@ -469,6 +523,8 @@ def described(stop: Stop, count: int) -> dict[str, Any]:
     return {
         "number": stop.number,
         "count": count,
+        "node": stop.node,
+        "to": stop.to,
         "name": stop.name,
         "steps": list(stop.steps),
         "operation": stop.operation,
@@ -479,6 +535,8 @@ def described(stop: Stop, count: int) -> dict[str, Any]:
         "reads": [[name, _summary(value)] for name, value in stop.reads],
         "parts": [[part.text, _summary(part.value)] for part in stop.parts],
         "g": _summary(stop.g),
+        "|g|": _largest(stop.g),
+        "|part|": _largest(stop.part),
         "target": stop.target,
         "target steps": list(stop.target_steps),
         "argument": stop.argument,
