@@ -26,17 +26,22 @@ import tinygrad_rnn_backends as backends
 from tinygrad_rnn import random
 from tinygrad_rnn.kernels.gpu import cublas
 from tinygrad_rnn.kernels.gpu.kernels import C_TYPES, PREAMBLE, Source
-from tinygrad_rnn.kernels.ir import BY_COLUMN, Instruction, Slot
+from tinygrad_rnn.kernels.ir import BY_COLUMN, STORES, Instruction, Slot
 
 Array = np.ndarray[Any, Any]
 
 
-def at(address: int, rows: int, columns: int, stride: int, dtype: str) -> Array:
-    """The matrix at an address, with so many elements from one row to the next."""
+def elements_at(address: int, shape: Sequence[int], strides: Sequence[int], dtype: str) -> Array:
+    """The array at an address, with so many elements from one index to the next of each axis."""
     item = np.dtype(dtype).itemsize
-    size = ((rows - 1) * stride + columns) * item
+    size = (1 + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))) * item
     memory = np.frombuffer((ctypes.c_char * size).from_address(address), dtype)
-    return np.lib.stride_tricks.as_strided(memory, (rows, columns), (stride * item, item))
+    return np.lib.stride_tricks.as_strided(memory, shape, [stride * item for stride in strides])
+
+
+def at(address: int, rows: int, columns: int, stride: int, dtype: str) -> Array:
+    """A matrix."""
+    return elements_at(address, (rows, columns), (stride, 1), dtype)
 
 
 # Kernels.
@@ -93,28 +98,36 @@ class Interpreter:
         )
 
     def __call__(self, grid: Any, block: Any, arguments: Sequence[int]) -> None:
+        source = self.source
         rows, *addresses = arguments
-        widest = max(width for _, width in self.source.kernel.levels())
-        assert (*grid, *block) == (rows, self.source.blocks, self.source.threads)
+        widest = max(width for _, width in source.kernel.levels())
+        assert (*grid, *block) == (rows * source.times, source.blocks, source.threads)
         assert grid[1] == 1 or grid[1] * block[0] >= widest
-        places = dict(zip(self.source.slots, addresses, strict=True))
+        places = dict(zip(source.slots, addresses, strict=True))
+        lengths = source.kernel.lengths
 
         def matrix(slot: Slot) -> Array:
             once = slot.place in ("each", "all")
-            return at(places[slot], 1 if once else rows, slot.width, slot.stride, slot.dtype)
+            shape = (1 if once else rows, *lengths, slot.width)
+            strides = (slot.stride, *slot.along, slot.step)
+            return elements_at(places[slot], shape, strides, slot.dtype)
 
         values: list[Array] = []
-        for instruction in self.source.kernel.instructions:
-            name, operands, _, argument = instruction
-            inputs = [values[x] for x in operands]
+        for i in source.kernel.instructions:
+            name, inputs = i.name, [values[x] for x in i.operands]
             if name == "load":
-                values.append(matrix(argument).copy())
+                values.append(matrix(i.argument).copy())
             elif name in BY_COLUMN:
-                values.append(by_column(instruction, inputs, matrix))
+                values.append(by_column(i, inputs, matrix))
             elif name == "constant":
-                values.append(np.array([[argument]], self.dtype))
-            elif name == "store":
-                matrix(argument)[...] = inputs[0]
+                values.append(np.full((1,) * (len(lengths) + 2), i.argument, self.dtype))
+            elif name in STORES:
+                out = matrix(i.argument)
+                value = np.broadcast_to(inputs[0], out.shape)
+                axes = tuple([x + 1 for x in source.kernel.reduced_axes(i)])
+                if axes:
+                    value = getattr(value, STORES[name] or "")(axes, keepdims=True)
+                out[tuple(slice(1) if x in axes else slice(None) for x in range(out.ndim))] = value
                 values.append(inputs[0])
             elif name in OF_BOOLEANS:
                 values.append(FUNCTIONS[name](*(x != 0 for x in inputs)))
@@ -224,11 +237,11 @@ class Compiler:
                 f", ({C_TYPES[s.dtype]}*)address[{n}]" for n, s in enumerate(source.slots)
             )
             text.append(
-                f'extern "C" void launch_{source.name}(long long rows, int blocks, int count, '
-                "void** given) {\n"
+                f'extern "C" void launch_{source.name}(long long rows, long long times, '
+                "int blocks, int count, void** given) {\n"
                 f"    memcpy(address, given, {len(source.slots)} * sizeof(void*));\n"
                 "    static long long all; all = rows;\n"
-                f"    launch(rows, blocks, count, [] {{ {source.name}(all{given}); }});\n}}\n"
+                f"    launch(times, blocks, count, [] {{ {source.name}(all{given}); }});\n}}\n"
             )
         self.count += 1
         path = self.folder / f"kernels{self.count}.cpp"
@@ -245,7 +258,8 @@ class Compiler:
         def function(grid: Any, block: Any, arguments: Sequence[int]) -> None:
             rows, *addresses = arguments
             given = (ctypes.c_void_p * len(addresses))(*addresses)
-            launch(ctypes.c_longlong(rows), grid[1], block[0], given)
+            numbers = (ctypes.c_longlong(rows), ctypes.c_longlong(grid[0]))
+            launch(*numbers, grid[1], block[0], given)
 
         return function
 

@@ -16,7 +16,7 @@ import pytest
 
 from both_ways import forget_plans
 from cuda_stand_in import FUNCTIONS, by_column
-from tinygrad_rnn.kernels.ir import BY_COLUMN, Kernel, Loop, Slot, Timetable
+from tinygrad_rnn.kernels.ir import BY_COLUMN, STORES, Kernel, Loop, Product, Slot, Timetable
 from tinygrad_rnn.kernels.machine import machine_of
 from tinygrad_rnn.planner import compile as pipeline
 
@@ -24,21 +24,24 @@ Array = np.ndarray[Any, Any]
 OF_NUMPY = {**FUNCTIONS, "where": np.where}
 
 
-def rows_of(slot: Slot, arrays: list[Array], table: Timetable, t: int) -> Array:
-    """The columns of a slot at a step: a view."""
+def rows_of(slot: Slot, arrays: list[Array], table: Timetable, t: int, *lengths: int) -> Array:
+    """What a slot is at a step, (rows, *lengths of the kernel's axes, columns): a view."""
     array = arrays[slot.buffer]
     assert array.dtype == slot.dtype
     if slot.place == "all":
-        array, rows = array.reshape(1, -1), slice(0, 1)
-    elif slot.place == "each":
-        array, index = array.reshape(-1, slot.stride), int(table.index[t])
-        rows = slice(index, index + 1)
+        array = np.ascontiguousarray(array)
+        first, count = 0, 1
     else:
         assert array.flags.c_contiguous
-        array = array.reshape(-1, slot.stride)
-        first = 0 if slot.place == "rows" else int(getattr(table, slot.place)[t])
-        rows = slice(first, first + int(table.count[t]))
-    return array[rows, slot.column : slot.column + slot.width]
+        each = {"rows": 0, "each": int(table.index[t])}
+        first = each[slot.place] if slot.place in each else int(getattr(table, slot.place)[t])
+        count = 1 if slot.place == "each" else int(table.count[t])
+    shape = (count, *lengths, slot.width)
+    strides = [n * array.itemsize for n in (slot.stride, *slot.along, slot.step)]
+    flat = array.reshape(-1)[first * slot.stride + slot.column :]
+    last = sum((n - 1) * s for n, s in zip(shape, strides, strict=True))
+    assert last < flat.size * array.itemsize, "a slot reaches beyond its array"
+    return np.lib.stride_tricks.as_strided(flat, shape, strides)
 
 
 def run(loop: Loop, arrays: list[Array], table: Timetable) -> None:
@@ -48,33 +51,45 @@ def run(loop: Loop, arrays: list[Array], table: Timetable) -> None:
         for statement in loop.statements:
             if isinstance(statement, Kernel):
                 run_kernel(statement, arrays, table, t)
-                continue
-            a = rows_of(statement.a, arrays, table, t)
-            out = rows_of(statement.out, arrays, table, t)
-            product = a @ arrays[statement.b.buffer]
-            out[...] = out + product if statement.accumulate else product
+            else:
+                run_product(statement, arrays, table, t)
+
+
+def run_product(product: Product, arrays: list[Array], table: Timetable, t: int) -> None:
+    """One step."""
+    a, out = (
+        rows_of(x._replace(along=(x.stride // product.times,)), arrays, table, t, product.times)
+        for x in (product.a, product.out)
+    )
+    b = arrays[product.b.buffer][:, product.b.column : product.b.column + product.b.width]
+    out[...] = out + a @ b if product.accumulate else a @ b
 
 
 def run_kernel(kernel: Kernel, arrays: list[Array], table: Timetable, t: int) -> None:
     """The rows of one step; nothing is stored before all is loaded."""
     values: list[Any] = []
     stores = []
-    for instruction in kernel.instructions:
-        name, operands, width, argument = instruction
-        if name in BY_COLUMN:
-            inputs = [values[i] for i in operands]
-            values.append(by_column(instruction, inputs, lambda s: rows_of(s, arrays, table, t)))
-        elif name == "load":
-            values.append(rows_of(argument, arrays, table, t).copy())
-        elif name == "constant":
-            values.append(argument)
-        elif name == "store":
-            stores.append((rows_of(argument, arrays, table, t), values[operands[0]]))
+    for i in kernel.instructions:
+        if i.name in BY_COLUMN:
+            inputs = [values[x] for x in i.operands]
+            values.append(by_column(i, inputs, lambda s: rows_of(s, arrays, table, t)))
+        elif i.name == "load":
+            values.append(rows_of(i.argument, arrays, table, t, *kernel.lengths).copy())
+        elif i.name == "constant":
+            values.append(i.argument)
+        elif i.name in STORES:
+            out = rows_of(i.argument, arrays, table, t, *kernel.lengths)
+            value = np.broadcast_to(values[i.operands[0]], out.shape)
+            axes = tuple([axis + 1 for axis in kernel.reduced_axes(i)])
+            if STORES[i.name] is not None:
+                value = getattr(value, STORES[i.name] or "")(axes, keepdims=True)
+            out = out[tuple(slice(1) if n in axes else slice(None) for n in range(out.ndim))]
+            stores.append((out, value))
             values.append(None)
         else:
             with np.errstate(all="ignore"):
-                values.append(OF_NUMPY[name](*[values[i] for i in operands]))
-            assert values[-1].shape[-1] in (1, width)
+                values.append(OF_NUMPY[i.name](*[values[x] for x in i.operands]))
+            assert values[-1].shape[-1] in (1, i.width)
     for out, value in stores:
         out[...] = value
 

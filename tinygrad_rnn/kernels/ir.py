@@ -41,6 +41,9 @@ class Slot(NamedTuple):
     an array (B, columns) that has each row once, such as a temporary; "each": one row for each
     step, the same for all rows of the batch; "all": a vector or a number, or the matrix of a
     product, the same for all rows and steps.
+
+    Where a row has more axes than that of its columns, they are the kernel's, and ``along`` says
+    how many elements it is from one index to the next of each.
     """
 
     buffer: int
@@ -49,14 +52,18 @@ class Slot(NamedTuple):
     width: int  # how many; 1 broadcasts to the width of what it is used in
     stride: int  # elements from one row to the next
     dtype: str = "float32"  # or "float64" on a GPU, "bool", or "int64" for a number that says where
+    along: tuple[int, ...] = ()  # 0 is the same at each index
+    step: int = 1  # elements from one column to the next, of what is only loaded
 
 
 class Instruction(NamedTuple):
     """One line of a kernel, on rows: values are numbered by their place in the kernel.
 
     ``name`` is "load" (``argument`` a Slot), "constant" (a number), "store" (a Slot; one operand),
-    "sum" or "max" (over the columns of the operand: the result has width 1), or that of an
-    elementwise primitive. Operands of width 1 broadcast. Three know columns by their numbers:
+    "store sum" or "store max" (a Slot as well: along the axes at which it stays where it is, it
+    gets the sum or the largest of all), "sum" or "max" (over the columns of the operand: the result
+    has width 1), or that of an elementwise primitive. Operands of width 1 broadcast. Three know
+    columns by their numbers, in kernels without other axes:
 
     * "pick" is the element of a Slot in the column that its operand, an integer, says;
     * "place" is its second operand in the column that the first one says, and 0 elsewhere;
@@ -72,22 +79,36 @@ class Instruction(NamedTuple):
 
 REDUCTIONS = frozenset({"sum", "max"})
 BY_COLUMN = frozenset({"pick", "place", "draw"})
+STORES: dict[str, str | None] = {"store": None, "store sum": "sum", "store max": "max"}
+"""What is made along axes at which the slot stays where it is."""
 
 
 class Kernel(NamedTuple):
     """Elementwise work on the rows of one step, each row by itself.
+
+    A row may have axes before that of its columns, of these ``lengths``: then the instructions are
+    carried out at each index, in order. So a row multiplies a matrix of its own, (S, H) by (H,): at
+    each of S indices it loads H columns, multiplies them and adds them up.
 
     A store may go where a load came from only if both are the same slot: then what was loaded is
     overwritten, column by column. No other stores and loads overlap; nor do stores and picks.
     """
 
     instructions: tuple[Instruction, ...]
+    lengths: tuple[int, ...] = ()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
         """All that it loads or stores."""
-        named = (i.argument for i in self.instructions if i.name in ("load", "store", "pick"))
+        moves = ("load", "pick", *STORES)
+        named = (i.argument for i in self.instructions if i.name in moves)
         return tuple(dict.fromkeys(named))
+
+    def reduced_axes(self, instruction: Instruction) -> list[int]:
+        """The axes along which a store makes a sum or the largest of all."""
+        if STORES.get(instruction.name) is None:
+            return []
+        return [n for n, stride in enumerate(instruction.argument.along) if not stride]
 
     def reduces(self, instruction: Instruction) -> bool:
         """Whether an instruction makes one number of many columns."""
@@ -106,7 +127,7 @@ class Kernel(NamedTuple):
             level, width = max((ready[x] for x in i.operands), default=0), i.width
             if self.reduces(i):
                 width = self.instructions[i.operands[0]].width
-            elif i.name == "store":
+            elif i.name in STORES:
                 width = i.argument.width
             levels.append((level, width))
             ready.append(level + self.reduces(i))
@@ -114,12 +135,16 @@ class Kernel(NamedTuple):
 
 
 class Product(NamedTuple):
-    """out = a @ b, or out += a @ b: a has rows, b is a matrix (a.width, out.width), at "all"."""
+    """out = a @ b, or out += a @ b: a has rows, b is a matrix (a.width, out.width), at "all".
+
+    Each row of the batch may have several, one below the other: ``times`` of them.
+    """
 
     a: Slot
     b: Slot
     out: Slot
     accumulate: bool
+    times: int = 1
 
 
 class Loop(NamedTuple):

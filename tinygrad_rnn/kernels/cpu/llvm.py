@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 Integer = str | int
@@ -141,6 +141,17 @@ class Code:
     def constant(self, number: float, lanes: int = 1, kind: str = "float") -> Value:
         """The same number in all lanes."""
         return Value(self, _literal(kind, lanes, number), kind, lanes)
+
+    def join(self, numbers: Sequence[Value]) -> Value:
+        """Numbers as the lanes of a vector; one is what it is."""
+        if len(numbers) == 1:
+            return numbers[0]
+        kind, lanes = numbers[0].kind, len(numbers)
+        text = "poison"
+        for lane, number in enumerate(numbers):
+            one = f"{number.type} {number.text}, i64 {lane}"
+            text = self.emit(f"insertelement {vector(kind, lanes)} {text}, {one}")
+        return Value(self, text, kind, lanes)
 
     def lanes_below(self, count: Integer, lanes: int) -> Value:
         """A mask that holds in the first ``count`` lanes."""

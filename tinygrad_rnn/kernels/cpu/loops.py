@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..ir import BY_COLUMN, Kernel, Loop, Slot, Timetable
+from ..ir import BY_COLUMN, STORES, Instruction, Kernel, Loop, Slot, Timetable
 from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS, Keys, Reduction, key_schedule, uniform
 from .gemm import CHAIN
 from .llvm import Code, Value, vector
@@ -96,13 +96,14 @@ def write_loop(name: str, loop: Loop, multiply: int, lanes: int) -> list[Code]:
                     addresses = "".join(f", ptr {address(s)}" for s in statement.slots)
                     code.do(f"call void @{kernel}(i64 {rows}{addresses})")
                 else:
-                    a, _, out, accumulate = statement
+                    a, _, out, accumulate, times = statement
                     function = code.emit(f"inttoptr i64 {multiply} to ptr")
                     code.do(
-                        f"call void {function}(i64 {rows}, i64 {out.width}, i64 {a.width}, "
-                        f"ptr {address(a)}, i64 {a.stride}, i64 1, "
+                        f"call void {function}(i64 {code.integer('mul', rows, times)}, "
+                        f"i64 {out.width}, i64 {a.width}, "
+                        f"ptr {address(a)}, i64 {a.stride // times}, i64 1, "
                         f"ptr {code.entry('%packed', n, 'ptr')}, "
-                        f"ptr {address(out)}, i64 {out.stride}, i1 {int(accumulate)})"
+                        f"ptr {address(out)}, i64 {out.stride // times}, i1 {int(accumulate)})"
                     )
     return [*kernels, code]
 
@@ -111,15 +112,16 @@ class _KernelWriter:
     """Writes a kernel as a function of the number of rows, and of the address of each slot."""
 
     def __init__(self, name: str, kernel: Kernel, lanes: int):
+        self.kernel = kernel
         self.instructions = kernel.instructions
         self.lanes = lanes
         self.slots = kernel.slots
         parameters = "".join(f", ptr %slot{i}" for i in range(len(self.slots)))
         self.code = Code(f"define internal void @{name}(i64 %rows{parameters})")
         self.numbers: dict[int, Value] = {}  # the values of width 1, in this row
-        self.rows: dict[Slot, str] = {}  # where this row of each slot is
+        self.rows: dict[Slot, str] = {}  # where this row of each slot is, at this index
         self.loops = kernel.levels()
-        overwritten = {i.argument for i in self.instructions if i.name == "store"}
+        overwritten = {i.argument for i in self.instructions if i.name in STORES}
         self.reloaded = {
             n
             for n, i in enumerate(self.instructions)
@@ -142,15 +144,48 @@ class _KernelWriter:
                 stride = 0 if slot.place in ("each", "all") else slot.stride
                 offset = self.code.integer("mul", row, stride)
                 self.rows[slot] = self.code.address(f"%slot{i}", offset, _in_memory(_kind(slot)))
-            # Loads wait until they are needed, if nothing overwrites them first.
-            of = {n: x for n, x in enumerate(self.loops) if n not in self.reloaded}
-            for level in sorted({level for level, _ in of.values()}):
-                for n in of:
-                    if of[n] == (level, 1):
-                        self._number(n)
-                for width in sorted({w for at, w in of.values() if at == level and w != 1}):
-                    self._columns(width, [n for n in of if of[n] == (level, width)])
+            for instruction in self.instructions:
+                if self.kernel.reduced_axes(instruction):
+                    self._start(instruction, 0, self.rows[instruction.argument])
+            self._at_each_index(0)
         return self.code
+
+    def _start(self, store: Instruction, axis: int, place: str) -> None:
+        """Put what a reduction along axes starts from where its result will be."""
+        code, slot, lanes = self.code, store.argument, self.lanes
+        if axis < len(self.kernel.lengths):
+            if not slot.along[axis]:
+                return self._start(store, axis + 1, place)
+            with code.loop(0, self.kernel.lengths[axis]) as index:
+                offset = code.integer("mul", index, slot.along[axis])
+                return self._start(store, axis + 1, code.address(place, offset))
+        start = REDUCTIONS[STORES[store.name] or ""].start
+        whole = slot.width - slot.width % lanes
+        with code.loop(0, whole, lanes) as column:
+            code.store(code.constant(start, lanes), code.address(place, column))
+        for left in range(whole, slot.width):
+            code.store(code.constant(start), code.address(place, left))
+
+    def _at_each_index(self, axis: int) -> None:
+        """Write the loops over the axes of a row, and in the innermost one all instructions."""
+        if axis == len(self.kernel.lengths):
+            return self._at_one_index()
+        code, first = self.code, dict(self.rows)
+        with code.loop(0, self.kernel.lengths[axis]) as index:
+            for slot, place in first.items():
+                offset = code.integer("mul", index, slot.along[axis])
+                self.rows[slot] = code.address(place, offset, _in_memory(_kind(slot)))
+            self._at_each_index(axis + 1)
+
+    def _at_one_index(self) -> None:
+        # Loads wait until they are needed, if nothing overwrites them first.
+        of = {n: x for n, x in enumerate(self.loops) if n not in self.reloaded}
+        for level in sorted({level for level, _ in of.values()}):
+            for n in of:
+                if of[n] == (level, 1):
+                    self._number(n)
+            for width in sorted({w for at, w in of.values() if at == level and w != 1}):
+                self._columns(width, [n for n in of if of[n] == (level, width)])
 
     def _apply(self, name: str, operands: Sequence[Value]) -> Value:
         """Write an elementwise function; all but approximations round as NumPy does.
@@ -164,8 +199,8 @@ class _KernelWriter:
         """Write an instruction on values of width 1."""
         i = self.instructions[n]
         operands = [self.numbers[x] for x in i.operands]
-        if i.name == "store":
-            self._store(operands[0], i.argument, 0)
+        if i.name in STORES:
+            self._store(operands[0], i, 0)
         elif i.name == "load":
             self.numbers[n] = self._load(i.argument, 0, 1)
         elif i.name == "constant":
@@ -268,8 +303,8 @@ class _KernelWriter:
             i = self.instructions[n]
             if i.name == "load":
                 vectors[n] = self._load(i.argument, column, lanes)
-            elif i.name == "store":
-                self._store(operand(i.operands[0]).spread(lanes), i.argument, column)
+            elif i.name in STORES:
+                self._store(operand(i.operands[0]).spread(lanes), i, column)
             elif i.name in REDUCTIONS:
                 combine = REDUCTIONS[i.name].combine
                 value = operand(i.operands[0]).floating()
@@ -284,9 +319,25 @@ class _KernelWriter:
                 code.store(vectors[n], place)
 
     def _load(self, slot: Slot, column: str | int, lanes: int) -> Value:
+        if slot.step != 1:
+            return self._gather(slot, column, lanes)
         place = self.code.address(self.rows[slot], column, _in_memory(_kind(slot)))
         return self.code.load(place, lanes, _kind(slot))
 
-    def _store(self, value: Value, slot: Slot, column: str | int) -> None:
+    def _gather(self, slot: Slot, column: str | int, lanes: int) -> Value:
+        """Columns that are not neighbours in memory."""
+        code, kind = self.code, _in_memory(_kind(slot))
+        offset = code.integer("mul", column, slot.step)
+        first = code.address(self.rows[slot], offset, kind)
+        places = [code.address(first, lane * slot.step, kind) for lane in range(lanes)]
+        return code.join([code.load(place, 1, _kind(slot)) for place in places])
+
+    def _store(self, value: Value, store: Instruction, column: str | int) -> None:
+        slot = store.argument
         place = self.code.address(self.rows[slot], column, _in_memory(_kind(slot)))
-        self.code.store(value if _kind(slot) == "i1" else value.floating(), place)
+        if _kind(slot) != "i1":
+            value = value.floating()
+        if self.kernel.reduced_axes(store):
+            combine = REDUCTIONS[STORES[store.name] or ""].combine
+            value = combine(self.code.load(place, value.lanes), value)
+        self.code.store(value, place)

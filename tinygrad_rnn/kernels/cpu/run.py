@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import math
 import os
 import threading
 from collections.abc import Sequence
@@ -255,8 +256,9 @@ class Compiled:
 def _nanoseconds(statement: Kernel | Product) -> float:
     """Roughly how long a statement takes for one row."""
     if isinstance(statement, Product):
-        return statement.a.width * statement.out.width / 100
-    return sum(i.width * (0.2 if i.name in SLOW else 0.05) for i in statement.instructions)
+        return statement.times * statement.a.width * statement.out.width / 100
+    once = sum(i.width * (0.2 if i.name in SLOW else 0.05) for i in statement.instructions)
+    return math.prod(statement.lengths) * once
 
 
 def compile(loops: Sequence[Loop]) -> list[Compiled]:

@@ -7,15 +7,19 @@ registers.
 
 A number, of width 1, may be read by all threads of its row and overwritten by one. All have to have
 read it before, so such a kernel has a block for each row as well.
+
+Where a row has more axes, each of their indices has threads or a block as a row has; but along an
+axis at which a store makes a sum, the same threads go from one index to the next.
 """
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..ir import Instruction, Kernel, Slot
+from ..ir import STORES, Instruction, Kernel, Slot
 
 OF_FLOATS = {
     "add": "{} + {}",
@@ -127,7 +131,7 @@ class Source(NamedTuple):
     """A kernel as text, and how it is launched.
 
     Its arguments are the number of rows, which it does not need, and the address of each slot at
-    the first of them. ``(rows, blocks)`` of ``threads`` run it.
+    the first of them. ``(rows * times, blocks)`` of ``threads`` run it.
     """
 
     name: str
@@ -136,6 +140,7 @@ class Source(NamedTuple):
     slots: tuple[Slot, ...]
     blocks: int  # for the columns of a row
     threads: int
+    times: int  # the indices of axes that a row has
 
 
 def write_kernel(name: str, kernel: Kernel) -> Source:
@@ -154,7 +159,10 @@ class _KernelWriter:
         self.kinds = self._kinds()
         self.loops = kernel.levels()
         self.width = max((width for _, width in self.loops), default=1)
-        stored = {i.argument for i in self.instructions if i.name == "store"}
+        stored = {i.argument for i in self.instructions if i.name in STORES}
+        self.summed = sorted({x for i in self.instructions for x in kernel.reduced_axes(i)})
+        self.apart = [x for x in range(len(kernel.lengths)) if x not in self.summed]
+        self.times = math.prod(kernel.lengths[x] for x in self.apart)
         self.overwritten = any(
             i.name == "load" and i.width == 1 and i.argument in stored for i in self.instructions
         )
@@ -191,21 +199,76 @@ class _KernelWriter:
         pointers = [f"{C_TYPES[s.dtype]}* __restrict__ slot{n}" for n, s in enumerate(self.slots)]
         parameters = ", ".join(["long long rows", *pointers])
         self.lines = [f'extern "C" __global__ void {self.name}({parameters}) {{']
-        for n, slot in enumerate(self.slots):
-            if slot.place not in ("each", "all"):
-                self._line(f"slot{n} += blockIdx.x * {slot.stride}LL;")
+        self._find_places()
         if not self.by_rows:
             self._line("const int column = blockIdx.y * blockDim.x + threadIdx.x;")
+        for i in self.instructions:
+            if self.kernel.reduced_axes(i):
+                self._start(i)
+        for x in self.summed:
+            self._line(
+                f"for (int index{x} = 0; index{x} < {self.kernel.lengths[x]}; ++index{x}) {{"
+            )
         self._load_numbers()
         for level in sorted({level for level, _ in self.loops}):
             self._numbers(level)
             widths = {width for at, width in self.loops if at == level and width > 1}
             for width in sorted(widths):
                 self._columns(level, width)
+        self.lines += ["}"] * len(self.summed)
         self.lines.append("}\n")
         blocks = 1 if self.by_rows else -(-self.width // self.threads)
         text = "\n".join(self.lines)
-        return Source(self.name, self.kernel, text, self.slots, blocks, self.threads)
+        return Source(self.name, self.kernel, text, self.slots, blocks, self.threads, self.times)
+
+    def _find_places(self) -> None:
+        """Where each slot is at the row of this block, and at its indices of axes."""
+        row = "blockIdx.x" if self.times == 1 else f"(blockIdx.x / {self.times})"
+        inner = self.times
+        for x in self.apart:
+            inner //= self.kernel.lengths[x]
+            index = f"blockIdx.x / {inner} % {self.kernel.lengths[x]}"
+            self._line(f"const int index{x} = {index};")
+        for n, slot in enumerate(self.slots):
+            terms = [] if slot.place in ("each", "all") else [f"{row} * {slot.stride}LL"]
+            terms += [f"index{x} * {slot.along[x]}LL" for x in self.apart if slot.along[x]]
+            if terms:
+                self._line(f"slot{n} += {' + '.join(terms)};")
+
+    def _start(self, store: Instruction) -> None:
+        """Put what a reduction along axes starts from where its result will be."""
+        start = literal(REDUCTIONS[STORES[store.name] or ""][1])
+        slot, along = self._slot(store), store.argument.along
+        depth = 1
+        beside = [x for x in self.summed if along[x]]
+        for x in beside:
+            length = self.kernel.lengths[x]
+            self._line(f"for (int index{x} = 0; index{x} < {length}; ++index{x})", depth)
+            depth += 1
+        place = " + ".join(["column", *(f"index{x} * {along[x]}LL" for x in beside)])
+        width = store.argument.width
+        if self.by_rows:
+            first = f"int column = threadIdx.x; column < {width}; column += {self.threads}"
+            self._line(f"for ({first}) {slot}[{place}] = {start};", depth)
+        else:
+            self._line(f"if (column < {width}) {slot}[{place}] = {start};", depth)
+
+    def _place(self, instruction: Instruction, column: str) -> str:
+        """The element of a slot that an instruction is about."""
+        slot = instruction.argument
+        terms = [f"index{x} * {slot.along[x]}LL" for x in self.summed if slot.along[x]]
+        if column != "0" or not terms:
+            terms.append(column if slot.step == 1 else f"{column} * {slot.step}LL")
+        return f"{self._slot(instruction)}[{' + '.join(terms)}]"
+
+    def _stored(self, instruction: Instruction, column: str) -> str:
+        """The text of a store."""
+        place = self._place(instruction, column)
+        value = self._as(instruction.operands[0], instruction.argument)
+        if self.kernel.reduced_axes(instruction):
+            name, _ = REDUCTIONS[STORES[instruction.name] or ""]
+            value = f"{name}::of({place}, {value})"
+        return f"{place} = {value};"
 
     def _slot(self, instruction: Instruction) -> str:
         return f"slot{self.slots.index(instruction.argument)}"
@@ -216,7 +279,7 @@ class _KernelWriter:
     def _load_numbers(self) -> None:
         for n, i in enumerate(self.instructions):
             if i.name == "load" and i.width == 1:
-                self._line(f"const {self.kinds[n]} v{n} = {self._slot(i)}[0];")
+                self._line(f"const {self.kinds[n]} v{n} = {self._place(i, '0')};")
         if self.by_rows and self.overwritten:
             self._line("__syncthreads();")
 
@@ -226,10 +289,8 @@ class _KernelWriter:
         for n, i in enumerate(self.instructions):
             if self.loops[n] != (level, 1) or i.name == "load":
                 continue
-            if i.name == "store":
-                self._line(
-                    f"if ({first} == 0) {self._slot(i)}[0] = {self._as(i.operands[0], i.argument)};"
-                )
+            if i.name in STORES:
+                self._line(f"if ({first} == 0) {self._stored(i, '0')}")
             else:
                 self._line(f"const {self.kinds[n]} v{n} = {self._expression(n, '0')};")
 
@@ -268,9 +329,8 @@ class _KernelWriter:
                 self._line(f"const {self.kinds[x]} v{x} = kept{x}[i];", depth)
         for n in numbers:
             i = self.instructions[n]
-            if i.name == "store":
-                value = self._as(i.operands[0], i.argument)
-                self._line(f"{self._slot(i)}[column] = {value};", depth)
+            if i.name in STORES:
+                self._line(self._stored(i, "column"), depth)
                 continue
             if self.kernel.reduces(i):
                 name, _ = REDUCTIONS[i.name]
@@ -278,7 +338,7 @@ class _KernelWriter:
                 self._line(f"part{n} = {value};", depth)
                 continue
             loaded = i.name == "load"
-            value = f"{self._slot(i)}[column]" if loaded else self._expression(n)
+            value = self._place(i, "column") if loaded else self._expression(n)
             self._line(f"const {self.kinds[n]} v{n} = {value};", depth)
             if n in self.kept:
                 self._line(f"kept{n}[i] = v{n};", depth)

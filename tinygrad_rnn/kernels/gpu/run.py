@@ -186,7 +186,7 @@ class Compiled:
         for statement in self._statements:
             if isinstance(statement, Product):
                 matrix = self._matrix(arrays[statement.b.buffer], statement)
-                launches.append(_OneProduct(matrix))
+                launches.append(_OneProduct(matrix, statement.times))
                 places.append(addresses((statement.a, statement.out)))
             else:
                 launches.append(_OneKernel(*statement))
@@ -194,7 +194,7 @@ class Compiled:
         return Prepared(launches, places, timetable.count[order])
 
     def _matrix(self, array: Array, product: Product) -> Matrices:
-        a, b, out, accumulate = product
+        a, b, out, accumulate, times = product
         array = array[:, b.column : b.column + b.width]
         item = array.dtype.itemsize
         row, column = (stride // item for stride in array.strides)
@@ -205,8 +205,8 @@ class Compiled:
             row, column = columns, 1
         stride = max(column, inner) if transposed else max(row, columns)
         return Matrices(
-            *(out.dtype, columns, inner, a.stride, self._device.address(array), stride),
-            *(transposed, out.stride, accumulate, array),
+            *(out.dtype, columns, inner, a.stride // times, self._device.address(array), stride),
+            *(transposed, out.stride // times, accumulate, array),
         )
 
 
@@ -243,16 +243,18 @@ class _OneKernel(NamedTuple):
     function: Any
 
     def __call__(self, products: Cublas, rows: int, addresses: Sequence[int]) -> None:
-        self.function((rows, self.source.blocks), (self.source.threads,), (rows, *addresses))
+        grid = (rows * self.source.times, self.source.blocks)
+        self.function(grid, (self.source.threads,), (rows, *addresses))
 
 
 class _OneProduct(NamedTuple):
     """A product, likewise."""
 
     matrices: Matrices
+    times: int
 
     def __call__(self, products: Cublas, rows: int, addresses: Sequence[int]) -> None:
-        products(self.matrices, rows, *addresses)
+        products(self.matrices, rows * self.times, *addresses)
 
 
 Launch = _OneKernel | _OneProduct
