@@ -12,8 +12,8 @@ so, too, and is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -159,6 +159,17 @@ def needs_graph() -> bool:
     return _needs_graph.get()
 
 
+@contextmanager
+def with_graph(needed: bool = True) -> Iterator[None]:
+    """In this block the graph is recorded, and, if ``needed``, that of every operation."""
+    token = _needs_graph.set(_needs_graph.get() or needed)
+    try:
+        with enable_grad():
+            yield
+    finally:
+        _needs_graph.reset(token)
+
+
 class _Run:
     """A function run on fresh leaves in place of some arguments; its graph can be pulled on."""
 
@@ -183,12 +194,8 @@ class _Run:
             self.inputs += fresh
             self.structures.append(structure)
             arguments[i] = unflatten(structure, fresh)
-        token = _needs_graph.set(_needs_graph.get() or on_graph)
-        try:
-            with enable_grad():
-                result = f(*arguments)
-        finally:
-            _needs_graph.reset(token)
+        with with_graph(on_graph):
+            result = f(*arguments)
         leaves, self.structure = flatten(result)
         self.outputs = [as_tensor(y) for y in leaves]
         self.targets: list[Node] = [x._node for x in self.inputs]  # type: ignore[misc]

@@ -83,7 +83,7 @@ WITHIN = {
         "call",
         "lookup",
     ),
-    "recurrence": ("loop", "ragged", "unroll", "truncated"),
+    "recurrence": ("loop", "ragged", "unroll", "truncated", "online"),
 }
 
 

@@ -6,6 +6,7 @@ from ..planner.loop import Cell
 from ..planner.plan import Plan
 from ..planner.planner import plan_cache
 from ..planner.trust import pure
+from .online import OnlineStep, learn_online
 from .ragged import pad_sequences, unpad_sequences
 from .truncated import Window, detach, truncated_bptt
 from .unroll import initial_state, plan, unroll
@@ -13,11 +14,13 @@ from .unroll import initial_state, plan, unroll
 __all__ = [
     "Bytes",
     "Cell",
+    "OnlineStep",
     "Plan",
     "PlanError",
     "Window",
     "detach",
     "initial_state",
+    "learn_online",
     "pad_sequences",
     "plan",
     "plan_cache",

@@ -130,26 +130,39 @@ def truncated_bptt(
             ``initial_state``.
     """
     _check_horizon(k1, k2)
-    if isinstance(xs, list):
-        raise TypeError(
-            "truncated_bptt: put a list of sequences into one batch first: "
-            "xs, lengths = pad_sequences(xs)"
-        )
-    sequence = _Sequence(cell, xs, targets, state, lengths, mask, reset)
-    return _Windows(sequence, loss, int(k1), int(k1 if k2 is None else k2)).run()
+    sequence = Sequence("truncated_bptt", cell, xs, targets, state, lengths, mask, reset)
+    return Windows(sequence, loss, int(k1), int(k1 if k2 is None else k2), _accumulate).run()
 
 
-class _Sequence:
-    """What ``unroll`` is told, of which it is given some steps at a time."""
+def _accumulate(value: Tensor) -> None:
+    # Other walks will come through these steps, and through what was there before the call.
+    value.backward(retain_graph=True)
+
+
+class Sequence:
+    """What ``unroll`` is told, of which it is given some steps at a time, by an ``operation``."""
 
     def __init__(
-        self, cell: Cell, xs: Any, targets: Any, state: Any, lengths: Any, mask: Any, reset: Any
+        self,
+        operation: str,
+        cell: Cell,
+        xs: Any,
+        targets: Any,
+        state: Any,
+        lengths: Any,
+        mask: Any,
+        reset: Any,
     ) -> None:
-        self.cell = cell
+        if isinstance(xs, list):
+            raise TypeError(
+                f"{operation}: put a list of sequences into one batch first: "
+                "xs, lengths = pad_sequences(xs)"
+            )
+        self.operation, self.cell = operation, cell
         self.xs, self.targets = map_leaves(as_tensor, xs), map_leaves(as_tensor, targets)
         parts, targets = (flatten(given)[0] for given in (self.xs, self.targets))
         self.steps = length_of_time(
-            "truncated_bptt", "xs and targets", [*parts, *targets] if parts else []
+            operation, "xs and targets", [*parts, *targets] if parts else []
         )
         self.lengths = None if lengths is None else self._check_lengths(lengths, mask)
         self.mask = None if mask is None else self._check_flags(mask, "mask")
@@ -178,28 +191,38 @@ class _Sequence:
 
     def _check_lengths(self, lengths: Any, mask: Any) -> np.ndarray[Any, Any]:
         if mask is not None:
-            raise ValueError("truncated_bptt: give lengths or a mask, not both")
-        taken = steps_within("truncated_bptt", lengths, self.steps, self._rows())
+            raise ValueError(f"{self.operation}: give lengths or a mask, not both")
+        taken = steps_within(self.operation, lengths, self.steps, self._rows())
         return np.asarray(taken.sum(axis=0))
 
     def _check_flags(self, given: Any, name: str) -> Tensor:
         backend = flatten(self.xs)[0][0].backend
-        return flags("truncated_bptt", name, given, (self.steps, self._rows()), backend)
+        return flags(self.operation, name, given, (self.steps, self._rows()), backend)
 
     def _rows(self) -> int:
         for x in flatten(self.xs)[0]:
             if x.ndim > 1:
                 return int(x.shape[1])
-        raise ValueError("truncated_bptt: lengths, mask and reset speak of rows; xs has no (T, B)")
+        raise ValueError(
+            f"{self.operation}: lengths, mask and reset speak of rows; xs has no (T, B)"
+        )
 
 
-class _Windows:
-    """The loop over the windows, with the state that goes on from one to the next."""
+class Windows:
+    """The loop over the windows, with the state that goes on from one to the next.
+
+    ``walk`` is given the loss of each, and leaves its graph to the walks that follow.
+    """
 
     def __init__(
-        self, sequence: _Sequence, loss: Callable[[Any, Any], Tensor], k1: int, k2: int
+        self,
+        sequence: Sequence,
+        loss: Callable[[Any, Any], Tensor],
+        k1: int,
+        k2: int,
+        walk: Callable[[Tensor], None],
     ) -> None:
-        self.sequence, self.loss = sequence, loss
+        self.sequence, self.loss, self.walk = sequence, loss, walk
         steps = sequence.steps
         self.ends = [*range(k1, steps, k1), steps] if steps else []
         # For each end where the next walk will stop; after the last end there is none.
@@ -209,6 +232,7 @@ class _Windows:
         self.links: dict[int, list[Node]] = {}  # by which the state comes to the cuts
 
     def run(self) -> Generator[Window, None, None]:
+        """One after the other, each when it is asked for."""
         for (start, end), stop in zip(pairwise([0, *self.ends]), self.stops, strict=True):
             window = self._window(start, end)
             self._cut(stop)
@@ -219,14 +243,8 @@ class _Windows:
     def _window(self, start: int, end: int) -> Window:
         outputs = self._forward(start, end)
         value = self.loss(outputs, map_leaves(lambda y: y[start:end], self.sequence.targets))
-        if not isinstance(value, Tensor) or value.size != 1:
-            shown = value.shape if isinstance(value, Tensor) else type(value).__name__
-            raise ValueError(
-                f"truncated_bptt: loss(outputs, targets) returns a scalar Tensor, not {shown}; "
-                "average over the steps and the batch"
-            )
-        # Other walks will come through these steps, and through what was there before the call.
-        value.backward(retain_graph=True)
+        check_loss(self.sequence.operation, value)
+        self.walk(value)
         return Window(value.detach(), detach(outputs), detach(self.state))
 
     def _forward(self, start: int, end: int) -> Any:
@@ -246,6 +264,16 @@ class _Windows:
         """From now on no walk goes further back than to step ``stop``."""
         for node in self.links.pop(stop, []):
             node.parents = ()
+
+
+def check_loss(operation: str, value: Any) -> None:
+    """Raise ValueError for what is no scalar Tensor."""
+    if not isinstance(value, Tensor) or value.size != 1:
+        shown = value.shape if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"{operation}: loss(outputs, targets) returns a scalar Tensor, not {shown}; "
+            "average over the steps and the batch"
+        )
 
 
 def _check_horizon(k1: Any, k2: Any) -> None:
