@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,6 +18,7 @@ from hypothesis import strategies as st
 import tinygrad_rnn as tg
 from tinygrad_rnn import inspect, nn, optim
 from tinygrad_rnn.inspect import board as boards
+from tinygrad_rnn.inspect import terminal as terminals
 from tinygrad_rnn.inspect.board import Series
 
 
@@ -130,7 +133,8 @@ def test_a_flow_is_shown_beside_the_series() -> None:
     found = inspect.flow(cell, tg.ones((6, 2, 3)), lambda y: tg.sum(y[-1]))
     board(loss=1.0, gradients=found)
     study = board.study()
-    assert "a study of a flow" in str(study) and "h, step 6" in study.to_svg()
+    assert f"gradients at step 1: {found.data['diagnosis']}" in str(study)
+    assert "h, step 6" in study.to_svg()
 
 
 def test_the_live_page_is_for_those_who_know_its_address(tmp_path: Path) -> None:
@@ -163,3 +167,76 @@ def test_bad_input_is_refused() -> None:
     board = inspect.watch(nn.Linear(2, 2), write=silent)
     with pytest.raises(ValueError, match="scalar"):
         board(loss=tg.ones(3))
+
+
+def flowing(steps: int, every: int, **options: Any) -> tuple[inspect.Board, list[float]]:
+    """A loop whose loss draws numbers, with a flow that draws some, too."""
+    tg.manual_seed(0)
+    cell = nn.GRUCell(3, 4)
+    xs = tg.ones((6, 2, 3))
+
+    def flow() -> inspect.Study:
+        return inspect.flow(cell, tg.dropout(xs, 0.5), lambda hs: tg.sum(hs[-1]))
+
+    board = inspect.watch(cell, write=silent, flow=flow, every=every, **options)
+    drawn = []
+    for _ in board(range(steps)):
+        drawn.append(tg.dropout(tg.ones(20), 0.5).numpy().sum())
+        board(loss=1.0)
+    return board, drawn
+
+
+def test_flows_are_taken_by_themselves_and_leave_the_random_numbers_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(boards, "ASIDE", math.inf)
+    board, drawn = flowing(7, every=3)
+    study = board.study()
+    assert [s["step"] for s in study.data["strips"]] == [2, 5]
+    assert study.data["attached"]["flow"]["step"] == 5
+    assert "flow at step 6: carried" in str(study) or "flow at step 6: vanishing" in str(study)
+    assert "h, step 3, steps 6" in study.to_svg() or "h, step 3, step 6" in study.to_svg()
+    assert drawn == flowing(7, every=100)[1]
+    board, _ = flowing(120, every=1)
+    assert 12 <= len(board.study().data["strips"]) <= boards._STRIPS
+
+
+def test_flows_that_take_too_long_are_left_out_and_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(boards, "ASIDE", 0.0)
+    board, _ = flowing(9, every=2)
+    assert board.flows == 1 and "3 flows were left out" in str(board.study())
+    with pytest.raises(TypeError, match=r"what inspect\.flow does"):
+        list(inspect.watch(nn.Linear(2, 2), write=silent, flow=lambda: 3, every=1)([0]))  # type: ignore[arg-type, return-value]
+    with pytest.raises(ValueError, match="every"):
+        inspect.watch(nn.Linear(2, 2), every=0)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("rich_is_there", [True, False])
+def test_in_a_terminal_it_is_a_table_if_there_is_rich(
+    rich_is_there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if rich_is_there:
+        pytest.importorskip("rich")
+    else:
+        monkeypatch.setattr(terminals, "find_spec", lambda name: None)
+    monkeypatch.setattr(boards, "ASIDE", math.inf)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stderr", screen)
+    cell = nn.GRUCell(3, 4)
+    found = inspect.flow(cell, tg.ones((6, 2, 3)), lambda hs: tg.sum(hs[-1]))
+    board = inspect.watch(cell, flow=lambda: found, every=2)
+    for step in board(range(4)):
+        board(loss=1.0 / (step + 1), odd=math.nan)
+    shown = screen.getvalue()
+    assert board.live is None
+    if rich_is_there:
+        for expected in ("series", "loss", "0.25", "4 not finite", "|dL/dh|", "step 4", "█"):
+            assert expected in shown
+    else:
+        assert "step 4: loss 0.25" in shown and "series" not in shown

@@ -11,6 +11,10 @@
         optimizer.step()
         board(loss=loss, norm=norm, max_norm=1.0)
 
+``flow`` adds the gradient's way through time, every so many steps: ``flow=lambda: inspect.flow(
+cell, xs, loss)``. In a terminal it is a table that stays in its place, if ``rich`` is installed
+(the extra ``study``), else a line now and then.
+
 A board never grows: a series has a fixed number of buckets, each with the least, the largest and
 the mean value of some steps, and when they are full two become one. And it is cheap: gradients are
 looked at every so many steps only, fewer and fewer if looking takes more than a share of the time.
@@ -34,18 +38,26 @@ import numpy as np
 
 from tinygrad_rnn_backends import locks
 
+from .. import random
 from ..nn.module import Module
 from ..tensor import Tensor
+from . import terminal
 from .document import Study
+from .strips import grouped
 from .watching import host
 
 T = TypeVar("T")
 
-SHARE = 0.015
+SHARE = 0.01
 """The share of the time from which on a board looks less often, to stay under 2 % in the end."""
+
+ASIDE = 0.003
+"""The share of the time that flows may take, as well as drawing, as well as writing the page."""
 
 _VALUES = 20_000  # buckets of all series together
 _SECONDS = 10.0  # between two lines, and two writings of the page
+_REDRAWN = 1.0  # seconds between two tables in a terminal
+_STRIPS = 24  # flows of earlier steps that are kept
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 )
@@ -114,19 +126,29 @@ class Board:
         serve: bool,
         write: Callable[[str], None] | None,
         seconds: float,
+        flow: Callable[[], Study] | None,
+        every: int,
     ) -> None:
         self.parameters = dict(model.named_parameters())
         self.optimizer = optimizer
         self.page = None if page is None else Path(page)
         self.write = write or _to_terminal
         self.seconds = seconds
+        self.flow, self.flow_every = flow, every
+        self.strips: list[dict[str, Any]] = []  # of the first state, of earlier flows
+        self.apart = 1  # how many flows there are from one strip to the next
+        self.flows = self.left_out = 0
+        self.flowed = 0.0  # seconds that flows have taken
+        self.live: terminal.Live | None = None
+        self.redrawn = _REDRAWN
+        self.telling = 0.0  # seconds that went into drawing and writing
         self.series: dict[str, Series] = {}
         self.every = 1
         self.step = -1
         self.clipped = [0, 0]  # steps that were clipped, and those that could have been
         self.attached: dict[str, Any] = {}
         self.spent = 0.0
-        self.began = self.told = time.perf_counter()
+        self.began = self.told = self.drawn = time.perf_counter()
         self._before: dict[str, Any] | None = None
         self._measured = -1
         self._lock = locks.lock()
@@ -158,6 +180,8 @@ class Board:
         return None
 
     def _go(self, steps: Iterable[Any]) -> Iterator[Any]:
+        if self.write is _to_terminal and terminal.is_there():
+            self.live = terminal.Live()
         try:
             for step in steps:
                 start = time.perf_counter()
@@ -166,9 +190,37 @@ class Board:
                     self._before = {n: np.array(host(p)) for n, p in self.parameters.items()}
                 self._account(start)
                 yield step
+                self._flow()
         finally:
             # Also when the loop is left by an error or Ctrl-C.
             self.close()
+
+    def _flow(self) -> None:
+        """Look at the flow of gradients, if it is time to and does not take too much of it."""
+        if self.flow is None or (self.step + 1) % self.flow_every:
+            return
+        start = time.perf_counter()
+        expected = self.flowed / max(self.flows, 1)
+        if self.flowed + expected > ASIDE * (start - self.began) and self.flows:
+            self.left_out += 1
+            return
+        state = random.get_state()  # the training's numbers are its own
+        try:
+            found = self.flow()
+        finally:
+            random.set_state(state)
+        if not isinstance(found, Study) or found.kind != "flow":
+            raise TypeError(f"watch: flow() returns what inspect.flow does, not {found!r}")
+        name, values = next(iter(found.data["norms"].items()))
+        shown = [value for _, _, value in grouped(values)]
+        with self._lock:
+            self.attached["flow"] = {"step": self.step, "kind": "flow", "data": found.data}
+            if self.flows % self.apart == 0:
+                self.strips.append({"step": self.step, "name": name, "values": shown})
+            if len(self.strips) > _STRIPS:
+                self.strips, self.apart = self.strips[::2], 2 * self.apart
+        self.flows += 1
+        self.flowed += time.perf_counter() - start
 
     def _note(self, values: dict[str, Any]) -> None:
         if self._before is None and self.step < 0:
@@ -214,11 +266,19 @@ class Board:
         elapsed = now - self.began
         if self.spent > SHARE * elapsed and self.step >= 8 * self.every and self.every < 2**20:
             self.every *= 2
+        if self.live is not None and now - self.drawn >= self.redrawn:
+            self.live.show(self.study().data)
+            self.drawn = time.perf_counter()
+            self.redrawn = max(_REDRAWN, (self.drawn - now) / ASIDE)
+            self.telling += self.drawn - now
         if now - self.told >= self.seconds:
-            self.told = now
-            self.write(self.line())
+            if self.live is None:
+                self.write(self.line())
             if self.page is not None:
                 self.save(self.page)
+            self.told = time.perf_counter()
+            self.seconds = max(self.seconds, (self.told - now) / ASIDE)
+            self.telling += self.told - now
 
     def line(self) -> str:
         """Where the run is, in a line."""
@@ -231,6 +291,7 @@ class Board:
         """What there is so far, as a document."""
         with self._lock:
             elapsed = time.perf_counter() - self.began
+            spent = self.spent + self.flowed + self.telling
             return Study(
                 "watch",
                 {
@@ -238,8 +299,10 @@ class Board:
                     "series": {name: series.data() for name, series in self.series.items()},
                     "every": self.every,
                     "clip rate": self.clipped[0] / self.clipped[1] if self.clipped[1] else None,
-                    "share": round(self.spent / elapsed, 4) if elapsed else 0.0,
-                    "attached": self.attached,
+                    "share": round(spent / elapsed, 4) if elapsed else 0.0,
+                    "attached": dict(self.attached),
+                    "strips": list(self.strips),
+                    "flows left out": self.left_out,
                 },
             )
 
@@ -253,13 +316,20 @@ class Board:
 
     def close(self) -> None:
         """Write the page and stop serving; also when the loop is left by an error."""
-        if self.page is not None:
-            self.save(self.page)
-        if self.step >= 0 and self.series:
-            self.write(self.line())
-        if self.server is not None:
-            self.server.stop()
-            self.server = None
+        try:
+            if self.live is not None:
+                self.live.show(self.study().data)
+            elif self.step >= 0 and self.series:
+                self.write(self.line())
+            if self.page is not None:
+                self.save(self.page)
+        finally:
+            if self.live is not None:
+                self.live.stop()
+                self.live = None
+            if self.server is not None:
+                self.server.stop()
+                self.server = None
 
     def _repr_html_(self) -> str:
         return self.study()._repr_html_()
@@ -273,6 +343,8 @@ def watch(
     serve: bool = False,
     write: Callable[[str], None] | None = None,
     seconds: float = _SECONDS,
+    flow: Callable[[], Study] | None = None,
+    every: int = 100,
 ) -> Board:
     """A board for a training loop: ``for step in board(range(N)): ...; board(loss=loss)``.
 
@@ -284,16 +356,23 @@ def watch(
         optimizer: the optimiser that changes them; for the reader, it is not touched.
         page: a file that the board is written to at the end, and every ``seconds`` until then.
         serve: whether to show it live, on 127.0.0.1 only, at an address with a secret in it.
-        write: told a line every ``seconds``; as it is, lines go to standard error.
-        seconds: from one line to the next.
+        write: told a line every ``seconds``. Without it lines go to standard error; a table does,
+            if that is a terminal and there is ``rich``.
+        seconds: from one line to the next, or more if that took too much of the time.
+        flow: a function without arguments that returns ``inspect.flow(...)`` of the model as it is.
+            It draws none of the training's random numbers.
+        every: how many steps there are from one flow to the next; more, if flows take more than
+            half a percent of the time.
 
     Raises TypeError for a model that is no module, or has no parameters.
     """
+    if every < 1:
+        raise ValueError(f"watch: every is a number of steps from 1 on, not {every}")
     if not isinstance(model, Module):
         raise TypeError(f"watch: a Module, not a {type(model).__name__}")
     if not any(True for _ in model.parameters()):
         raise TypeError(f"watch: {type(model).__name__} has no parameters to look at")
-    return Board(model, optimizer, page, serve, write, seconds)
+    return Board(model, optimizer, page, serve, write, seconds, flow, every)
 
 
 def _number(value: Any) -> float:

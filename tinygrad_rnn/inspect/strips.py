@@ -58,9 +58,9 @@ def _cells(
     return "".join(body), len(rows) * (_HEIGHT + 4) + 12
 
 
-def grouped(values: Sequence[float]) -> list[tuple[int, int, float]]:
+def grouped(values: Sequence[float], most: int = _CELLS) -> list[tuple[int, int, float]]:
     """At most so many groups of neighbours: (first, last, the largest; nan if one is)."""
-    each = math.ceil(len(values) / _CELLS) if len(values) else 1
+    each = math.ceil(len(values) / most) if len(values) else 1
     groups = []
     for b in range(0, len(values), each):
         part = values[b : b + each]
@@ -92,13 +92,14 @@ def svg_of_nonfinite(data: dict[str, Any]) -> str:
     return strip([("not finite", spread)], 0.0, 1.0, "share of rows", unit="of rows")
 
 
-def _logs(values: Sequence[float]) -> list[float]:
+def logs(values: Sequence[float]) -> list[float]:
+    """Powers of ten of norms, with 0 far below any of them; what is not finite stays so."""
     return [math.log10(v) if v > 0 else -99.0 if v == 0 else v for v in values]
 
 
 def svg_of_flow(data: dict[str, Any]) -> str:
     """Norms by step on one scale for all studies: log10 from -10 to 2."""
-    rows = [(name, _logs(values)) for name, values in data["norms"].items()]
+    rows = [(name, logs(values)) for name, values in data["norms"].items()]
     return strip(
         rows, -10.0, 2.0, "log10 of the gradient's norm, from -10 (dark) to 2", unit="(log10)"
     )
@@ -150,12 +151,14 @@ def svg_of_watch(data: dict[str, Any]) -> str:
     for name, series in list(data["series"].items())[:60]:
         body += _chart(name, series, y)
         y += _CHART + 18
-    for attached in data["attached"].values():
-        if attached["kind"] == "flow":
-            rows = [(n, _logs(v)) for n, v in attached["data"]["norms"].items()]
-            drawn, height = _cells(rows, -10.0, 2.0, "(log10)")
-            body.append(f'<g transform="translate(0 {y:.0f})">{drawn}</g>')
-            y += height
+    flows = [a["data"] for a in data["attached"].values() if a["kind"] == "flow"]
+    shown = [(name, values) for flow in flows for name, values in flow["norms"].items()]
+    shown += [(f"{s['name']}, step {s['step'] + 1}", s["values"]) for s in data["strips"]]
+    if shown:
+        drawn, height = _cells([(n, logs(v)) for n, v in shown], -10.0, 2.0, "(log10)")
+        body.append(f'<g transform="translate(0 {y:.0f})">{drawn}</g>')
+        body.append(text(_LABEL, y + height, "log10 of the gradient's norm, from -10 (dark) to 2"))
+        y += height + 6
     return svg(_LABEL + _WIDTH, y, body, "series over the steps of a training loop")
 
 
@@ -164,7 +167,7 @@ _CHART = 44.0
 
 def _chart(name: str, series: dict[str, Any], y: float) -> list[str]:
     """A band from least to largest, the mean, and red marks where something was not finite."""
-    buckets = _fewer(series["buckets"])
+    buckets = fewer(series["buckets"])
     full = [(k, b) for k, b in enumerate(buckets) if len(b) > 1]
     low = min((b[0] for _, b in full), default=0.0)
     high = max((b[1] for _, b in full), default=1.0)
@@ -192,7 +195,7 @@ def _chart(name: str, series: dict[str, Any], y: float) -> list[str]:
     ]
 
 
-def _fewer(buckets: Sequence[Any], most: int = 64) -> list[Any]:
+def fewer(buckets: Sequence[Any], most: int = 64) -> list[Any]:
     """Buckets for a chart, neighbours taken together: least, largest, a mean, and what was bad."""
     each = math.ceil(len(buckets) / most) if buckets else 1
     found: list[Any] = []

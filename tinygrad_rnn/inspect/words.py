@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import math
 from typing import Any
 
 from .listing import place_of
+from .strips import fewer
 
 
 def text_of_nonfinite(data: dict[str, Any]) -> str:
@@ -187,13 +189,32 @@ def text_of_watch(data: dict[str, Any]) -> str:
         lines.append(f"gradients were looked at every {data['every']} steps, to stay under 2 %")
     if data["clip rate"] is not None:
         lines.append(f"gradients were clipped in {data['clip rate']:.0%} of steps")
+    if data["flows left out"]:
+        lines.append(f"{data['flows left out']} flows were left out, to stay under 2 %")
     width = max(map(len, data["series"]), default=0)
     for name, series in data["series"].items():
         full = [b for b in series["buckets"] if len(b) > 1]
         bad = sum(b[-1] for b in series["buckets"])
         span = f"{min(b[0] for b in full):.4g} to {max(b[1] for b in full):.4g}" if full else "-"
         lost = f", {bad} values not finite" if bad else ""
-        lines.append(f"{name:<{width}}  {series['last']:>10}  {span}{lost}")
+        lines.append(f"{name:<{width}}  {series['last']:>10}  {sparkline(series)}  {span}{lost}")
     for name, attached in data["attached"].items():
-        lines.append(f"{name} at step {attached['step'] + 1}: a study of a {attached['kind']}")
+        own = attached["data"].get("diagnosis")
+        told = f": {own}" if own else f": a study of a {attached['kind']}"
+        lines.append(f"{name} at step {attached['step'] + 1}{told}")
     return "\n".join(lines)
+
+
+def sparkline(series: dict[str, Any], most: int = 40) -> str:
+    """The means of a series in characters, on a logarithmic scale if it spans powers of ten."""
+    buckets = fewer(series["buckets"], most)
+    means = [b[2] for b in buckets if len(b) > 1]
+    logarithmic = bool(means) and 0 < min(means) < max(means) / 100
+    scale = math.log if logarithmic else float
+    low, high = (scale(min(means)), scale(max(means))) if means else (0.0, 1.0)
+    marks = []
+    for bucket in buckets:
+        up = (scale(bucket[2]) - low) / ((high - low) or 1.0) if len(bucket) > 1 else None
+        empty = " " if up is None else _BARS[int(up * (len(_BARS) - 0.01))]
+        marks.append("✗" if bucket[-1] else empty)
+    return "".join(marks)
