@@ -73,6 +73,7 @@ from .functional import (
 )
 from .graph import Primitive, ReleasedGraphError
 from .inspect import to_dot, to_text
+from .planner.planned import planned
 from .primitives.bitwise import (
     bitwise_and,
     bitwise_invert,
@@ -245,7 +246,7 @@ from .standard import (
     iinfo,
     isdtype,
 )
-from .tensor import Tensor, detect_anomaly, enable_grad, is_grad_enabled, no_grad
+from .tensor import Tensor, detect_anomaly, enable_grad, is_grad_enabled, literal, no_grad
 from .transforms import checkpoint, grad, hessian, hvp, jacobian, jvp, value_and_grad, vjp
 
 if not _TYPE_CHECKING:
@@ -375,6 +376,7 @@ __all__ = [
     "less_equal",
     "linalg",
     "linspace",
+    "literal",
     "log",
     "log10",
     "log1p",
@@ -483,6 +485,7 @@ __all__ = [
     "unroll",
     "plan",
     "plan_cache",
+    "planned",
     "pure",
     "PlanError",
     "Bytes",

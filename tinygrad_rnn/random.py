@@ -78,6 +78,14 @@ class Draw(NamedTuple):
     same: bool  # at every step
 
 
+class Place(NamedTuple):
+    """Where a draw is made: what ``drawn`` is given."""
+
+    draw: Draw
+    key: tuple[int, int]
+    step: int
+
+
 class Position(NamedTuple):
     """Where the next draw is made: after how many calls from which seed, and where in a loop."""
 
@@ -179,6 +187,23 @@ def next_call() -> tuple[int, int]:
         counter = _stream if own is None else own
         counter.calls += 1
         return counter.seed, counter.calls
+
+
+def take(draw: Draw) -> Place:
+    """Where a draw that was traced outside of loops is made if it is made now, as ``uniform``'s."""
+    site = _site.get()
+    if site is None:
+        return Place(draw._replace(number=0, same=False), next_call(), 0)
+    draw = draw._replace(number=site.draws, same=draw.same or site.step == _ANY_STEP)
+    site.draws += 1
+    site.key = next_call() if site.key is None else site.key
+    return Place(draw, site.key, site.step)
+
+
+def is_elsewhere() -> bool:
+    """Whether draws are made here for the examples of a ``vmap``, or told to a trace."""
+    site = _site.get()
+    return bool(_batches()) or (site is not None and site.trace is not None)
 
 
 def this_call() -> tuple[int, int] | None:
@@ -331,15 +356,13 @@ def _draw(
     _ends(float(low), float(high), canonical_dtype(native))
     site = _site.get()
     draw = Draw(shape, canonical_dtype(native), low, high, 0, False)
-    if site is None:
-        return wrap(drawn(chosen, draw, next_call(), 0), None)
-    draw = draw._replace(number=site.draws, same=site.step == _ANY_STEP)
-    site.draws += 1
-    if site.trace is not None:
+    if site is not None and site.trace is not None:
+        draw = draw._replace(number=site.draws, same=site.step == _ANY_STEP)
+        site.draws += 1
         made = site.trace(draw)
     else:
-        site.key = next_call() if site.key is None else site.key
-        made = wrap(drawn(chosen, draw, site.key, site.step), None)
+        draw, key, step = take(draw)
+        made = wrap(drawn(chosen, draw, key, step), None)
     watch = MODE.get().watch
     if watch is not None:
         watch.draw(draw, made)

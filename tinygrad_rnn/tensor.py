@@ -36,18 +36,23 @@ class Mode:
     It is never changed, but ``but`` makes another of it.
     """
 
-    __slots__ = ("anomaly", "recording", "watch")
+    __slots__ = ("anomaly", "literal", "recording", "watch")
 
-    def __init__(self, recording: bool = True, anomaly: bool = False, watch: Any = None) -> None:
+    def __init__(
+        self,
+        recording: bool = True,
+        anomaly: bool = False,
+        watch: Any = None,
+        literal: bool = False,
+    ) -> None:
         self.recording = recording
         self.anomaly = anomaly
         self.watch = watch  # told of operations, draws, and values that are read on the host
+        self.literal = literal  # nothing is planned
 
     def but(self, **changes: Any) -> Mode:
         """The same, but for what is given."""
-        return Mode(
-            **{"recording": self.recording, "anomaly": self.anomaly, "watch": self.watch} | changes
-        )
+        return Mode(**{name: getattr(self, name) for name in self.__slots__} | changes)
 
 
 MODE: ContextVar[Mode] = ContextVar("tinygrad_rnn_mode", default=Mode())
@@ -74,6 +79,15 @@ def is_grad_enabled() -> bool:
 def is_anomaly_detected() -> bool:
     """Whether ``detect_anomaly`` looks at what happens here."""
     return MODE.get().anomaly
+
+
+def literal() -> Scope[Mode]:
+    """Operations in this block run as they are written. Also a decorator: ``@literal()``.
+
+    Nothing is planned: no loop of ``unroll``, no function of ``planned``, no loss and no layer of
+    the library. Results are equal to rounding: it is what plans are compared with.
+    """
+    return Scope(MODE, lambda mode: mode.but(literal=True))
 
 
 def detect_anomaly() -> Scope[Mode]:

@@ -82,6 +82,8 @@ WITHIN = {
         "standing",
         "call",
         "lookup",
+        "function",
+        "planned",
     ),
     "recurrence": ("loop", "ragged", "unroll", "truncated", "online"),
 }

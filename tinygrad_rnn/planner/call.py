@@ -350,7 +350,8 @@ def make_literal(call: Call, unroll: Unroll, lengths: Any, length: int, reverse:
     return Literal(run)
 
 
-def _rule(xp: Any, g: Any, arrays: Any, *, call: Call, wanted: Sequence[int]) -> Any:
+def pull_back_call(xp: Any, g: Any, arrays: Any, *, call: Any, wanted: Sequence[int]) -> Any:
+    """The rule of what is one call of a plan: by its program, or on Tensors literally."""
     if isinstance(xp, backends.protocol.ArrayNamespace):
         return call.pull_back(arrays, g)
     return call.literal.pull_back(arrays, g, wanted)
@@ -360,14 +361,19 @@ _unroll = Primitive(
     "unroll",
     "contraction",
     lambda xp, *arrays, call: tuple(call.run(arrays, True)),
-    _rule,
+    pull_back_call,
     joint=True,
     outputs="several",
 )
 
 
 def run_and_record(call: Call, tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Run a call on Tensors, and record it if anything requires grad."""
+    """Run a call of a loop on Tensors, and record it if anything requires grad."""
+    return record(_unroll, call, tensors)
+
+
+def record(primitive: Primitive, call: Any, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Run a call on Tensors as a primitive, and record it if anything requires grad."""
     arrays = [x._array for x in tensors]
     numbers = tuple(i for i, x in enumerate(tensors) if x._node is not None)
     depends = call.plan.depends
@@ -375,8 +381,8 @@ def run_and_record(call: Call, tensors: Sequence[Tensor]) -> list[Tensor]:
     out = tuple(call.run(arrays, hold))
     if not hold:
         return [wrap(part, None) for part in out]
-    saved, metas = _unroll.collector(numbers)(arrays, out)
+    saved, metas = primitive.collector(numbers)(arrays, out)
     parents = tuple([x._node for x in tensors if x._node is not None])
-    node = Node(_unroll, call.plan.backend, {"call": call}, parents, numbers, saved, metas)
+    node = Node(primitive, call.plan.backend, {"call": call}, parents, numbers, saved, metas)
     results = outputs_of(node, out)
     return [y if d else wrap(y._array, None) for y, d in zip(results, depends, strict=True)]

@@ -12,6 +12,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..kernels import settings
@@ -21,7 +22,7 @@ from .emit.program import Program, write
 from .ir import Graph
 from .passes.distribute import distribute
 from .passes.fuse import fuse_into_loops, push_slices, put_products_first
-from .passes.rows import prove
+from .passes.rows import Proof, prove
 from .passes.schedule import Scheduled, schedule_loops
 from .passes.simplify import (
     canonicalize,
@@ -32,6 +33,7 @@ from .passes.simplify import (
 )
 from .passes.slices import join_slices
 from .plan import Plan
+from .stages import ONCE
 from .trace import Step, Wanted, derive, differentiable
 
 SIMPLIFY = (
@@ -108,6 +110,45 @@ def compile_step(
         functions=functions,
         machine=machine,
         no_kernels=no_kernels,
+        preparation_seconds=time.perf_counter() - start,
+    )
+
+
+def compile_function(step: Step, wanted: Wanted) -> Plan:
+    """The plan of a traced function: of a step that there is one of.
+
+    Every array is there once, and captured ones are arguments like the others.
+    """
+    start = time.perf_counter()
+    machine = machine_of(step.trace.backend)
+    assert machine is not None  # whoever traced the function has seen to it
+    depends = differentiable(step.graph, wanted, False)
+    graph = derive(step, wanted) if any(depends) else step.graph
+    graph = replace(graph, dxs=(*graph.dxs, *graph.dcaptured), dcaptured=())
+    graph = through(SIMPLIFY, graph)
+    extents = dict.fromkeys(graph.values(), ONCE)
+    distribution = distribute(graph, extents, False)
+    loops = Scheduled({}, [])
+    places = storage.assign(distribution, loops, whole=True)
+    program = write(distribution, loops, places, step.trace.backend, whole=True)
+    return Plan(
+        graph=step.graph,
+        output=step.output,
+        draws=step.trace.draws,
+        constants=step.trace.constants,
+        backend=step.trace.backend,
+        wanted=wanted,
+        depends=depends,
+        rows=None,
+        proof=Proof(extents, None),
+        distribution=distribution,
+        scheduled=loops,
+        storage=places,
+        program=program,
+        functions=functions_of(program, machine),
+        machine=machine,
+        no_kernels=why_not(graph, machine),
+        whole=True,
         preparation_seconds=time.perf_counter() - start,
     )
 

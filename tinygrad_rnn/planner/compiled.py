@@ -43,6 +43,7 @@ class Compiled:
     machine: Machine
     no_kernels: str | None  # why no loop may be machine code
     preparation_seconds: float
+    whole: bool = False  # a function's, which is called once and not at each step
 
     @property
     def extents(self) -> dict[Value, Extent]:

@@ -198,7 +198,9 @@ def _describe_class(kind: type, token: int) -> Class:
     slots = tuple(
         name
         for base, name, member in members
-        if base.__module__ != "builtins" and isinstance(member, types.MemberDescriptorType)
+        if base.__module__ != "builtins"
+        and isinstance(member, types.MemberDescriptorType)
+        and not (name[:2] == "__" == name[-2:])  # those of C, which are not to be written
     )
     written = any(type(member) is types.FunctionType for _, _, member in members)
     taking = hasattr(kind, "__next__") or (

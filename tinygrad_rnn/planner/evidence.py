@@ -17,10 +17,12 @@ the mode "literal" is right even then, and ``testing.check_planned`` compares th
 
 from __future__ import annotations
 
+import functools
 import random as python_random
 import types
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -124,14 +126,14 @@ class Records:
             self._warned.clear()
 
 
-def name_of(cell: Any) -> str:
+def name_of(cell: Any, kind: str = "the cell") -> str:
     """A cell as messages name it, with its file and line if it is a function."""
-    while isinstance(cell, types.MethodType):
-        cell = cell.__func__
+    while isinstance(cell, (types.MethodType, functools.partial)):
+        cell = cell.func if isinstance(cell, functools.partial) else cell.__func__
     code = getattr(cell, "__code__", None)
     if code is None:
-        return f"the cell {type(cell).__name__}"
-    return f"the cell {cell.__qualname__} ({code.co_filename}:{code.co_firstlineno})"
+        return f"{kind} {type(cell).__name__}"
+    return f"{kind} {cell.__qualname__} ({code.co_filename}:{code.co_firstlineno})"
 
 
 # Watching a cell.
@@ -140,13 +142,14 @@ def name_of(cell: Any) -> str:
 class Operations:
     """The operations of a step, in order: what one call is compared with another by."""
 
-    def __init__(self) -> None:
+    def __init__(self, whole: bool = False) -> None:
         self.names: list[Any] = []
+        self.whole = whole  # those of a function, in which loops are planned by themselves
 
     def call(self, cell: Cell, x: Any, state: Any) -> Any:
         """``cell(x, state)``, watched."""
         self.names.clear()
-        return _watch(self, cell, x, state)
+        return watched(self, cell, x, state)
 
     def operation(
         self, primitive: Primitive, inputs: Any, arrays: Any, parameters: Any, out: Any
@@ -166,17 +169,29 @@ class Operations:
         """A value was read on the host."""
         self.names.append(("read", _of_value(x._array)))
 
+    def loop(self) -> None:
+        """A loop of ``unroll`` begins."""
+        self.names.append("loop")
+
 
 def is_watched() -> bool:
-    """Whether this is within a step that is watched."""
-    return MODE.get().watch is not None
+    """Whether this is within a step that is watched.
+
+    If it is within a function that is, that is told of the loop, which runs as ever.
+    """
+    watch = MODE.get().watch
+    if watch is None or not watch.whole:
+        return watch is not None
+    watch.loop()
+    return False
 
 
-def _watch(watch: Any, cell: Cell, x: Any, state: Any) -> Any:
+def watched(watch: Any, function: Callable[..., Any], *arguments: Any) -> Any:
+    """``function(*arguments)``, of whose operations ``watch`` is told."""
     mode = MODE.get()
     token = MODE.set(mode.but(watch=watch))
     try:
-        return cell(x, state)
+        return function(*arguments)
     finally:
         MODE.reset(token)
 
@@ -199,9 +214,11 @@ class Evidence(Operations):
     ("state", 1), ("made", 7) by the seventh operation of this step, ("captured", 2) at the first.
     """
 
-    def __init__(self, cell: Cell) -> None:
-        super().__init__()
+    def __init__(self, cell: Any, once: bool = False) -> None:
+        """``once``: it is a function, which is called once, and compared with nothing."""
+        super().__init__(once)
         self.cell = cell
+        self.called = name_of(cell, "the function" if once else "the cell")
         self.steps = 0
         self.reason: str | None = None
         self._first: list[Any] = []  # what the first step did
@@ -211,7 +228,7 @@ class Evidence(Operations):
         self._places: dict[int, int] = {}  # among those, of arrays by id
         self._digests: dict[int, Any] = {}
         self._fresh: list[Any] = []  # arrays of this step only
-        self._before: Reach | None = None
+        self._before = Reach(cell, exactly=True) if once else None
         self._generators = _generators(Reach(cell).generators)
 
     def call(self, cell: Cell, x: Any, state: Any) -> Any:
@@ -219,7 +236,7 @@ class Evidence(Operations):
         if self.reason is not None:
             return cell(x, state)
         self._begin(x, state)
-        result = _watch(self, cell, x, state)
+        result = watched(self, cell, x, state)
         if self.reason is None:
             self._end(result)
         return result
@@ -231,7 +248,7 @@ class Evidence(Operations):
 
     def finish(self) -> str | None:
         """Look for the last time; the reason why this call does not count, or None."""
-        if self.reason is None and self.steps < 2:
+        if self.reason is None and self.steps < 2 and not self.whole:
             self.reason = "one step is no evidence"
         if self.reason is None:
             self._look(last=True)
@@ -239,7 +256,7 @@ class Evidence(Operations):
             now = _generators(Reach(self.cell).generators)
             if self._generators != now:
                 self.reason = (
-                    f"{name_of(self.cell)} draws random numbers, other than tinygrad_rnn.random's"
+                    f"{self.called} draws random numbers, other than tinygrad_rnn.random's"
                 )
         return self.reason
 
@@ -282,7 +299,7 @@ class Evidence(Operations):
         else:
             name = self._before.changed(now)
             if name is not None:
-                self.reason = f"{name_of(self.cell)} changes {name}"
+                self.reason = f"{self.called} changes {name}"
                 return
         for place in range(len(self._captured)):
             array = self._array_at(place)
@@ -293,15 +310,21 @@ class Evidence(Operations):
                 continue
             found = digest(backends.of(array).to_host(array))  # type: ignore[union-attr]
             if self._digests.setdefault(place, found) != found:
-                self.reason = f"an array that {name_of(self.cell)} captures was written to"
+                self.reason = f"an array that {self.called} captures was written to"
                 return
 
     # What the step does.
+
+    def loop(self) -> None:
+        """A loop of ``unroll`` begins."""
+        self.reason = self.reason or "a loop over time runs inside it, which is planned by itself"
 
     def operation(
         self, primitive: Primitive, inputs: Any, arrays: Any, parameters: Any, out: Any
     ) -> None:
         """A primitive was applied."""
+        if self.reason is not None:
+            return
         results = out if primitive.several else (out,)
         shapes = tuple([(y.shape, y.dtype) for y in results])
         static = hashable(parameters), shapes, MODE.get().recording
@@ -366,9 +389,7 @@ class Evidence(Operations):
 
     def _unlike(self, why: str, what: Any) -> None:
         where = "" if what == "return" else _line()
-        self.reason = (
-            f"{name_of(self.cell)} is not the same at every step: {_name_of(what)}{where}{why}"
-        )
+        self.reason = f"{self.called} is not the same at every step: {_name_of(what)}{where}{why}"
         raise _Unlike
 
     def _origin(self, x: Any) -> tuple[Any, ...]:
@@ -416,6 +437,8 @@ class Evidence(Operations):
         place = len(self._captured)
         self._captured.append(array)
         self._places[id(array)] = place
+        if self.whole and getattr(array.flags, "writeable", True):
+            self._digests[place] = digest(backends.of(array).to_host(array))  # type: ignore[union-attr]
         return place
 
     def _array_at(self, place: int) -> Any:

@@ -163,13 +163,13 @@ def _trace(
     try:
         return trace(step, xs, states, table, lines=lines)
     except Exception as error:
-        raise Unplanned(f"{error}{_blame(error)}") from error
+        raise Unplanned(f"{error}{blame(error)}") from error
 
 
 _NUMPY = os.path.dirname(np.__file__) + os.sep
 
 
-def _blame(error: BaseException) -> str:
+def blame(error: BaseException) -> str:
     """The innermost line of an error's traceback that is not the library's own."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not anomaly.is_library(frame.filename) and not frame.filename.startswith(_NUMPY):

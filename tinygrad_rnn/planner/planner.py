@@ -31,6 +31,7 @@ class Planner:
         self.hits = self.misses = 0
         self.pool = Pool()
         self.cells = Records()
+        self.compositions: dict[Any, dict[Any, Any]] = {}  # of the library, by function
         self._plans: OrderedDict[Any, Plan | str] = OrderedDict()
         self._table = Table()
         self._layouts: dict[Any, Steps] = {}
@@ -95,6 +96,8 @@ class Planner:
             self.hits = self.misses = 0
         self._table = Table()
         self._layouts.clear()
+        for known in self.compositions.values():
+            known.clear()
         self.pool.clear()
         _trim_heap()
 

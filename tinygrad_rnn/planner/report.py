@@ -56,6 +56,8 @@ ADVICE = (
 def summary(plan: Compiled) -> str:
     """A plan in one line."""
     d = plan.distribution
+    if plan.whole:
+        return f"planned: a function, {_sizes(d)}"
     names = ("forward", "backward")
     passes = [
         f"{_count(len(loops), 'loop')} {name} of {_products_each(loops)} a step"
@@ -71,6 +73,8 @@ def summary(plan: Compiled) -> str:
 def report(plan: Compiled) -> str:
     """What became of the loop, in words."""
     d = plan.distribution
+    if plan.whole:
+        return _of_function(plan)
     lines = [*_headline(plan), "", "Forward pass", *_pass(plan, d.forward, "forward")]
     if d.backward is not None:
         lines += ["", _BACKWARD, *_pass(plan, d.backward, "backward"), *_totals(plan)]
@@ -93,16 +97,35 @@ def held_bytes(plan: Compiled, steps: int, rows: int) -> int:
     return held + layout
 
 
-def of_literal(reason: str) -> str:
-    """What a loop that is not planned says."""
+def of_literal(reason: str, of: str = "loop") -> str:
+    """What a loop that is not planned says, or a function."""
     advice = next((advice for words, advice in ADVICE if words in reason), None)
-    lines = ["Literal: the loop runs step by step, each operation by itself.", f"  Why: {reason}"]
+    how = "the loop runs step by step" if of == "loop" else f"the {of} runs as it is"
+    lines = [f"Literal: {how}, each operation by itself.", f"  Why: {reason}"]
     if advice is not None:
         lines.append("  What to do: " + advice.replace("\n", "\n    "))
     return "\n".join(lines)
 
 
 # The parts of a report.
+
+
+def _of_function(plan: Compiled) -> str:
+    """What became of a function."""
+    d = plan.distribution
+    held = [m.like for m in storage.held(d, plan.storage[0])]
+    lines = [f"Planned: a function; {_sizes(d)}."]
+    lines += [f"  Forward: {_work(v for stage in d.forward.stages for v in stage.values)}"]
+    if d.backward is not None:
+        lines += [f"  Backward: {_work(v for stage in d.backward.stages for v in stage.values)}"]
+    lines += [f"Held for the backward pass: {sum(v.bytes for v in held):,} bytes."]
+    lines += [f"Random draws: {len(plan.draws)}.", f"Fused kernels: {len(plan.program.loops)}."]
+    return "\n".join([*lines, f"Prepared in {plan.preparation_seconds * 1000:.2f} ms."])
+
+
+def _sizes(d: Distribution) -> str:
+    """The dtypes and shapes of the results of a function."""
+    return ", ".join(dict.fromkeys(f"{y.dtype} {y.shape}" for y in d.graph.ys)) or "no results"
 
 
 def _headline(plan: Compiled) -> list[str]:

@@ -13,7 +13,6 @@ import tinygrad_rnn_backends as backends
 
 from ..tensor import Tensor
 from .evidence import ENOUGH, Record, name_of
-from .loop import Cell
 from .planner import planner
 from .reach import Reach
 from .trust import is_marked, is_ours
@@ -28,8 +27,9 @@ class Standing:
     them, which is None for one that is met for the first time.
     """
 
-    def __init__(self, cell: Cell) -> None:
+    def __init__(self, cell: Any, kind: str = "cell") -> None:
         self.cell = cell
+        self.kind = kind  # what it is: what is known of it as another does not count
         self.trusted = is_marked(cell) or is_ours(cell)
         self.reach: Reach | None = None
         self.record: Record | None = None
@@ -41,13 +41,14 @@ class Standing:
     def key(self) -> Any:
         """By what it is known: if something cannot be seen, by the first that can."""
         assert self.reach is not None
-        return self.reach.key if self.reach.refused is None else self.reach.key[:3]
+        reach = self.reach
+        return self.kind, reach.key if reach.refused is None else reach.key[:3]
 
     @property
     def reason(self) -> str | None:
         """Why it is never planned by itself; None if it may be."""
         if self.reach is not None and self.reach.refused is not None:
-            return f"the cell reaches {self.reach.refused}"
+            return f"the {self.kind} reaches {self.reach.refused}"
         if self.record is not None and self.record.hopeless:
             return self.record.reason
         return None
@@ -101,14 +102,15 @@ class Standing:
             assert operations is not None
             planner.cells.count(self.key, operations, steps)
         else:
-            is_another = after.refused is None and after.key != self.key
-            planner.cells.miss(self.key, reason, after.key if is_another else None)
+            following = self.kind, after.key
+            is_another = after.refused is None and following != self.key
+            planner.cells.miss(self.key, reason, following if is_another else None)
 
     def warn(self, steps: int) -> None:
         """Say once that a cell of many steps runs literally for good."""
         if steps <= LONG or self.record is None or not self.record.hopeless:
             return
-        if not planner.cells.note_warning(self.key[:3]):
+        if not planner.cells.note_warning(self.key[1][:3]):
             return
         warnings.warn(
             f"unroll: {name_of(self.cell)} runs literally, step by step, since "

@@ -99,9 +99,14 @@ class Storage:
         return list(dict.fromkeys(found))
 
 
-def assign(distribution: Distribution, scheduled: Scheduled) -> list[Storage]:
-    """A place for every value of each pass, in the order of ``distribution.passes``."""
-    return [_Assignment(distribution, part, scheduled).storage for part in distribution.passes]
+def assign(distribution: Distribution, scheduled: Scheduled, whole: bool = False) -> list[Storage]:
+    """A place for every value of each pass, in the order of ``distribution.passes``.
+
+    ``whole``: there is one step, that of a function.
+    """
+    return [
+        _Assignment(distribution, part, scheduled, whole).storage for part in distribution.passes
+    ]
 
 
 def held(distribution: Distribution, storage: Storage) -> list[Memory]:
@@ -117,7 +122,9 @@ def held(distribution: Distribution, storage: Storage) -> list[Memory]:
 class _Assignment:
     """The storage of one pass, stage by stage."""
 
-    def __init__(self, distribution: Distribution, part: Pass, scheduled: Scheduled) -> None:
+    def __init__(
+        self, distribution: Distribution, part: Pass, scheduled: Scheduled, whole: bool
+    ) -> None:
         self.storage = Storage()
         self.places = self.storage.places
         self.extents = distribution.extents
@@ -134,6 +141,8 @@ class _Assignment:
                 _Kernels(self, number, stage, scheduled.schedules[stage]).assign()
             elif stage.loop:
                 self._numpy_loop(number, stage)
+            elif whole:
+                self._one_step(number, stage)
             else:
                 self._all_steps(stage)
 
@@ -166,6 +175,19 @@ class _Assignment:
             self.places[value] = Place(Memory("steps" if writes else "result", value))
         for value, (whole, key) in parts.items():
             self.places[value] = self.places[whole]._replace(key=key)
+
+    def _one_step(self, number: int, stage: Stage) -> None:
+        """What is read later in memory of its own; the rest shares scratch memory."""
+
+        def together(part: Value, whole: Value) -> bool:
+            return not self.outside(number, part) or self.outside(number, whole)
+
+        parts = self._parts(stage, together)
+        for value in stage.values:
+            if value not in parts and not is_view(value) and self.outside(number, value):
+                writes = value.name == "concat" or writes_into(value)
+                self.places[value] = Place(Memory("steps" if writes else "result", value))
+        _share_scratch(stage, self.places, parts, ())
 
     def _parts(
         self, stage: Stage, together: Callable[[Value, Value], bool]

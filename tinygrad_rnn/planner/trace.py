@@ -1,6 +1,7 @@
 """Tracing: a cell is run once on arrays that have a shape and no values, and what it did is kept.
 
-``trace`` runs a cell on the sources of one step. ``derive`` runs backward through what was traced,
+``trace`` runs a cell on the sources of one step, ``trace_function`` a function of Tensors on those
+of its arguments, as a step that there is one of. ``derive`` runs backward through what was traced,
 by the engine's own walk and the table's own rules: they compute with Tensors, and these hold traced
 arrays, so the derivative comes out as a graph, too. There is no rule for it here.
 
@@ -109,8 +110,10 @@ class TracedArray:
         if numbers and not trace.deriving:
             values = trace.with_scalars(primitive, values)
         made = trace.table.apply(primitive, tuple(values), parameters)
-        cut = trace.recording and not trace.deriving and not mode.recording
-        if cut:  # by no_grad() inside the cell
+        if trace.recording is not mode.recording and not trace.deriving:
+            if mode.recording:
+                raise Untraceable("enable_grad() is used inside, where no_grad() is around it")
+            # By no_grad() inside the cell.
             made = tuple([trace.table.value(detached, value) for value in made])
         if primitive.several:
             return tuple([TracedArray(trace, value) for value in made])
@@ -120,9 +123,10 @@ class TracedArray:
 class Trace:
     """What a cell did: its values, what they were made of, and what it captured."""
 
-    def __init__(self, backend: Any, table: Table) -> None:
+    def __init__(self, backend: Any, table: Table, whole: bool = False) -> None:
         self.backend = backend
         self.table = table
+        self.whole = whole  # of a function, in which a loop may begin
         self.captured: list[Tensor] = []
         self.arrays: list[Any] = []  # those of the captured Tensors, when they were met
         self.scalars: list[np.ndarray[Any, Any]] = []
@@ -247,21 +251,66 @@ def trace(
     leaves, structure = flatten(output)
     after, _ = flatten(following, states[0])
     results = [_value(tracer, leaf) for leaf in [*leaves, *after]]
+    graph = Graph(tracer.table, tuple(results[: len(leaves)]), tuple(results[len(leaves) :]))
+    return _step(tracer, graph, structure, *states[:1])
+
+
+def _step(tracer: Trace, graph: Graph, structure: Structure, *more: Any) -> Step:
+    """What a trace has shown; raises Untraceable if a captured Tensor was rebound."""
     for w, array in zip(tracer.captured, tracer.arrays, strict=True):
         if w._array is not array:
             w._array = array
             raise Untraceable(f"a captured tensor {w.dtype} {w.shape} was rebound inside the cell")
     outside = tuple([(value.shape, value.dtype) for value in tracer.entered])
     key = (
-        tuple(results),
+        (*graph.ys, *graph.states),
         outside,
         len(tracer.scalars),
         tuple(tracer.draws),
         structure,
-        *states[:1],
+        *more,
     )
-    graph = Graph(tracer.table, tuple(results[: len(leaves)]), tuple(results[len(leaves) :]))
     return Step(key, graph, structure, tracer)
+
+
+class Outcome(NamedTuple):
+    """What a traced function returned."""
+
+    step: Step
+    leaves: list[Any]  # of what it returned
+    made: list[int]  # which of them are the results of its graph
+    given: list[tuple[int, Source]]  # which are as they were given, or captured
+
+
+def trace_function(
+    function: Callable[[Sequence[Tensor]], Any], tensors: Sequence[Tensor], table: Table
+) -> Outcome:
+    """Run a function on traced arrays like those of ``tensors``.
+
+    What it returns beside Tensors is kept as it is. Raises whatever the function raises, and
+    Untraceable.
+    """
+    tracer = Trace(backend_of(tensors[0]), table, whole=True)
+    given = [tracer.input("x", i, x) for i, x in enumerate(tensors)]
+    with random.traced(tracer.draw):
+        try:
+            leaves, structure = flatten(function(given))
+        finally:
+            tracer.running = False
+    values = {i: _value(tracer, x) for i, x in enumerate(leaves) if isinstance(x, Tensor)}
+    sources = [(i, v.source) for i, v in values.items() if v.source is not None]
+    as_given = [(i, source) for i, source in sources if source.kind in ("x", "captured")]
+    made = [i for i in values if i not in dict(as_given)]
+    graph = Graph(table, tuple([values[i] for i in made]), ())
+    return Outcome(_step(tracer, graph, structure), leaves, made, as_given)
+
+
+def refuse_loop(tensors: Iterable[Tensor]) -> None:
+    """Raise Untraceable if any is of a function's trace, which has no loops in it."""
+    for x in tensors:
+        array = x._array
+        if type(array) is TracedArray and array.trace.whole:
+            raise Untraceable("a loop over time runs inside it, which is planned by itself")
 
 
 def _value(tracer: Trace, leaf: Any) -> Value:

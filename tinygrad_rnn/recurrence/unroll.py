@@ -21,10 +21,11 @@ from ..planner.loop import Cell, Loop
 from ..planner.plan import Plan
 from ..planner.reach import Reach
 from ..planner.standing import Standing
+from ..planner.trace import refuse_loop
 from ..primitives.creation import asarray, tensor
 from ..primitives.elementwise import result_type
 from ..structure import flatten, map_leaves
-from ..tensor import Tensor, as_tensor, no_grad
+from ..tensor import MODE, Tensor, as_tensor, no_grad
 from ..transforms import needs_graph
 from .loop import run
 from .ragged import batch_of, flags, length_of_time, steps_within, unpad_sequences
@@ -154,9 +155,11 @@ SEEN = 64
 
 def _execute(loop: Loop, mode: str, checkpoint: int | None) -> tuple[Any, Any]:
     """The results of a loop, planned if it may and can be."""
-    if mode == "literal" or needs_graph() or loop.steps == 0 or loop.batch == 0:
+    refuse_loop([*loop.xs, *loop.states])
+    literal = mode == "literal" or MODE.get().literal or needs_graph()
+    if literal or loop.steps == 0 or loop.batch == 0:
         return run(loop)
-    if mode == "auto" and is_watched():
+    if is_watched() and mode == "auto":
         return run(loop)
     check = is_set("TINYGRAD_RNN_CHECK") and switch("TINYGRAD_RNN_CHECK")
     at = random.position() if check else None

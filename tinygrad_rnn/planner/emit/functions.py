@@ -20,6 +20,8 @@ from .writer import Writer
 class FunctionWriter(Writer):
     """The function of a pass; ``loops`` are those that are for kernels."""
 
+    in_time = True  # it goes over steps
+
     def write(self, schedules: dict[Stage, Schedule], loops: list[Loop]) -> str:
         """The text of the function; what it calls as ``loop_0``, ... is added to ``loops``."""
         d, backwards = self.distribution, self.part.backwards
@@ -52,7 +54,7 @@ class FunctionWriter(Writer):
     def _take_arguments(self) -> None:
         """Name what the function is given."""
         d = self.distribution
-        if self.part.backwards:
+        if self.part.backwards and self.in_time:
             self.line("back = steps.backwards")
         for value in self.part.needs:
             if value.source is not None and value.source.kind not in ("state", "dstate"):
@@ -136,6 +138,30 @@ class FunctionWriter(Writer):
             return self.array(latest)
         final = f"{self.steps}.final({self.array(self.storage.places[before].memory)})"
         return final if self.by_rows(before) else f"{final}[0]"
+
+
+class WholeWriter(FunctionWriter):
+    """The function of a pass of one step, where each value is an array that there is once."""
+
+    in_time = False
+
+    def over_steps(self, value: Value) -> str:
+        """The array of a value, which may be in scratch memory."""
+        if is_view(value):
+            return self.once(("view", value), value.name, self.view(value, self.over_steps))
+        place = self.storage.places[value]
+        name = self.array(place.memory)
+        if place.key is None:
+            return name
+        return self.once(("part", value), f"{value.name}_part", f"{name}[{key_text(place.key)}]")
+
+    def _write_all_steps(self, stage: Stage) -> None:
+        for value in stage.values:
+            if value.name == "concat":
+                self._join(value)
+            elif not is_view(value):
+                makes_own = self.storage.places[value].memory.kind in ("result", "local")
+                self._compute(value, None if makes_own else self.over_steps(value))
 
 
 def _describe(loop: Loop) -> str:

@@ -16,7 +16,7 @@ from ...kernels.ir import Loop
 from ..passes.schedule import Scheduled
 from ..stages import Distribution
 from ..storage import Storage
-from .functions import FunctionWriter
+from .functions import FunctionWriter, WholeWriter
 from .writer import Context
 
 
@@ -29,12 +29,17 @@ class Program(NamedTuple):
 
 
 def write(
-    distribution: Distribution, scheduled: Scheduled, storages: list[Storage], backend: Backend
+    distribution: Distribution,
+    scheduled: Scheduled,
+    storages: list[Storage],
+    backend: Backend,
+    whole: bool = False,
 ) -> Program:
-    """The program of a distribution whose values have their places."""
+    """The program of a distribution whose values have their places; ``whole``: of one step."""
     context, loops = Context(backend, bool(scheduled.schedules)), list[Loop]()
+    writer = WholeWriter if whole else FunctionWriter
     functions = [
-        FunctionWriter(distribution, part, storage, context).write(scheduled.schedules, loops)
+        writer(distribution, part, storage, context).write(scheduled.schedules, loops)
         for part, storage in zip(distribution.passes, storages, strict=True)
     ]
     return Program("\n\n".join(functions), context.given, loops)

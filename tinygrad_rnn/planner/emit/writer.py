@@ -15,7 +15,7 @@ from ...graph import TABLE
 from ..facts import facts_of
 from ..ir import WHOLE, Number, Value, elements, is_view, writes_into
 from ..runtime.steps import exact
-from ..stages import EACH, MERGED, ROWS, ROWS_ONCE, Distribution, Pass
+from ..stages import EACH, MERGED, ONCE, ROWS, ROWS_ONCE, Distribution, Pass
 from ..storage import Memory, Storage
 from .text import at, dtype_text, identifier, key_text, shape_text
 
@@ -110,7 +110,7 @@ class Writer:
             lengths[:0] = ["steps.total + steps.rows" if by_rows else "steps.steps + 1"]
         elif memory.kind == "scratch":
             lengths[:0] = ["steps.rows"] if by_rows else []
-        else:
+        elif extent is not ONCE:
             lengths[:0] = ["steps.total"] if extent is ROWS else ["steps.steps"]
         return f"pool.empty({shape_text(lengths)}{dtype_text(like)})"
 

@@ -1,0 +1,253 @@
+"""``planned``: a function of Tensors that runs by a plan.
+
+Each call traces the function again, so what it does is what it did just now: values, numbers and
+what it captures are arguments of the plan, and a branch that it takes by a setting leads to another
+plan. What a trace cannot stand for is a function that looks at values, keeps a traced Tensor, or
+writes to what it captures. So a function that is met for the first time runs as it is and is
+watched, by the rules that a cell of ``unroll`` is watched by; what is known of it hangs on what can
+be reached from it.
+
+``composition`` is the short way for functions of the library, which are known to do nothing but
+compute: what their arguments are says everything, and they are traced once for each kind of them.
+"""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, ParamSpec, TypeVar
+
+import numpy as np
+
+from .. import random
+from ..dtypes import default_dtype
+from ..structure import flatten, unflatten
+from ..tensor import MODE, Mode, Tensor
+from ..transforms import needs_graph
+from .evidence import ENOUGH, Evidence, Operations, watched
+from .function import Ready, prepare_function, run_function, why_not_planned
+from .lookup import Unplanned, Unseen
+from .planner import planner
+from .report import of_literal
+from .standing import Standing
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+LEAST = 2**14
+"""Elements of all arguments below which a function runs as it is: to trace it takes longer."""
+
+_SMALL = "its arguments are small: it runs as it is"
+
+
+class Planned(Generic[P, R]):
+    """A function that runs by a plan where there is one; see ``planned``."""
+
+    def __init__(self, function: Callable[P, R]) -> None:
+        functools.update_wrapper(self, function)
+        self.function = function
+        self._last: Ready | str = "it has not been called yet"
+
+    def __repr__(self) -> str:
+        return f"planned({self.function!r})"
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Any:
+        return self if owner is None else types.MethodType(self, owner)
+
+    def report(self) -> str:
+        """How the last call ran: its plan in words, or why it ran as it is."""
+        last = self._last
+        return of_literal(last, "function") if isinstance(last, str) else last.plan.report()
+
+    @property
+    def source(self) -> str:
+        """The program of the last call."""
+        last = self._last
+        return f"# literal: {last}\n" if isinstance(last, str) else last.plan.source
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the function returns."""
+        leaves, structure = flatten((args, kwargs))
+        places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
+        tensors = [leaves[i] for i in places]
+        reason = why_literal(MODE.get()) or why_not_planned(tensors)
+        if reason is None and sum(x.size for x in tensors) < LEAST:
+            reason = _SMALL
+        if reason is not None:
+            self._last = reason
+            return self.function(*args, **kwargs)
+        given = [x for x in leaves if type(x) not in _PLAIN and not isinstance(x, Tensor)]
+        standing = Standing(_with(self.function, given), "function")
+
+        def function(own: Sequence[Tensor]) -> Any:
+            mine = leaves.copy()
+            for place, x in zip(places, own, strict=True):
+                mine[place] = x
+            rebuilt = unflatten(structure, mine)
+            result = self.function(*rebuilt[0], **rebuilt[1])
+            after, now = flatten(rebuilt, structure)
+            if now != structure or any(a is not b for a, b in zip(after, mine, strict=True)):
+                raise Unplanned("it changes what its arguments hold")
+            return result
+
+        if standing.known:
+            try:
+                ready = _prepare(function, tensors, standing)
+            except Unseen:
+                standing.restore()
+            except Unplanned as unplanned:
+                standing.restore()
+                if not standing.trusted:
+                    standing.settle(str(unplanned), (), 0)
+                self._last = str(unplanned)
+                return self.function(*args, **kwargs)
+            except BaseException:
+                standing.restore()
+                raise
+            else:
+                self._last = ready
+                return run_function(ready, tensors)  # type: ignore[no-any-return]
+        return self._as_evidence(standing, tensors, args, kwargs)
+
+    def _as_evidence(self, standing: Standing, tensors: list[Tensor], args: Any, kwargs: Any) -> R:
+        """The result of the function as it is, watched."""
+        if standing.reason is not None:
+            self._last = standing.reason
+            return self.function(*args, **kwargs)
+        evidence = Evidence(standing.cell, once=True)
+        result, _ = evidence.call(
+            lambda x, state: (self.function(*args, **kwargs), ()), tuple(tensors), ()
+        )
+        reason = evidence.finish()
+        standing.settle(reason, evidence.operations, ENOUGH)
+        self._last = reason or "it was met for the first time, and watched"
+        return result  # type: ignore[no-any-return]
+
+
+_PLAIN = frozenset([bool, int, float, str, type(None), np.ndarray])
+
+
+def _with(function: Any, objects: list[Any]) -> Any:
+    """A function, together with what it is given that may change."""
+    return functools.partial(function, *objects) if objects else function
+
+
+def _prepare(
+    function: Callable[[Sequence[Tensor]], Any], tensors: list[Tensor], standing: Standing
+) -> Ready:
+    if standing.trusted:
+        return prepare_function(function, tensors)
+    operations = Operations(whole=True)
+    ready = prepare_function(lambda own: watched(operations, function, own), tensors)
+    if not standing.knows(tuple(operations.names)):
+        raise Unseen("the function does what it has not been seen to do")
+    return ready
+
+
+def why_literal(mode: Mode) -> str | None:
+    """Why nothing is planned here; None where plans may run."""
+    if mode.literal:
+        return "literal() turns every plan off"
+    if mode.anomaly:
+        return "detect_anomaly looks at every operation"
+    if mode.watch is not None:
+        return "it runs inside a function or a cell that is watched"
+    if needs_graph():
+        return "derivatives of a derivative are to come, which go through every operation"
+    return None
+
+
+def planned(function: Callable[P, R]) -> Planned[P, R]:
+    """A function of Tensors that runs by a plan; also a decorator.
+
+    Each call traces the function, on arguments that have shapes and no values, and runs the plan
+    for what it did: a program with kernels, prepared once for each structure of operations, shapes
+    and dtypes. Arguments and results are any nesting of tuples, lists and dicts; what is no Tensor
+    is passed on as it is. Captured Tensors and Python numbers are arguments of the plan, random
+    draws are those that the function itself would make, and derivatives come out by the same rules,
+    to any order. Results are equal to rounding; ``with literal():`` runs the function itself.
+
+    So does any call that cannot be planned, with the same results: one that looks at a value
+    (``if``, ``.item()``, NumPy), keeps a Tensor or changes something that it can reach or is given,
+    differentiates inside, has a loop of ``unroll`` in it (which is planned by itself), runs inside
+    ``vmap`` or another trace, or has arguments of fewer than 2**14 elements, for which tracing
+    takes longer than it saves. A function of yours runs as it is and is watched when it is first
+    called, and planned from the next call on if nothing changed in what it can reach;
+    ``@tinygrad_rnn.pure`` trusts it at once. ``planned(f).report()`` says how the last call ran.
+
+    Raises:
+        TypeError: for what cannot be called.
+    """
+    if not callable(function):
+        raise TypeError(f"planned: a function of Tensors, not a {type(function).__name__}")
+    return Planned(function)
+
+
+# Functions of the library.
+
+
+def composition(least: int = LEAST) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Plan a function of the library: one that computes from its arguments, and nothing else.
+
+    Args:
+        least: elements of all arguments from which on there is a plan.
+
+    What it is given are Tensors and what can be a key: numbers, strings, tuples of them. It is
+    traced once for each kind of arguments, and captures nothing but constants.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = planner.compositions.setdefault(function, {})
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            mode = MODE.get()
+            if mode.literal or mode.anomaly or mode.watch is not None or needs_graph():
+                return function(*args, **kwargs)
+            size, tensors, kinds = 0, list[Tensor](), list[Any]()
+            for x in (*args, *kwargs.values()):
+                if not isinstance(x, Tensor):
+                    kinds.append((type(x), x))
+                    continue
+                array = x._array
+                if type(array) is not np.ndarray:
+                    return function(*args, **kwargs)
+                size += array.size
+                tensors.append(x)
+                kinds.append((array.shape, array.dtype, x._node is None))
+            if size < least:
+                return function(*args, **kwargs)
+            key = (mode.recording, default_dtype(), *kwargs, *kinds)
+            ready = known.get(key)
+            if ready is None:
+                if len(known) >= _KINDS:
+                    known.clear()
+                ready = known[key] = _prepare_composition(function, args, kwargs, tensors)
+            if isinstance(ready, str) or (ready.plan.draws and random.is_elsewhere()):
+                return function(*args, **kwargs)
+            return run_function(ready, tensors)  # type: ignore[no-any-return]
+
+        return call
+
+    return decorate
+
+
+_KINDS = 64
+"""Kinds of arguments that are known of a function of the library, before it begins again."""
+
+
+def _prepare_composition(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], tensors: list[Tensor]
+) -> Ready | str:
+    """How a function of the library runs, or why it runs as it is."""
+
+    def on(own: Sequence[Tensor]) -> Any:
+        rest = iter(own)
+        mine = [next(rest) if isinstance(x, Tensor) else x for x in (*args, *kwargs.values())]
+        return function(*mine[: len(args)], **dict(zip(kwargs, mine[len(args) :], strict=True)))
+
+    try:
+        return prepare_function(on, tensors)
+    except Unplanned as reason:
+        return str(reason)
