@@ -152,3 +152,21 @@ class Loop(NamedTuple):
 
     statements: tuple[Kernel | Product, ...]
     backwards: bool  # from the last step of the timetable to the first
+
+
+class Formula(NamedTuple):
+    """The same arithmetic on each element of arrays of one size, whatever that is.
+
+    Its instructions are a kernel's, without widths, but know arrays and numbers by their places
+    among those that come with a call: "load" and "store" an array, "number" one of the numbers.
+    "check" says that a value should be finite, and "squares" adds the square of it, in float64, to
+    a sum over all elements.
+    """
+
+    instructions: tuple[Instruction, ...]
+    arrays: int  # how many it loads or stores
+
+    @property
+    def sums(self) -> bool:
+        """Whether there is a sum of squares."""
+        return any(i.name == "squares" for i in self.instructions)

@@ -2,7 +2,8 @@
 
 A step computes all new values before it assigns any, and rebinds ``p.data``: nothing is written in
 place, so a graph built before the step still gives the gradients of its time. Reading order:
-optimizer, algorithms, clipping, lr_scheduler; settings is what they check their arguments with.
+formulas (how an update becomes a kernel), optimizer, algorithms, clipping, lr_scheduler; settings
+is what they check their arguments with.
 """
 
 from . import lr_scheduler

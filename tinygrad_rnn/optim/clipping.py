@@ -6,7 +6,8 @@ Call it between ``backward`` and ``step``. Gradients are replaced, never written
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +15,11 @@ from ..atomic import commit
 from ..dtypes import native_dtype
 from ..graph import Array
 from ..tensor import Tensor, backend_of, regrading, wrap
+from .formulas import Kernel, kernel_of, squared_norm, suits
 from .settings import flag, number
+
+_VERY_LITTLE, _LITTLE = 2**12, 2**17
+"""So many elements are worth a kernel: of the norm, which replaces three passes; of one pass."""
 
 
 def clip_grad_norm_(
@@ -32,7 +37,7 @@ def clip_grad_norm_(
     max_norm = number("clip_grad_norm_: max_norm", max_norm, "(0, inf]")
     flag("clip_grad_norm_: error_if_nonfinite", error_if_nonfinite)
     given = _with_gradients("clip_grad_norm_", parameters)
-    norm = math.sqrt(sum(_squared_norm(grad) for _, grad in given))
+    norm = math.sqrt(_squared_norm([grad for _, grad in given]))
     if not math.isfinite(norm):
         if error_if_nonfinite:
             raise FloatingPointError(
@@ -41,7 +46,11 @@ def clip_grad_norm_(
             )
         return norm
     if norm > max_norm:
-        _replace(given, [_scaled(grad, max_norm / norm) for _, grad in given])
+        factor = max_norm / norm
+        kernel = None
+        if factor >= _least_factor(np.dtype(np.float32)):
+            kernel = _kernel(given, lambda xp, grad: [grad * factor])
+        _replace(given, kernel, lambda grad: _scaled(grad, factor))
     return norm
 
 
@@ -54,7 +63,8 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     """
     bound = number("clip_grad_value_: clip_value", clip_value, "(0, inf)")
     given = _with_gradients("clip_grad_value_", parameters)
-    _replace(given, [_clipped(grad, bound) for _, grad in given])
+    kernel = _kernel(given, lambda xp, grad: [xp.minimum(xp.maximum(grad, -bound), bound)])
+    _replace(given, kernel, lambda grad: _clipped(grad, bound))
 
 
 def _with_gradients(
@@ -82,18 +92,41 @@ def _with_gradients(
     return [(p, p.grad) for p in once if p.grad is not None]
 
 
-def _squared_norm(grad: Tensor) -> float:
+def _squared_norm(grads: list[Tensor]) -> float:
+    """Together, in float64."""
+    in_kernel = [grad._array for grad in grads if suits(grad._array)]
+    worth = len(in_kernel) > 1 or sum([array.size for array in in_kernel]) >= _VERY_LITTLE
+    total = squared_norm(in_kernel) if worth else None
+    left = grads if total is None else [grad for grad in grads if not suits(grad._array)]
+    return (total or 0.0) + sum(map(_squares, left))
+
+
+def _squares(grad: Tensor) -> float:
     xp = backend_of(grad)
     return float(xp.to_host(xp.asarray(xp.sum(xp.astype(grad._array, xp.float64) ** 2))))
 
 
 def _scaled(grad: Tensor, factor: float) -> Array:
     """In float64 if the dtype of the gradient would round the factor, float16 or near underflow."""
-    xp, limits = backend_of(grad), np.finfo(grad.dtype)
-    if grad.dtype != np.float16 and factor >= limits.tiny / limits.eps:
+    xp = backend_of(grad)
+    if grad.dtype != np.float16 and factor >= _least_factor(grad.dtype):
         return grad._array * factor
     wide = xp.astype(grad._array, xp.float64) * factor
     return xp.astype(xp.asarray(wide), native_dtype(xp, grad.dtype))
+
+
+def _least_factor(dtype: np.dtype[Any]) -> float:
+    """The least factor that a dtype holds to its precision."""
+    limits = np.finfo(dtype)
+    return float(limits.tiny / limits.eps)
+
+
+def _kernel(
+    given: list[tuple[Tensor, Tensor]], function: Callable[..., list[Any]]
+) -> Kernel | None:
+    """That of a function of a gradient, if there is one and the gradients are large enough."""
+    worth = sum([grad.size for _, grad in given]) >= _LITTLE
+    return kernel_of(function, 1) if worth else None
 
 
 def _clipped(grad: Tensor, bound: float) -> Array:
@@ -101,8 +134,18 @@ def _clipped(grad: Tensor, bound: float) -> Array:
     return backend_of(grad).clip(grad._array, -bound, bound)
 
 
-def _replace(given: list[tuple[Tensor, Tensor]], arrays: list[Array]) -> None:
-    """Give every parameter its new gradient, or none of them."""
-    # asarray: what NumPy computes from 0-d arrays are scalars
-    new = [wrap(backend_of(p).asarray(a), None) for (p, _), a in zip(given, arrays, strict=True)]
-    commit(regrading(p, grad) for (p, _), grad in zip(given, new, strict=True))
+def _replace(
+    given: list[tuple[Tensor, Tensor]], kernel: Kernel | None, rule: Callable[[Tensor], Array]
+) -> None:
+    """Give every parameter its new gradient, by a kernel where it suits, or none of them."""
+    in_kernel = [kernel is not None and suits(grad._array) for _, grad in given]
+    made: Iterator[list[Array]] = iter(())
+    if kernel is not None:
+        pairs = zip(given, in_kernel, strict=True)
+        made = iter(kernel.run([(grad._array,) for (_, grad), suited in pairs if suited])[1])
+    changes = []
+    for (p, grad), suited in zip(given, in_kernel, strict=True):
+        array = next(made)[0] if suited else rule(grad)
+        # asarray: what NumPy computes from 0-d arrays are scalars
+        changes.append(regrading(p, wrap(backend_of(p).asarray(array), None)))
+    commit(changes)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import cache
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from ..atomic import attributes, commit
 from ..dtypes import native_dtype
 from ..graph import Array
 from ..tensor import Tensor, backend_of, rebinding, wrap
+from . import formulas
 from .settings import CHECKS, choice
 
 Settings = Mapping[str, Any]
@@ -37,6 +38,15 @@ class Member(NamedTuple):
     p: Tensor
     settings: Settings
     needed: set[str]
+
+
+FEW, LITTLE = 4, 2**12
+"""Fewer parameters than these, with fewer elements together, are not worth a kernel."""
+
+Trained: TypeAlias = "tuple[Member, Tensor]"
+"""A parameter and its gradient."""
+Update: TypeAlias = "tuple[Member, Array, State]"
+"""A parameter and what it becomes."""
 
 
 class Optimizer:
@@ -168,24 +178,27 @@ class Optimizer:
         trained = [(m, m.p.grad) for m in self._members() if m.p.grad is not None]
         for member, grad in trained:
             self._check_fit(member, grad)
-        bad = [] if self.nonfinite == "allow" else _not_finite([grad for _, grad in trained])
+        updates, left = self._updated_by_kernels(trained)
+        look = left and self.nonfinite != "allow"
+        bad = _not_finite([grad for _, grad in left]) if look else []
         if bad and self.nonfinite == "skip":
             return False
         if bad:
-            first, p, *_ = trained[bad[0]][0]
+            first, p, *_ = left[bad[0]][0]
             raise FloatingPointError(
                 f"{type(self).__name__}: {len(bad)} of {len(trained)} gradients are not finite, "
                 f"the first that of {self._called(first)}, {show(p)}; nothing was changed. "
                 "Find the operation by tinygrad_rnn.detect_anomaly(), or pass over such steps by "
                 "nonfinite='skip'"
             )
-        try:
-            with np.errstate(over="warn" if self.nonfinite == "allow" else "raise"):
-                updates = [(member, *self._updated(member, grad)) for member, grad in trained]
-        except FloatingPointError:
-            if self.nonfinite == "skip":
-                return False
-            raise
+        if left:
+            try:
+                with np.errstate(over="warn" if self.nonfinite == "allow" else "raise"):
+                    updates += [(member, *self._updated(member, grad)) for member, grad in left]
+            except FloatingPointError:
+                if self.nonfinite == "skip":
+                    return False
+                raise
         changes = [c for member, array, _ in updates for c in rebinding(member.p, array)]
         states = {member.position: state for member, _, state in updates}
         commit([*changes, (dict.update, self.state, states)])
@@ -201,22 +214,15 @@ class Optimizer:
 
     def _updated(self, member: Member, grad: Tensor) -> tuple[Array, State]:
         """The new array and state of a parameter, which can be assigned without a further look."""
-        position, p, settings, needed = member
+        position, p, settings, _ = member
         xp = backend_of(p)
         array, gradient, own = p._array, grad._array, p._array.dtype
         wide = native_dtype(xp, _wide(p.dtype))
         if wide != own:
             array, gradient = xp.astype(array, wide), xp.astype(gradient, wide)
-        state = {
-            name: _as_moment(value, p, wide) if name in self.moments else value
-            for name, value in self.state.get(position, {}).items()
-        }
-        if not needed <= state.keys():
-            state = {**self._initial(xp, array, settings), **state}
+        state = self._state_before(member, xp, array, wide)
         try:
-            if settings.get("weight_decay"):
-                array, gradient = self._decay(array, gradient, settings)
-            array, state = self._update(xp, array, gradient, state, settings)
+            array, state = self._decayed_update(xp, array, gradient, state, settings)
             array = xp.asarray(array)  # what NumPy computes from 0-d arrays are scalars
             if array.dtype == wide != own:
                 array = xp.astype(array, own)
@@ -232,6 +238,80 @@ class Optimizer:
                 f"settings {settings} becomes {show(array)}"
             )
         return array, {k: xp.asarray(v) if k in self.moments else v for k, v in state.items()}
+
+    def _state_before(self, member: Member, xp: Backend, array: Array, wide: Any) -> State:
+        """The state of a parameter, as ``_update`` needs it."""
+        position, p, settings, needed = member
+        state = {
+            name: _as_moment(value, p, wide) if name in self.moments else value
+            for name, value in self.state.get(position, {}).items()
+        }
+        if needed <= state.keys():
+            return state
+        return {**self._initial(xp, array, settings), **state}
+
+    def _decayed_update(
+        self, xp: Any, p: Array, grad: Array, state: State, settings: Settings
+    ) -> tuple[Array, State]:
+        if settings.get("weight_decay"):
+            p, grad = self._decay(p, grad, settings)
+        return self._update(xp, p, grad, state, settings)
+
+    def _updated_by_kernels(self, trained: list[Trained]) -> tuple[list[Update], list[Trained]]:
+        """The updates that kernels compute, and what is left for the library of the arrays.
+
+        All is left if a value is not finite on the way: where that comes from, and whether it is an
+        error, is found by going the way in which every operation can be looked at.
+        """
+        if len(trained) < FEW and sum([m.p._array.size for m, _ in trained]) < LITTLE:
+            return [], trained
+        alike: dict[Any, list[tuple[Trained, State]]] = {}  # what differs in arrays only
+        left: list[Trained] = []
+        for each in trained:
+            member = each[0]
+            own = member.p._array
+            if not formulas.suits(own):
+                left.append(each)
+                continue
+            state = self._state_before(member, backend_of(member.p), own, own.dtype)
+            counts = [value for name, value in state.items() if name not in self.moments]
+            alike.setdefault((id(member.settings), *state, *counts), []).append((each, state))
+        updates: list[Update] = []
+        for those in alike.values():
+            made = self._updated_alike(those)
+            if made is None:
+                left += [each for each, _ in those]
+            elif not made[0]:
+                return [], trained
+            else:
+                updates += made[1]
+        return updates, sorted(left, key=lambda each: each[0].position)
+
+    def _updated_alike(
+        self, those: list[tuple[Trained, State]]
+    ) -> tuple[bool, list[Update]] | None:
+        """Whether all is finite, and the updates; None if there is no kernel for them."""
+        (member, _), state = those[0]
+        moments = [name for name in state if name in self.moments]
+        after: State = {}
+
+        def update(xp: Any, p: Any, grad: Any, *values: Any) -> list[Any]:
+            given = state | dict(zip(moments, values, strict=True))
+            p, made = self._decayed_update(xp, p, grad, given, member.settings)
+            after.update(made)
+            return [p, *(value for name, value in made.items() if name in self.moments)]
+
+        found = formulas.kernel_of(update, 2 + len(moments))
+        if found is None:
+            return None
+        kept = [name for name in after if name in self.moments]
+        finite, results = found.run(
+            [(m.p._array, grad._array, *(x[name] for name in moments)) for (m, grad), x in those]
+        )
+        return finite, [
+            (m, array, after | dict(zip(kept, values, strict=True)))
+            for ((m, _), _), (array, *values) in zip(those, results, strict=True)
+        ]
 
     def _needed(self, settings: Settings) -> set[str]:
         """What a state has with these settings, unless it has not begun."""

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 Integer = str | int
 """A 64-bit integer: the name of an instruction's result, or a number known now."""
 
+FLOATING = ("float", "double")
+
 
 def vector(kind: str, lanes: int) -> str:
     """The type of ``lanes`` numbers of a kind such as "float"; of one, that of the number."""
@@ -26,11 +28,13 @@ def vector(kind: str, lanes: int) -> str:
 
 
 def _literal(kind: str, lanes: int, number: float) -> str:
-    if kind == "float":
-        try:
-            (rounded,) = struct.unpack("f", struct.pack("f", number))
-        except OverflowError:
-            rounded = math.copysign(math.inf, number)
+    if kind in FLOATING:
+        rounded = float(number)
+        if kind == "float":
+            try:
+                (rounded,) = struct.unpack("f", struct.pack("f", number))
+            except OverflowError:
+                rounded = math.copysign(math.inf, number)
         text = f"0x{struct.pack('>d', rounded).hex().upper()}"
     else:
         text = str(int(number))
@@ -86,6 +90,10 @@ class Code:
     def smaller(self, x: Integer, y: Integer) -> str:
         """The smaller of two integers."""
         return self.emit(f"select i1 {self.emit(f'icmp slt i64 {x}, {y}')}, i64 {x}, i64 {y}")
+
+    def larger(self, x: Integer, y: Integer) -> str:
+        """The larger of two integers."""
+        return self.emit(f"select i1 {self.emit(f'icmp sgt i64 {x}, {y}')}, i64 {x}, i64 {y}")
 
     def whole(self, x: Integer) -> Value:
         """An integer of 64 bits as a value."""
@@ -191,7 +199,7 @@ class Code:
 
 
 class Value:
-    """The result of an instruction: ``lanes`` numbers of a kind, "float", "i1" (boolean) or "i64".
+    """The result of an instruction: ``lanes`` numbers of a kind, such as "float" or "i1" (boolean).
 
     Operators append instructions. A Python number stands for itself in all lanes, and one number
     beside a vector is spread over its lanes.
@@ -247,7 +255,7 @@ class Value:
         return Value(self.code, text, kind or x.kind, lanes)
 
     def _arithmetic(self, operation: str, other: Value | float) -> Value:
-        if self.kind != "float":
+        if self.kind not in FLOATING:
             return self._binary(operation, other)
         return self._binary(f"f{operation} contract" if self.code.fused else f"f{operation}", other)
 
@@ -351,6 +359,10 @@ class Value:
         if self.kind == "float":
             return self
         return self._convert("uitofp" if self.kind == "i1" else "sitofp", "float")
+
+    def double(self) -> Value:
+        """A float in float64."""
+        return self._convert("fpext", "double")
 
     def boolean(self) -> Value:
         """Whether a float is not 0."""
