@@ -43,13 +43,52 @@ def study(text: str = TEXT, **options: Any) -> inspect.Study:
     )
 
 
-def test_a_planted_unit_that_knows_quotes_ranks_first_among_states() -> None:
-    units = study().data["units"]
-    first = next(u for u in units if u["name"].startswith("h["))
-    assert (first["name"], first["knows"]) == (f"h[{UNITS}]", "in quotes")
-    assert units[0]["bits"] == first["bits"] > 0.8
-    others = [u["bits"] for u in units if u["knows"] == "in quotes" and u is not first]
-    assert max(others, default=0.0) < first["bits"]
+class Gate(nn.GRUCell):
+    """A GRU beside a gate that is open within quotes, and shows in no state by itself."""
+
+    def forward(self, x: Tensor, state: Any) -> Any:
+        rest, _ = super().forward(x, state[..., :UNITS])
+        flag = state[..., UNITS:]
+        mark = x[..., :1]
+        flag = mark * (1.0 - flag) + (1.0 - mark) * flag
+        quote = tg.sigmoid(8.0 * flag - 4.0 + 0.5 * rest[..., :1])
+        h = tg.concat([rest, 0.0 * quote + flag], axis=-1)
+        return h, h
+
+
+@pytest.mark.parametrize("kind", [Quoting, Gate])
+def test_a_planted_unit_or_gate_that_knows_quotes_ranks_first_of_all(kind: Any) -> None:
+    tg.manual_seed(0)
+    found = inspect.activity(kind(8, UNITS), inputs(), TEXT, tg.zeros((1, UNITS + 1)))
+    units = found.data["units"]
+    planted = {f"h[{UNITS}]"} | ({"quote[0]"} if kind is Gate else set())
+    assert {u["name"] for u in units[: len(planted)]} == planted
+    assert all(u["knows"] == "in quotes" and u["bits"] > 0.7 for u in units[: len(planted)])
+    others = units[len(planted) :]
+    assert {"r", "z", "n", "h"} <= {u["name"].partition("[")[0] for u in others}
+    assert max(u["bits"] for u in others) < units[len(planted) - 1]["bits"]
+
+
+@pytest.mark.parametrize("order", ["luong", "bahdanau"])
+def test_attention_is_that_of_the_decoder(order: Any) -> None:
+    tg.manual_seed(0)
+    embedding, attention = nn.Embedding(7, 3), nn.AdditiveAttention(5, 4, 6)
+    beside = 5 if order == "luong" else 4
+    decoder = nn.AttentionDecoder(embedding, nn.GRUCell(3 + beside, 5), attention, order)
+    values = tg.tensor(np.random.default_rng(0).normal(size=(4, 2, 4)), "float32")
+    memory = decoder.remember(values, lengths=[4, 2])
+    tokens = tg.tensor([[1, 2], [3, 4], [5, 6]])
+    found = inspect.activity(
+        decoder, tokens, ["a", "b", "c"], row=1, memory=memory, sources=list("wxyz")
+    )
+    _, weights = decoder(tokens, memory, return_weights=True)
+    assert found.data["attention"]["sources"] == list("wxyz")
+    assert_allclose(found.data["attention"]["weights"], weights.numpy()[:, 1], atol=1e-4)
+    assert {"r", "z", "n"} <= set(found.data["gates"]) and "attention: w" in found.to_svg()
+    with pytest.raises(TypeError, match="memory="):
+        inspect.activity(decoder, tokens, "abc")
+    with pytest.raises(TypeError, match="memory="):
+        inspect.activity(nn.GRUCell(3, 4), tg.ones((3, 2, 3)), "abc", memory=memory)
 
 
 def test_values_are_those_of_the_loop_to_a_byte() -> None:

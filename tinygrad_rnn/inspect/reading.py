@@ -11,10 +11,12 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ..nn.seq2seq import AttentionDecoder, DecoderState
 from ..planner.lookup import PlanError
 from ..planner.trace import Untraceable
 from ..recurrence.unroll import unroll
@@ -39,35 +41,53 @@ def activity(
     row: int = 0,
     predicates: Mapping[str, Predicate] | None = None,
     attention: Any = None,
+    memory: Any = None,
+    sources: Sequence[str] | None = None,
 ) -> Study:
     """What each unit of a cell's states and gates does over a text.
 
     Args:
-        cell: any callable ``cell(x, state) -> (output, state)``, as for ``unroll``.
+        cell: any callable ``cell(x, state) -> (output, state)``, as for ``unroll``; or an
+            ``nn.AttentionDecoder``, given ``memory``, whose attention is shown, too.
         xs: a Tensor (T, B, ...) or a structure of them: what the cell reads for each part of the
-            text, such as ``embedding(tokens)``.
+            text, such as ``embedding(tokens)``; of a decoder, its tokens (T, B).
         text: T characters, or T words.
-        state: the initial state, as for ``unroll``.
+        state: the initial state, as for ``unroll``; of a decoder, as for its ``initial_state``.
         row: which row of the batch the text is of.
         predicates: further properties of a text by name: functions of the T parts that return T
             values, of which units are to know something. Those of ``PREDICATES`` are there.
         attention: weights (T, S) of what each step attends to, if there are some, and optionally
             ``(weights, sources)`` with the S texts that they are over.
+        memory: of a decoder, what ``decoder.remember(values)`` gave.
+        sources: the S texts that are in the memory, of this row.
 
     Returns:
         A ``Study``: ``data["units"]`` by rank, each with the property that it knows most about,
         the bits, and its values as bytes; ``values_of`` and ``unit_at`` read them,
         ``units_for`` and ``similar`` answer questions about a passage.
 
-    Raises ValueError for a text that is not of T parts, or a row that there is not.
+    Raises ValueError for a text that is not of T parts, or a row that there is not; TypeError for a
+    decoder without a memory, or a memory without a decoder.
     """
+    decoder = cell if isinstance(cell, AttentionDecoder) else None
+    if (decoder is None) != (memory is None):
+        raise TypeError(
+            "activity: an nn.AttentionDecoder is given with memory=decoder.remember(values), and "
+            "nothing else is"
+        )
+    if decoder is not None:
+        if not isinstance(state, DecoderState):
+            state = decoder.initial_state(memory, state)
+        cell = partial(decoder._step, memory=memory)
     steps = Steps(cell, xs, state, None, None, None, False)
     parts = list(text)
     if len(parts) != steps.count:
         raise ValueError(f"activity: {len(parts)} parts of a text for {steps.count} steps of xs")
     if not 0 <= row < steps.rows:
         raise ValueError(f"activity: row {row} of a batch of {steps.rows}")
-    named, gates = _values(cell, steps, row)
+    named, gates, outputs = _values(cell, steps, row)
+    if decoder is not None:
+        attention = outputs[1][:, row], sources
     kinds = {name: _codes(f(parts)) for name, f in {**PREDICATES, **(predicates or {})}.items()}
     units = []
     for name, values in named.items():
@@ -94,15 +114,17 @@ def activity(
     return Study("activity", data)
 
 
-def _values(cell: Cell, steps: Steps, row: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The units of one row by name, (T, units) each, and how saturated gates are."""
+def _values(cell: Cell, steps: Steps, row: int) -> tuple[dict[str, Any], dict[str, Any], Any]:
+    """The units of one row by name, (T, units) each, how saturated gates are, and the outputs."""
     with no_grad():
         try:
             retold = Retold(cell, steps.xs, steps.initial)
-            (_, states, kept), _ = unroll(retold, (steps.xs, {}), steps.initial, mode="planned")
+            (outputs, states, kept), _ = unroll(
+                retold, (steps.xs, {}), steps.initial, mode="planned"
+            )
             names, gate_list = retold.state_names, retold.gates
         except (PlanError, Untraceable):
-            (_, states), _ = unroll(
+            (outputs, states), _ = unroll(
                 Tapped(cell, taps=False), steps.xs, steps.initial, mode="literal"
             )
             names, gate_list, kept = [f"state{n}" for n in range(len(states))], [], ()
@@ -116,7 +138,7 @@ def _values(cell: Cell, steps: Steps, row: int) -> tuple[dict[str, Any], dict[st
             "low": float((values < low).mean()),
             "high": float((values > high).mean()),
         }
-    return named, gates
+    return named, gates, outputs
 
 
 def _flat(x: Any, row: int) -> Any:
