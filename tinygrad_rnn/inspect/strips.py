@@ -21,10 +21,12 @@ def strip(
     label: str,
     shares: Sequence[tuple[str, Sequence[float]]] = (),
     unit: str = "",
+    beneath: tuple[str, float] = ("", 0.0),
 ) -> str:
     """Rows of cells coloured by value from ``low`` to ``high``; nan and inf are red.
 
-    ``shares`` are further rows, whose values go from 0 to 1.
+    ``shares`` are further rows, whose values go from 0 to 1; ``beneath`` is a drawing that goes
+    under all of it, with its height.
     """
     drawn, foot = _cells(rows, low, high, unit)
     last = len(rows[0][1]) if rows else 0
@@ -34,7 +36,9 @@ def strip(
         body.append(f'<g transform="translate(0 {foot:.0f})">{more}</g>')
         foot += height
     body.append(text(_LABEL, foot, f"step 1 ... {last}; {label}"))
-    return svg(_LABEL + _WIDTH, foot + 6, body, label)
+    drawn, height = beneath
+    body.append(f'<g transform="translate(0 {foot + 12:.0f})">{drawn}</g>')
+    return svg(_LABEL + _WIDTH, foot + 6 + height, body, label)
 
 
 def _cells(
@@ -133,7 +137,11 @@ def svg_of_compare(data: dict[str, Any]) -> str:
 
 
 def svg_of_activity(data: dict[str, Any]) -> str:
-    """The units that know most over the text, each from its least value to its largest."""
+    """The units that know most over the text, each from its least value to its largest.
+
+    Beneath them what is attended to, and the way of the state in the plane of its two largest
+    principal components.
+    """
     rows = [
         (unit["name"], [code / 255 for code in base64.b64decode(unit["bytes"])])
         for unit in data["units"][:12]
@@ -141,7 +149,33 @@ def svg_of_activity(data: dict[str, Any]) -> str:
     attention = data.get("attention", {"sources": [], "weights": []})
     columns = zip(*attention["weights"], strict=True)
     looked = [(f"attention: {s}", w) for s, w in zip(attention["sources"], columns, strict=True)]
-    return strip(rows, 0.0, 1.0, "each unit from its least value (dark) to its largest", looked)
+    label = "each unit from its least value (dark) to its largest"
+    return strip(rows, 0.0, 1.0, label, looked, beneath=_way(data["path"], data["text"]))
+
+
+def _way(path: Sequence[Sequence[float]], parts: Sequence[str]) -> tuple[str, float]:
+    """A path in the plane, a point for each part of a text, and how high the drawing is."""
+    if len(path) < 2:
+        return "", 0.0
+    size, foot = 220.0, 18.0
+    least = [min(point[axis] for point in path) for axis in (0, 1)]
+    span = max(max(point[axis] for point in path) - least[axis] for axis in (0, 1)) or 1.0
+    places = [
+        (_LABEL + (x - least[0]) / span * size, 8 + (y - least[1]) / span * size) for x, y in path
+    ]
+    line = " ".join(f"{x:.0f},{y:.0f}" for x, y in places)
+    drawn = [f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-opacity="0.3"/>']
+    for n in range(0, len(places), math.ceil(len(places) / _POINTS)):
+        x, y = places[n]
+        hue = colour(n, 0.0, len(places) - 1.0)
+        title = f"<title>{n}: {escape(repr(parts[n]))}</title>"
+        drawn.append(f'<circle cx="{x:.0f}" cy="{y:.0f}" r="3" fill="{hue}">{title}</circle>')
+    height = 16 + max(y for _, y in places)
+    drawn.append(text(_LABEL, height, "the state in two principal components, dark at the start"))
+    return "".join(drawn), height + foot
+
+
+_POINTS = 200
 
 
 def svg_of_watch(data: dict[str, Any]) -> str:

@@ -160,7 +160,8 @@ def text_of_activity(data: dict[str, Any]) -> str:
     lines += [f"{u['name']:10} {u['bits']:5.2f}  {u['knows']}" for u in data["units"][:12]]
     for name, gate in data["gates"].items():
         lines.append(
-            f"gate {name} ({gate['function']}): {gate['low']:.0%} shut, {gate['high']:.0%} open"
+            f"gate {name} ({gate['function']}): {gate['low']:.0%} at its lower end, "
+            f"{gate['high']:.0%} at its upper end"
         )
     if not data["units"]:
         return "\n".join(lines)
