@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import cProfile
 import random
 import re
 import sys
@@ -305,6 +306,22 @@ def test_names_and_lines_are_those_of_the_code_and_cost_nothing_unless_asked_for
         assert expected in text
     unrecorded = tg.sum(tg.unroll(nn.LSTMCell(3, 4), xs, mode="literal")[0])
     assert "cells.py" not in tg.to_text(inspect.fold(unrecorded))
+
+
+def test_a_profiler_goes_on_after_a_look() -> None:
+    cell, xs = nn.LSTMCell(3, 4), inputs(6)
+    profile = cProfile.Profile()
+    profile.enable()
+    try:
+        with inspect.record():
+            total = tg.sum(tg.unroll(cell, xs, mode="literal")[0])
+        assert not inspect.explain_nonfinite(cell, xs, loss=tg.sum).data["found"]
+        sorted([3, 1, 2])  # something that a profile shows
+    finally:
+        profile.disable()
+    assert "cells.py" in tg.to_text(inspect.fold(total))
+    seen = [str(entry.code) for entry in profile.getstats()]
+    assert any("sorted" in code for code in seen)
 
 
 def test_bad_input_is_refused_with_the_cure() -> None:

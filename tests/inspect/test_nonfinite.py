@@ -157,6 +157,21 @@ def test_a_gradient_of_weights_alone_and_a_loss_are_found_too() -> None:
             cell, tg.tensor(xs), tg.zeros((ROWS, 3)), loss=squares
         ).data
         assert (data["step"], data["row"], data["operation"]) == (step, 3, "sqrt")
+    # Of tokens there is no gradient: the step is found by halves.
+    table = tg.tensor(np.eye(5, 3)[::-1], "float32", requires_grad=True)  # row 0 is of zeros
+
+    def reading(token: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        g = tg.sqrt(tg.abs(tg.sum(table[token], axis=-1, keepdims=True)))
+        h = tg.tanh(0.5 * h + g)
+        return h, h
+
+    for step in (0, 5, T - 1):
+        tokens = np.full((T, ROWS), 3)
+        tokens[step, 2] = 0
+        data = inspect.explain_nonfinite(
+            reading, tg.tensor(tokens), tg.zeros((ROWS, 3)), loss=squares
+        ).data
+        assert (data["step"], data["row"], data["operation"]) == (step, 2, "sqrt")
     xs = tg.tensor(series())
     study = inspect.explain_nonfinite(Gated("values"), xs, loss=lambda y: tg.log(tg.sum(y) * 0.0))
     assert study.data["in"] == "loss" and study.data["operation"] == "log"

@@ -283,7 +283,7 @@ class record:
         sys.setprofile(self._note)
 
     def __exit__(self, *error: object) -> None:
-        sys.setprofile(self._before)
+        put_back(self._before)
         self._name(sys._getframe(1).f_locals)
 
     def _note(self, frame: FrameType, event: str, result: Any) -> None:
@@ -322,6 +322,15 @@ class record:
             known = _notes.get(node)
             if known is None or known.name is None:
                 _notes[node] = Note(known.line if known else None, name)
+
+
+def put_back(hook: Any) -> None:
+    """Set the profile hook that there was; that of ``cProfile`` is its object, which is no hook."""
+    if hook is None or callable(hook):
+        sys.setprofile(hook)
+    else:
+        sys.setprofile(None)
+        hook.enable()
 
 
 def maker_of(result: Any) -> Node | None:

@@ -248,11 +248,13 @@ class _Search:
         """The step in whose backward pass the first nan or inf is made, and what makes it."""
         steps = self.steps
         taps = tuple(_leaf(t) for t in steps.zeros())
+        xs = map_leaves(_leaf, steps.xs)
         start = self._state([host(h) for h in steps.states], requires_grad=True)
         with random.replay(self.at):
-            (outputs, states), _ = self._run(Tapped(self.cell, True), (steps.xs, taps), start)
+            (outputs, states), _ = self._run(Tapped(self.cell, True), (xs, taps), start)
         first = [h for h in flatten(start)[0] if h._node is not None]
-        leaves = (*taps, *first)
+        inputs = [x for x in flatten(xs)[0] if x._node is not None]
+        leaves = (*taps, *first, *inputs)
         nodes: list[Node] = [x._node for x in leaves if x._node is not None]
         found = pull_back(*_seeded(flatten(outputs)[0], of_outputs), nodes)
         gs = [_or_zeros(found[n], x) for n, x in zip(nodes, leaves, strict=True)]
@@ -260,10 +262,11 @@ class _Search:
             [host(h) for h in states],
             gs[: len(taps)],
             [None if g is None else host(g) for g in of_outputs],
+            [*gs[len(taps) + len(first) :], *(host(x) for x in inputs)],
         )
         bad = self._bad(backward.of_states)
         spread = [float(np.mean(bad[t])) for t in steps.order]
-        for step, row in self._suspects(bad, gs[len(taps) :], backward):
+        for step, row in self._suspects(bad, gs[len(taps) : len(taps) + len(first)], backward):
             data = self._vjp(step, row, backward)
             if data is not None:
                 head = {"found": True, "where": "gradients", "step": step, "row": row}
@@ -275,16 +278,30 @@ class _Search:
     ) -> Iterator[tuple[int, int]]:
         """Steps to be looked at, the likeliest first, each with the row that it is about."""
         steps, order = self.steps, self.steps.order
-        place = next((n for n in reversed(range(len(order))) if bad[order[n]].any()), None)
-        if place is not None:  # the step that follows a state whose cotangent is bad
-            row = int(np.flatnonzero(bad[order[place]])[0])
-            after = next((t for t in order[place + 1 :] if steps.valid[t, row]), None)
-            yield from ((t, row) for t in (after, order[place]) if t is not None)
+
+        def last(flags: Any) -> int | None:
+            return next((n for n in reversed(range(len(order))) if flags[order[n]].any()), None)
+
+        # The last step in whose inputs or their cotangents something is wrong may have made it.
+        beside = self._bad(backward.of_inputs)
+        place = last(beside)
+        own = (
+            None if place is None else (order[place], int(np.flatnonzero(beside[order[place]])[0]))
+        )
+        place_of_states = last(bad)
+        if own is not None and place is not None and place > (place_of_states or 0):
+            yield own
+        if place_of_states is not None:  # the step that follows a state whose cotangent is bad
+            row = int(np.flatnonzero(bad[order[place_of_states]])[0])
+            after = next((t for t in order[place_of_states + 1 :] if steps.valid[t, row]), None)
+            yield from ((t, row) for t in (after, order[place_of_states]) if t is not None)
         elif not all(map(is_finite, of_first)):
             rows = ~np.isfinite(np.concatenate([g.reshape(len(g), -1) for g in of_first], 1)).all(1)
             row = int(np.flatnonzero(rows)[0])
             yield next((t for t in order if steps.valid[t, row]), order[0]), row
-        # A gradient of weights alone, which no state shows.
+        if own is not None:
+            yield own
+        # A gradient of weights alone, which nothing else shows.
         step = order[self._narrowed(backward)]
         yield step, int(np.flatnonzero(steps.valid[step])[0]) if steps.valid[step].any() else 0
 
@@ -355,6 +372,7 @@ class _Backward(NamedTuple):
     states: list[Any]
     of_states: list[Any]  # the cotangents of states, from the steps that follow
     of_outputs: list[Any]  # those of floating outputs, None for what the loss does not read
+    of_inputs: list[Any]  # those of floating inputs, and these
 
 
 def _seeded(ys: Sequence[Tensor], gs: Sequence[Any]) -> tuple[list[Tensor], list[Any]]:

@@ -223,7 +223,9 @@ def _activity(data: Any) -> str:
         (name, gate["function"], f"{gate['low']:.0%}", f"{gate['high']:.0%}")
         for name, gate in data["gates"].items()
     ]
-    gates = table(rows, ("gate", "activation", "at its lower end", "at its upper end")) if rows else ""
+    gates = (
+        table(rows, ("gate", "activation", "at its lower end", "at its upper end")) if rows else ""
+    )
     return (
         f'<label>unit <select class="unit">{options}</select></label>'
         "<p>Select a passage (or shift and arrow keys) to see which units stand out in it.</p>"

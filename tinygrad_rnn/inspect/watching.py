@@ -19,7 +19,7 @@ import tinygrad_rnn_backends as backends
 from ..apply import apply
 from ..structure import flatten
 from ..tensor import Tensor
-from .capture import in_nn, is_of_user, line_of
+from .capture import in_nn, is_of_user, line_of, put_back
 
 _APPLY = apply.__code__
 
@@ -105,7 +105,7 @@ def watched(f: Callable[[], Any]) -> Watched:
     try:
         found.result = f()
     finally:
-        sys.setprofile(before)
+        put_back(before)
     found.alive.append(flatten(found.result))
     return found
 
