@@ -167,7 +167,7 @@ _relu = Primitive(
 
 
 def abs(x: TensorLike, /) -> Tensor:
-    """|x|; the derivative at 0 is 0."""
+    """``|x|``; the derivative at 0 is 0."""
     return apply(_abs, x)
 
 
@@ -222,7 +222,7 @@ def tanh(x: TensorLike, /) -> Tensor:
 
 
 def sigmoid(x: TensorLike, /) -> Tensor:
-    """1 / (1 + exp(-x)), accurate for large |x|."""
+    """1 / (1 + exp(-x)), accurate for large ``|x|``."""
     return apply(_sigmoid, x)
 
 

@@ -1,0 +1,103 @@
+"""The site tells of every public name, its examples run, and no link inside of it is broken."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import re
+import subprocess
+import sys
+import types
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import numpy as np
+import pytest
+
+import tinygrad_rnn as tg
+from tinygrad_rnn import data, distributed, inspect, interop, linalg, nn, onnx, optim, testing
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted((DOCS / "api").glob("*.rst"))
+PARTS = {
+    module.__name__.rpartition(".")[2]: module
+    for module in (data, distributed, inspect, interop, linalg, nn, onnx, optim, testing)
+}
+NUMBER = re.compile(r"-?\b\d+\.\d*(?:e[+-]?\d+)?")
+
+
+def entries(page: Path) -> list[tuple[str, str, int]]:
+    """The names that a page tells of, each with its text and the line where that begins."""
+    text = page.read_text(encoding="utf-8")
+    starts = [*re.finditer(r"^\.\. public:: (\S+)$", text, re.MULTILINE)]
+    ends = [found.start() for found in starts[1:]] + [len(text)]
+    return [
+        (found[1], text[found.end() : end], text.count("\n", 0, found.end()))
+        for found, end in zip(starts, ends, strict=True)
+    ]
+
+
+class Close(doctest.OutputChecker):
+    """Numbers with a point need only agree to 1e-5: machines round differently."""
+
+    def check_output(self, want: str, got: str, optionflags: int) -> bool:
+        if NUMBER.sub("#", want) != NUMBER.sub("#", got):
+            return False
+        numbers = [[float(n) for n in NUMBER.findall(text)] for text in (want, got)]
+        return np.allclose(*numbers, rtol=1e-5, atol=1e-6)
+
+
+def example(kind: Any, **settings: Any) -> float:
+    """What the page on training defines; see there."""
+    weight = nn.Parameter(tg.ones(()))
+    optimizer = kind([weight], **settings)
+    tg.sum(weight).backward()
+    optimizer.step()
+    return round(float(weight), 4)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_example_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "_current", None)  # as it was, whoever sets it
+    runner = doctest.DocTestRunner(Close(), verbose=False)
+    for name, text, line in entries(page):
+        tg.manual_seed(0)
+        scope = {"np": np, "tg": tg, "example": example, **PARTS}
+        examples = doctest.DocTestParser().get_doctest(text, scope, name, str(page), line)
+        assert examples.examples, f"{page.name}: {name} has no example"
+        told: list[str] = []
+        runner.run(examples, out=told.append)
+        assert not told, "".join(told)
+
+
+def test_checked_examples_can_fail() -> None:
+    checker = Close()
+    assert checker.check_output("Tensor([0.7615942])\n", "Tensor([0.76159424])\n", 0)
+    assert not checker.check_output("Tensor([0.7616])\n", "Tensor([0.7626])\n", 0)
+    assert not checker.check_output("(2, 3)\n", "(2, 4)\n", 0)
+
+
+def test_every_public_name_has_an_entry() -> None:
+    told = [name for page in PAGES for name, _, _ in entries(page)]
+    assert len(told) == len(set(told)), sorted({name for name in told if told.count(name) > 1})
+    public = {
+        f"{'tg' if module is tg else module.__name__.removeprefix('tinygrad_rnn.')}.{name}"
+        for module in (tg, tg.optim.lr_scheduler, *PARTS.values())
+        for name in getattr(module, "__all__", ())
+        if callable(getattr(module, name))
+        and not isinstance(getattr(module, name), types.ModuleType)
+        and not _is_dtype(getattr(module, name))
+    }
+    assert not public - set(told)
+    for name in told:
+        first, *rest = name.split(".")
+        found: Any = tg if first == "tg" else importlib.import_module(f"tinygrad_rnn.{first}")
+        for part in rest:
+            found = getattr(found, part)
+
+
+def _is_dtype(value: Any) -> bool:
+    return isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic))
