@@ -6,6 +6,7 @@ Names are written as in the examples: ``tg`` is the package, ``nn``, ``optim`` a
 from __future__ import annotations
 
 import importlib
+import re
 from typing import Any
 
 from docutils import nodes
@@ -59,7 +60,16 @@ def _directive(found: Any) -> str:
     return "autofunction" if callable(found) else "autodata"
 
 
+def _without_links_back(
+    app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any
+) -> None:
+    """``viewcode`` knows one page for each module; names of one may be told of on several."""
+    if page.startswith("_modules/"):
+        context["body"] = re.sub(r'<a class="viewcode-back".*?</a>', "", context.get("body", ""))
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Called by Sphinx."""
     app.add_directive("public", Public)
+    app.connect("html-page-context", _without_links_back)
     return {"parallel_read_safe": True}

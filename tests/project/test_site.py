@@ -100,4 +100,68 @@ def test_every_public_name_has_an_entry() -> None:
 
 
 def _is_dtype(value: Any) -> bool:
-    return isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic))
+    return isinstance(value, np.dtype) or (
+        isinstance(value, type) and issubclass(value, np.generic)
+    )
+
+
+@pytest.mark.parametrize(
+    "page",
+    [p for p in sorted(DOCS.rglob("*.md")) if "tutorials" not in p.parts],
+    ids=lambda page: page.stem,
+)
+def test_code_on_pages_runs(
+    page: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Blocks marked ```python exactly, one after the other; tutorials run in a build."""
+    monkeypatch.chdir(tmp_path)
+    module = types.ModuleType("page")
+    monkeypatch.setitem(sys.modules, "page", module)
+    text = page.read_text(encoding="utf-8")
+    for block in re.finditer(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+        source = "\n" * text.count("\n", 0, block.start(1)) + block[1]
+        exec(compile(source, str(page), "exec", dont_inherit=True), module.__dict__)
+
+
+class Links(HTMLParser):
+    """What a page refers to, and the places in it that others may refer to."""
+
+    def __init__(self, page: Path) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+        self.loaded: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(page.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value for name, value in attrs if value}
+        self.anchors |= {given[name] for name in ("id", "name") if name in given}
+        if tag == "a" and "href" in given:
+            self.targets.append(given["href"])
+        elif tag in ("script", "img", "link", "iframe"):
+            self.loaded += [given[name] for name in ("src", "href") if name in given]
+
+
+@pytest.mark.site
+def test_the_site_is_built_and_no_link_is_broken(tmp_path: Path) -> None:
+    pytest.importorskip("sphinx", reason="the site is built with the extra `docs`")
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "docs", str(site)]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr[-5000:]
+    pages = {page.resolve(): Links(page) for page in site.rglob("*.html")}
+    assert len(pages) > 30
+    broken = []
+    for page, links in pages.items():
+        for target in (*links.targets, *links.loaded):
+            address = urlsplit(target)
+            if address.scheme or address.netloc:
+                assert target not in links.loaded, f"{page.name} loads {target} from elsewhere"
+                continue
+            there = (page.parent / unquote(address.path)).resolve() if address.path else page
+            known = pages.get(there)
+            if not there.is_file() or (
+                known and address.fragment and unquote(address.fragment) not in known.anchors
+            ):
+                broken.append(f"{page.relative_to(site)}: {target}")
+    assert not broken
