@@ -91,7 +91,8 @@ def test_every_public_name_has_an_entry() -> None:
         and not isinstance(getattr(module, name), types.ModuleType)
         and not _is_dtype(getattr(module, name))
     }
-    assert not public - set(told)
+    missing = sorted(public - set(told))
+    assert not missing
     for name in told:
         first, *rest = name.split(".")
         found: Any = tg if first == "tg" else importlib.import_module(f"tinygrad_rnn.{first}")
