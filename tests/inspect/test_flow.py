@@ -121,6 +121,24 @@ def test_the_exponent_of_a_linear_recurrence_is_the_logarithm_of_its_factor(fact
     assert_allclose(data["factor"], factor, rtol=1e-6)
 
 
+def test_exponents_are_a_mean_over_rows_and_add_up_to_those_of_the_determinants() -> None:
+    cell = nn.GRUCell(D, H)
+    xs = tg.astype(inputs(), "float64")
+    data = inspect.flow(cell, xs, last).data
+    assert data["lyapunov of rows"] == [0, 1, 2] and len(data["lyapunov"]) == H
+    hs = tg.unroll(cell, xs, mode="literal")[0].numpy()
+    logs = []
+    for t in range(T):
+        for row in range(B):
+            h = tg.tensor(hs[t - 1, row : row + 1] if t else np.zeros((1, H)))
+            matrix = tg.jacobian(lambda h, x: cell(x, h)[1])(h, xs[t, row : row + 1])
+            logs.append(np.linalg.slogdet(matrix.numpy().reshape(H, H))[1])
+    assert_allclose(sum(data["lyapunov"]), np.mean(logs), rtol=1e-5)
+    ragged = inspect.flow(cell, xs, last, lengths=[T, 3, T]).data
+    assert ragged["lyapunov of rows"] == [0, 2]
+    assert "a mean over 2 rows" in str(inspect.flow(cell, xs, last, lengths=[T, 3, T]))
+
+
 def test_three_gains_give_three_verdicts() -> None:
     verdicts = []
     for gain in (0.7, 1.0, 1.5):

@@ -16,15 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from ..batching import vmap
 from ..planner.lookup import PlanError
 from ..planner.trace import Untraceable
 from ..primitives.creation import asarray
-from ..primitives.movement import concat, reshape, split
 from ..recurrence.unroll import unroll
 from ..structure import flatten, map_leaves, unflatten
 from ..tensor import Tensor, pull_back
-from ..transforms import jacobian
 from .document import Study
 from .retelling import Retold
 from .steps import Cell, Steps
@@ -32,7 +29,8 @@ from .watching import host
 
 _BYTES = 256 * 2**20  # of taps that are looked at together
 _VECTORS = 8
-_ELEMENTS = 2**22  # of Jacobians that are computed together
+_ROWS = 8
+_TOGETHER = 5  # steps from one orthogonalisation to the next
 _STRONG = math.log(100.0)  # by how much a gradient has to change over all steps
 
 
@@ -61,8 +59,8 @@ def flow(
         A ``Study``: ``data["norms"]`` are, by name and step, the Euclidean norms over rows and
         units of dL/dh_t (of each state, and of what goes into each gate), and of dL/dx_t. Gates are
         the named values of the cell that an activation is applied to. ``data["lyapunov"]`` are
-        exponents a step, ``data["factor"]`` is e to the largest: by what a gradient is multiplied
-        in a step back.
+        exponents a step, a mean over up to 8 rows; ``data["factor"]`` is e to the largest: by what
+        a gradient is multiplied in a step back.
 
     Raises ValueError for a loss that is no scalar or that nothing led to. A cell that cannot be
     planned is run literally, without gates, and the study says so. Nothing is written to ``.grad``.
@@ -80,12 +78,13 @@ def flow(
         why = str(error)
         found = _run_literally(cell, steps, xs, loss, options)
     norms, states, gates = found
-    exponents = _lyapunov(cell, steps, states)
+    exponents, rows = _lyapunov(cell, steps, states, why is None)
     data = {
         "steps": steps.count,
         "norms": {name: [float(v) for v in values] for name, values in norms.items()},
         "gates": gates,
         "lyapunov": exponents,
+        "lyapunov of rows": rows,
         "factor": math.exp(exponents[0]) if exponents else None,
         "planned": why is None,
         "why": why,
@@ -214,55 +213,79 @@ def _gate(function: str, values: Any, valid: Any) -> dict[str, Any]:
     return found
 
 
-# Jacobians.
+# Lyapunov exponents.
 
 
-def _lyapunov(cell: Cell, steps: Steps, states: list[Any]) -> list[float]:
-    """The largest Lyapunov exponents of the states of one row, those that takes most steps."""
-    floating = [h for h in steps.states if h.dtype.kind == "f"]
+def _lyapunov(
+    cell: Cell, steps: Steps, states: list[Any], planned: bool
+) -> tuple[list[float], list[int]]:
+    """The largest exponents of the states, a mean over rows, and which rows.
+
+    A few covectors go back through the loop, orthogonalised every few steps: the transposed
+    Jacobians have the exponents of the Jacobians. Each is a row of its own in a batch, so that it
+    takes one backward pass of the loop.
+    """
+    nothing: tuple[list[float], list[int]] = [], []
+    floating = [h for h in steps.states if h.dtype.kind == "f" and h.ndim]
     if not floating or len(floating) != len(steps.states) or steps.rows < 1:
-        return []
-    row = int(steps.valid.sum(0).argmax())
-    order = [t for t in steps.order if steps.valid[t, row]]
+        return nothing
+    longest = int(steps.valid.sum(0).argmax())
+    order = [t for t in steps.order if steps.valid[t, longest]]
     if not order:
-        return []
-    shapes = [(1, *h.shape[1:]) for h in steps.states]
-    sizes = [math.prod(shape) for shape in shapes]
-    backend = steps.states[0].backend
-    first = [host(h)[row : row + 1] for h in steps.states]
-    before = [
-        np.concatenate([initial[None], after[order[:-1], row : row + 1]]).reshape(len(order), -1)
-        for initial, after in zip(first, states, strict=True)
-    ]
-    vectors = asarray(np.concatenate(before, axis=1), backend=backend)
-    xs = map_leaves(lambda x: asarray(_of_row(host(x), order, row), backend=x.backend), steps.xs)
-
-    def step(vector: Tensor, x: Any) -> Tensor:
-        parts = split(vector, list(np.cumsum(sizes)[:-1]), axis=-1) if len(sizes) > 1 else [vector]
-        leaves = [reshape(p, shape) for p, shape in zip(parts, shapes, strict=True)]
-        _, following = cell(x, unflatten(steps.structure, leaves))
-        return concat([reshape(h, (-1,)) for h in flatten(following)[0]], axis=-1)
-
-    size = sum(sizes)
-    each = max(1, _ELEMENTS // (size * size))
-    q = np.linalg.qr(np.random.default_rng(0).normal(size=(size, min(_VECTORS, size))))[0]
-    logs = np.zeros(q.shape[1])
+        return nothing
+    alike = np.flatnonzero((steps.valid == steps.valid[:, [longest]]).all(0))
+    rows = alike[np.linspace(0, len(alike) - 1, min(_ROWS, len(alike))).astype(int)]
+    sizes = [math.prod(h.shape[1:]) for h in steps.states]
+    count = min(_VECTORS, sum(sizes))
+    apart = np.repeat(rows, count)  # the row of each covector
+    random = np.random.default_rng(0).normal(size=(len(rows), sum(sizes), count))
+    q = np.linalg.qr(random)[0]
+    logs = np.zeros((len(rows), count))
     try:
-        for begin in range(0, len(order), each):
-            part = slice(begin, begin + each)
-            own = map_leaves(lambda x, part=part: x[part], xs)
-            matrices = host(vmap(jacobian(step, argnums=0))(vectors[part], own))
-            for matrix in matrices.astype(np.float64):
-                q, r = np.linalg.qr(matrix @ q)
-                logs += np.log(np.maximum(np.abs(np.diag(r)), 1e-300))
+        for end in range(len(order), 0, -_TOGETHER):
+            part = order[max(end - _TOGETHER, 0) : end]
+            before = order[end - len(part) - 1] if end > len(part) else None
+            start = [
+                _leaf(asarray(_of_rows(h, all_steps, before, apart), backend=h.backend))
+                for h, all_steps in zip(steps.states, states, strict=True)
+            ]
+            xs = map_leaves(lambda x, part=part: _at(x, part, apart), steps.xs)
+            mode: Any = "planned" if planned else "literal"
+            _, final = unroll(cell, xs, unflatten(steps.structure, start), mode=mode)
+            parts = np.split(q.transpose(0, 2, 1).reshape(len(apart), -1), np.cumsum(sizes)[:-1], 1)
+            ends = flatten(final)[0]
+            gs = [
+                asarray(part.reshape(h.shape).astype(h.dtype), backend=h.backend)
+                for part, h in zip(parts, ends, strict=True)
+            ]
+            pairs = [(h, g) for h, g in zip(ends, gs, strict=True) if h._node is not None]
+            nodes = [h._node for h in start if h._node is not None]
+            found = pull_back([h for h, _ in pairs], [g for _, g in pairs], nodes)
+            back = [
+                np.zeros((len(apart), size)) if g is None else host(g).reshape(len(apart), size)
+                for g, size in zip((found.get(n) for n in nodes), sizes, strict=True)
+            ]
+            carried = np.concatenate(back, axis=1, dtype=np.float64)
+            carried = carried.reshape(len(rows), count, -1).transpose(0, 2, 1)
+            if not np.isfinite(carried).all():
+                return nothing
+            q, r = np.linalg.qr(carried)
+            logs += np.log(np.maximum(np.abs(np.diagonal(r, axis1=1, axis2=2)), 1e-300))
     except (TypeError, ValueError, RuntimeError):
-        return []  # a cell that reads values, or whose rows are not to be taken apart
-    return [float(v) for v in np.sort(logs / len(order))[::-1]]
+        return nothing  # a cell whose rows are not to be taken apart
+    exponents = -np.sort(-logs / len(order), axis=1).mean(0)
+    return [float(v) for v in exponents], [int(row) for row in rows]
 
 
-def _of_row(x: Any, order: list[int], row: int) -> Any:
-    """The inputs of one row at some steps; of (T,) those of all rows."""
-    return x[order] if x.ndim == 1 else x[order, row : row + 1]
+def _of_rows(first: Tensor, after: Any, step: int | None, rows: Any) -> Any:
+    """A leaf of the state after a step, or before the first one, of some rows."""
+    return (host(first) if step is None else after[step])[rows]
+
+
+def _at(x: Tensor, steps: list[int], rows: Any) -> Tensor:
+    """The inputs of some rows at some steps; of (T,) those of all rows."""
+    array = host(x)[steps]
+    return asarray(array[:, rows] if array.ndim > 1 else array, backend=x.backend)
 
 
 # In words.

@@ -81,7 +81,9 @@ def text_of_flow(data: dict[str, Any]) -> str:
             parts.append(f"beyond 0.9: {gate['saturated']:.0%}")
         lines.append(f"gate {name}: {'; '.join(parts)}")
     if data["lyapunov"]:
-        lines.append("Lyapunov exponents: " + ", ".join(f"{v:.3g}" for v in data["lyapunov"]))
+        rows = len(data["lyapunov of rows"])
+        of = f", a mean over {rows} rows" if rows > 1 else ""
+        lines.append(f"Lyapunov exponents{of}: " + ", ".join(f"{v:.3g}" for v in data["lyapunov"]))
     if not data["planned"]:
         lines.append(f"Run literally, without gates: {data['why']}")
     return "\n".join(lines)
