@@ -200,6 +200,37 @@ def test_interleaved_recurrences_lags_and_trees() -> None:
     assert "[2*t-1]" in text and "[2*t]" in text
 
 
+def test_recursions_are_kinds_of_nodes() -> None:
+    """Trees that a recursive function walks through: no stretch repeats, but each node does."""
+    names = leaves()
+    choose = random.Random(0)
+
+    def leaf() -> Tensor:
+        return tg.tanh(tg.ones((2, 3)) @ names["w"])
+
+    def node(left: Tensor, right: Tensor) -> Tensor:
+        return tg.tanh((left + right) @ names["w"])
+
+    def full(depth: int) -> Tensor:
+        return node(full(depth - 1), full(depth - 1)) if depth else leaf()
+
+    def fibonacci(n: int) -> Tensor:
+        return node(fibonacci(n - 1), fibonacci(n - 2)) if n > 1 else leaf()
+
+    def any_tree(count: int) -> Tensor:
+        if count == 1:
+            return leaf()
+        left = choose.randrange(1, count)
+        return node(any_tree(left), any_tree(count - left))
+
+    for root in (full(7), fibonacci(11), any_tree(90)):
+        folded = assert_exact(tg.sum(root), inspect.fold(tg.sum(root), names))
+        text = tg.to_text(folded)
+        assert "steps of 4 kinds" in text and "[some earlier step]" in text
+        assert drawn(folded) < 20
+        assert "<svg" in folded.to_svg()
+
+
 def test_an_index_that_counts_and_a_number_that_changes() -> None:
     x, w = tg.ones((9, 2, 3), requires_grad=True), tg.eye(3) * 0.5
     h = tg.zeros((2, 3))

@@ -38,7 +38,7 @@ from .plans import body_of
 from .view import starts_of
 
 _COLUMNS = 8  # arguments of an operation that are compared; one with more is its own kind
-_MANY = 120  # things to draw, above which kinds of steps are looked for instead of loops
+_MANY = 100  # things to draw, above which kinds of steps are looked for instead of loops
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -160,7 +160,7 @@ class _Folding:
         items: list[Any] = list(range(count))
         if folded:
             items = self._folded(0, count, self.token)
-            if len(items) > _MANY:
+            if _size(items) > _MANY:
                 items = self._kinds(items)
         return {
             "leaves": [
@@ -322,39 +322,45 @@ class _Folding:
     # Where nothing repeats.
 
     def _kinds(self, items: list[Any]) -> list[Any]:
-        """Steps of several kinds, cut at the uses of the most used leaf, if that is shorter."""
+        """Steps of several kinds, cut at the uses of the most used leaf, if much shorter."""
         uses: dict[int, list[int]] = {}
         for i, segments in enumerate(self.segments):
             for at in {segment[0] for segment in segments if segment[0] < 0}:
                 uses.setdefault(at, []).append(i)
-        best = items
-        for cuts in sorted(uses.values(), key=len, reverse=True)[:4]:
-            if len(cuts) > 3:
-                found = self._cut(cuts)
-                if found is not None and _size(found) < _size(best):
-                    best = found
+        best, least = items, _size(items) // 2
+        most_used = [c for c in sorted(uses.values(), key=len, reverse=True)[:4] if len(c) > 3]
+        for anywhere in (False, True):
+            for cuts in most_used:
+                found = self._cut(cuts, anywhere)
+                if found is not None and _size(found) < (least // 2 if anywhere else least):
+                    best, least = found, _size(found)
         return best
 
-    def _cut(self, cuts: list[int]) -> list[Any] | None:
+    def _cut(self, cuts: list[int], anywhere: bool) -> list[Any] | None:
         """Steps between these places, equal ones drawn once; None if hardly any are equal.
 
-        Where a step finds a value of one before it depends on what kind that one was of.
+        Where a step finds a value of one before it depends on what kind that one was of. With
+        ``anywhere`` steps are equal that read the same of earlier ones, whichever they are: as of
+        the nodes of a tree that a recursion walks through.
         """
         count = len(self.found.operations)
         owner = np.searchsorted(np.asarray(cuts), np.arange(count), "right") - 1
         kinds: dict[Any, int] = {}
         steps = _Kinds(cuts[0])
         for s, (b, e) in enumerate(pairwise(cuts)):
-            pairs = [self._alone(i, s, b, cuts, owner) for i in range(b, e)]
+            pairs = [self._alone(i, s, b, cuts, owner, anywhere) for i in range(b, e)]
             kind = kinds.setdefault(tuple([key for key, _ in pairs]), len(kinds))
             if kind == len(steps.bodies):
                 steps.bodies.append((s, b, e))
                 steps.reads.append([key[-1] for key, _ in pairs])
                 steps.found.append({})
+                steps.lags.append({})
             steps.order.append(kind)
             places = steps.found[kind]
             for offset, (_, back) in enumerate(pairs):
                 for n, step, distance in back:
+                    if anywhere:
+                        steps.lags[kind].setdefault((offset, n), []).append(s - step)
                     where = offset, n, steps.order[step]
                     if places.setdefault(where, distance) != distance:
                         return None
@@ -362,7 +368,9 @@ class _Folding:
                 return None
         return [*range(cuts[0]), steps, *range(cuts[-1], count)]
 
-    def _alone(self, i: int, step: int, begin: int, cuts: Sequence[int], owner: Ints) -> Any:
+    def _alone(
+        self, i: int, step: int, begin: int, cuts: Sequence[int], owner: Ints, anywhere: bool
+    ) -> Any:
         """An operation as others of its kind have it, what it reads being relative to its step.
 
         And apart from it, how far from the end of an earlier step each value of one is.
@@ -380,7 +388,7 @@ class _Folding:
                 place = ("outside", at)
                 number = output - step if output >= 0 else output
             else:
-                place = ("back", step - int(owner[at]))
+                place = ("back", None if anywhere else step - int(owner[at]))
                 back.append((len(reads), int(owner[at]), cuts[int(owner[at]) + 1] - at))
             reads.append((place, stride, number, output_stride, count))
         given = tuple(["" if isinstance(a, Use) else a for a in operation.arguments])
@@ -412,6 +420,8 @@ class _Folding:
                 uses = (a for a in item["arguments"] if "from" in a)
                 for n, (use, (place, *_)) in enumerate(zip(uses, own, strict=True)):
                     use["relative"] = list(place)
+                    if (offset, n) in steps.lags[kind]:  # how many steps back, for each such step
+                        use["lags"] = steps.lags[kind][offset, n]
                     if place[0] == "back":  # how far from the end, by the kind of that step
                         use["places"] = {
                             str(before): distance
@@ -505,6 +515,7 @@ class _Kinds:
         self.reads: list[list[Any]] = []  # what its operations read, relative to the step
         self.order: list[int] = []
         self.found: list[dict[tuple[int, int, int], int]] = []  # where, by the kind before
+        self.lags: list[dict[tuple[int, int], list[int]]] = []  # if they differ, of all of a kind
 
 
 def _size(items: Sequence[Any]) -> int:
@@ -630,32 +641,34 @@ def _expand_kinds(item: dict[str, Any]) -> list[dict[str, Any]]:
     kinds, order = item["kinds"], item["order"]
     starts = starts_of(item)
     found = []
+    met = [0] * len(kinds)  # how many steps of each kind there were
     for step, kind in enumerate(order):
         moved = step - kinds[kind]["step"]
         for offset, inner in enumerate(kinds[kind]["items"]):
             made = {k: v for k, v in inner.items() if k != "names"}
             made["at"] = starts[step] + offset
             made["arguments"] = [
-                _of_step(a, step, moved, starts, order) for a in inner["arguments"]
+                _of_step(a, step, moved, starts, order, met[kind]) for a in inner["arguments"]
             ]
             if "integers" in inner:
                 made["integers"] = [n + moved for n in inner["integers"]]
             found.append(made)
+        met[kind] += 1
     return found
 
 
 def _of_step(
-    a: dict[str, Any], step: int, moved: int, starts: Sequence[int], order: Sequence[int]
+    a: dict[str, Any], step: int, moved: int, starts: Sequence[int], order: Sequence[int], nth: int
 ) -> dict[str, Any]:
-    """An argument of one step of a kind, given that of another one."""
+    """An argument of the nth step of a kind, given that of the first one."""
     if "number" in a:
         return a
-    made = {k: v for k, v in a.items() if k not in ("relative", "places")}
+    made = {k: v for k, v in a.items() if k not in ("relative", "places", "lags")}
     how, *rest = a["relative"]
     if how == "own":
         made["from"] = starts[step] + rest[0]
     elif how == "back":
-        before = step - rest[0]
+        before = step - (a["lags"][nth] if "lags" in a else rest[0])
         made["from"] = starts[before + 1] - a["places"][str(order[before])]
     elif how == "outside" and a["output"] is not None:
         made["output"] = a["output"] + moved

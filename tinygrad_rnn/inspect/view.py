@@ -306,7 +306,9 @@ class _View:
         if how == "back":
             names = self._by_kind(a) or [name]
             shown = names[0] if len(names) == 1 else f"({' or '.join(names)})"
-            return f"{shown}[t-{a['relative'][1]}]", thing, "carried"
+            lags = set(a["lags"]) if "lags" in a else {a["relative"][1]}
+            lag = f"t-{lags.pop()}" if len(lags) == 1 else "some earlier step"
+            return f"{shown}[{lag}]", thing, "carried"
         if how == "outside" and a["output"] is not None:
             return f"{thing.name if thing else '?'}[t]", thing, "series"
         return name, thing, ""
