@@ -1,0 +1,128 @@
+"""Carry out experiments of papers, and say which of their claims hold here.
+
+    python -m evidence                     all that have no results yet, five seeds each
+    python -m evidence adding parity       these
+    python -m evidence adding --seeds 5-9  from other seeds
+    python -m evidence --quick             small forms of all, within three minutes; nothing is kept
+    python -m evidence --table             README.md and its pictures again, from what there is
+
+Results are kept run by run in evidence/results/: Ctrl-C loses one run, and the command that it
+prints goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from .experiment import Experiment, Results, carry_out, machine
+from .pages import PAGES
+from .report import described, write_readme
+
+HERE = Path(__file__).resolve().parent
+
+
+def seeds_of(text: str) -> list[int]:
+    """Seeds written as "3" or "0-4"."""
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or not (last.isdecimal() or not dash):
+        raise argparse.ArgumentTypeError(f"seeds are written 3 or 0-4, not {text!r}")
+    found = list(range(int(first), int(last or first) + 1))
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is empty: the last seed comes first")
+    if found[-1] >= 2**32:
+        raise argparse.ArgumentTypeError("a seed is below 2**32")
+    return found
+
+
+def prepare_blas() -> None:
+    """One thread for NumPy's BLAS, which would take the processors from the kernels' threads."""
+    if find_spec("threadpoolctl"):
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1, user_api="blas")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m evidence",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("names", nargs="*", metavar="NAME", help=f"of {', '.join(PAGES)} (all)")
+    add("--seeds", type=seeds_of, metavar="A-B", help="from which to run (0-4; quick: 0)")
+    add("--quick", action="store_true", help="small forms, of which nothing is kept")
+    add("--table", action="store_true", help="run nothing; write README.md and its pictures")
+    add("--results", type=Path, default=HERE / "results", metavar="FOLDER", help="where to keep")
+    args = parser.parse_args(arguments)
+    unknown = [name for name in args.names if name not in PAGES]
+    if unknown:
+        print(f"evidence: no experiment {unknown[0]!r}; there are {', '.join(PAGES)}")
+        return 2
+    if args.table:
+        write_readme(HERE, args.results)
+        return 0
+    prepare_blas()
+    pages = [PAGES[name] for name in args.names or PAGES]
+    if args.quick:
+        return quickly(pages, args.seeds or [0])
+    return fully(pages, args)
+
+
+def quickly(pages: Sequence[Experiment], seeds: Sequence[int]) -> int:
+    """Small forms: 1 if one of them does not meet its criterion."""
+    print(machine(), flush=True)
+    failed = []
+    for page in pages:
+        began, results = time.monotonic(), Results(page)
+        try:
+            results.runs = list(carry_out(page, seeds, quick=True))
+        except ModuleNotFoundError as missing:
+            print(f"{page.name}: not run: {missing}", flush=True)
+            continue
+        met = page.judge(results.found(), page.setting_of(quick=True))
+        failed += [] if met else [page.name]
+        verdict = "as in the paper" if met else "NOT as in the paper"
+        took = time.monotonic() - began
+        print(f"{page.name}: {verdict}, {took:.0f} s: {described(results)}", flush=True)
+    if failed:
+        print(f"evidence: small forms that fail: {', '.join(failed)}")
+    return bool(failed)
+
+
+def fully(pages: Sequence[Experiment], args: argparse.Namespace) -> int:
+    """The experiments themselves; 130 after Ctrl-C."""
+    for number, page in enumerate(pages):
+        results = Results.read(page, args.results)
+        seeds = args.seeds or list(range(page.seeds))
+        try:
+            for run in carry_out(page, seeds, done=results):
+                results.runs.append(run)
+                results.write(args.results)
+                values = ", ".join(f"{k} {v:.4g}" for k, v in run["measures"].items())
+                print(f"{page.name}: {run['case']}, seed {run['seed']}: {values}", flush=True)
+        except ModuleNotFoundError as missing:
+            print(f"{page.name}: not run: {missing}", flush=True)
+            continue
+        except KeyboardInterrupt:
+            rest = [p.name for p in pages[number:]]
+            words = ["python", "-m", "evidence", *rest]
+            if args.seeds:
+                words += ["--seeds", f"{args.seeds[0]}-{args.seeds[-1]}"]
+            if args.results != HERE / "results":
+                words += ["--results", str(args.results)]
+            print(f"\nWhat was done is kept in {args.results}. To go on:\n{shlex.join(words)}")
+            return 130
+        print(f"{page.name}: {results.verdict()}: {described(results)}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
