@@ -1,5 +1,30 @@
 """The experiments, in the order of the table."""
 
-from . import adding, min_char_rnn, reber, temporal_order
+from . import (
+    adding,
+    copy_memory,
+    forget_bias,
+    languages,
+    min_char_rnn,
+    parity,
+    reber,
+    rwa,
+    spectra,
+    temporal_order,
+    two_sequences,
+)
 
-PAGES = {module.PAGE.name: module.PAGE for module in (min_char_rnn, adding, temporal_order, reber)}
+ORDER = (
+    min_char_rnn,
+    spectra,
+    adding,
+    temporal_order,
+    two_sequences,
+    reber,
+    languages,
+    parity,
+    copy_memory,
+    forget_bias,
+    rwa,
+)
+PAGES = {module.PAGE.name: module.PAGE for module in ORDER}
