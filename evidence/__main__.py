@@ -25,19 +25,20 @@ from .pages import PAGES
 from .report import described, write_readme
 
 HERE = Path(__file__).resolve().parent
+KEPT = HERE / "results"
 
 
 def seeds_of(text: str) -> list[int]:
-    """Seeds written as "3" or "0-4"."""
+    """Seeds written as "3" or "0-4"; ValueError for what is not, and for none."""
     first, dash, last = text.partition("-")
     if not first.isdecimal() or not (last.isdecimal() or not dash):
-        raise argparse.ArgumentTypeError(f"seeds are written 3 or 0-4, not {text!r}")
-    found = list(range(int(first), int(last or first) + 1))
+        raise ValueError(f"--seeds: written 3 or 0-4, not {text!r}")
+    found = range(int(first), int(last or first) + 1)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is empty: the last seed comes first")
+        raise ValueError(f"--seeds: {text!r} is empty; the smaller one comes first")
     if found[-1] >= 2**32:
-        raise argparse.ArgumentTypeError("a seed is below 2**32")
-    return found
+        raise ValueError(f"--seeds: a seed is below 2**32, unlike {found[-1]}")
+    return list(found)
 
 
 def prepare_blas() -> None:
@@ -57,14 +58,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add = parser.add_argument
     add("names", nargs="*", metavar="NAME", help=f"of {', '.join(PAGES)} (all)")
-    add("--seeds", type=seeds_of, metavar="A-B", help="from which to run (0-4; quick: 0)")
+    add("--seeds", metavar="A-B", help="from which to run (as many as a page says; quick: 0)")
     add("--quick", action="store_true", help="small forms, of which nothing is kept")
     add("--table", action="store_true", help="run nothing; write README.md and its pictures")
-    add("--results", type=Path, default=HERE / "results", metavar="FOLDER", help="where to keep")
+    add("--results", type=Path, default=KEPT, metavar="FOLDER", help="where to keep")
     args = parser.parse_args(arguments)
-    unknown = [name for name in args.names if name not in PAGES]
-    if unknown:
-        print(f"evidence: no experiment {unknown[0]!r}; there are {', '.join(PAGES)}")
+    try:
+        seeds = None if args.seeds is None else seeds_of(args.seeds)
+        unknown = [name for name in args.names if name not in PAGES]
+        if unknown:
+            raise ValueError(f"no experiment {unknown[0]!r}; there are {', '.join(PAGES)}")
+    except ValueError as error:
+        print(f"evidence: {error}", file=sys.stderr)
         return 2
     if args.table:
         write_readme(HERE, args.results)
@@ -72,8 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_blas()
     pages = [PAGES[name] for name in args.names or PAGES]
     if args.quick:
-        return quickly(pages, args.seeds or [0])
-    return fully(pages, args)
+        return quickly(pages, seeds or [0])
+    return fully(pages, seeds, args.results)
 
 
 def quickly(pages: Sequence[Experiment], seeds: Sequence[int]) -> int:
@@ -97,28 +102,24 @@ def quickly(pages: Sequence[Experiment], seeds: Sequence[int]) -> int:
     return bool(failed)
 
 
-def fully(pages: Sequence[Experiment], args: argparse.Namespace) -> int:
+def fully(pages: Sequence[Experiment], seeds: Sequence[int] | None, kept: Path) -> int:
     """The experiments themselves; 130 after Ctrl-C."""
     for number, page in enumerate(pages):
-        results = Results.read(page, args.results)
-        seeds = args.seeds or list(range(page.seeds))
+        results = Results.read(page, kept)
         try:
-            for run in carry_out(page, seeds, done=results):
+            for run in carry_out(page, seeds or range(page.seeds), done=results):
                 results.runs.append(run)
-                results.write(args.results)
+                results.write(kept)
                 values = ", ".join(f"{k} {v:.4g}" for k, v in run["measures"].items())
                 print(f"{page.name}: {run['case']}, seed {run['seed']}: {values}", flush=True)
         except ModuleNotFoundError as missing:
             print(f"{page.name}: not run: {missing}", flush=True)
             continue
         except KeyboardInterrupt:
-            rest = [p.name for p in pages[number:]]
-            words = ["python", "-m", "evidence", *rest]
-            if args.seeds:
-                words += ["--seeds", f"{args.seeds[0]}-{args.seeds[-1]}"]
-            if args.results != HERE / "results":
-                words += ["--results", str(args.results)]
-            print(f"\nWhat was done is kept in {args.results}. To go on:\n{shlex.join(words)}")
+            words = ["python", "-m", "evidence", *(p.name for p in pages[number:])]
+            words += ["--seeds", f"{seeds[0]}-{seeds[-1]}"] if seeds else []
+            words += ["--results", str(kept)] if kept != KEPT else []
+            print(f"\nWhat was done is kept in {kept}. To go on:\n{shlex.join(words)}")
             return 130
         print(f"{page.name}: {results.verdict()}: {described(results)}", flush=True)
     return 0

@@ -53,7 +53,6 @@ class Experiment:
         judge: ``judge(found, s)``: whether the criterion is met.
         seeds: how many runs of each case.
         axes: of the curves; a word "log" in front makes one logarithmic.
-        draw: makes a picture of one's own instead, from the runs.
     """
 
     name: str

@@ -49,6 +49,13 @@ def measured(runs: list[dict[str, float]], key: str, form: str) -> str:
 def write_readme(folder: Path, kept: Path) -> None:
     """README.md and plots/ in ``folder``, from the results in ``kept``."""
     every = [Results.read(page, kept) for page in PAGES.values()]
+    (folder / "README.md").write_text(readme(every), encoding="utf-8")
+    for results in filter(has_curves, every):
+        draw(results, folder / "plots" / f"{results.experiment.name}.png")
+
+
+def readme(every: list[Results]) -> str:
+    """The text of README.md."""
     lines = ["| experiment | paper | published | ours | verdict | minutes | command |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     for results in every:
@@ -62,9 +69,7 @@ def write_readme(folder: Path, kept: Path) -> None:
     total = sum(results.seconds for results in every) / 60
     machines = sorted({results.machine for results in every if results.runs})
     lines.append(f"\nAll runs together: {total:.0f} minutes, on {'; '.join(machines)}.")
-    pages = [section(results, folder) for results in every]
-    text = "\n".join([HEAD, *lines, "", *pages])
-    (folder / "README.md").write_text(text, encoding="utf-8")
+    return "\n".join([HEAD, *lines, "", *map(section, every)])
 
 
 def bold(verdict: str) -> str:
@@ -72,7 +77,7 @@ def bold(verdict: str) -> str:
     return f"**{verdict}**" if verdict == "reproduced" else verdict.upper()
 
 
-def section(results: Results, folder: Path) -> str:
+def section(results: Results) -> str:
     """The page of one experiment."""
     page = results.experiment
     parts = [
@@ -91,8 +96,7 @@ def section(results: Results, folder: Path) -> str:
             if runs:
                 rows.append(row(page, case, runs))
         parts.append("\n".join(rows))
-        picture = draw(results, folder / "plots" / f"{page.name}.png")
-        if picture:
+        if has_curves(results):
             parts.append(f"![{page.title}](plots/{page.name}.png)")
     return "\n\n".join(" ".join(p.split()) if "|" not in p else p for p in parts) + "\n"
 
@@ -109,14 +113,17 @@ def row(page: Experiment, case: str, runs: list[dict[str, Any]]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def draw(results: Results, path: Path) -> bool:
-    """The curves: a colour for each case, a line for each seed. False if there are none."""
-    page = results.experiment
-    if not any(len(run["curve"]) > 1 for run in results.runs):
-        return False
+def has_curves(results: Results) -> bool:
+    """Whether there is something to draw."""
+    return any(len(run["curve"]) > 1 for run in results.runs)
+
+
+def draw(results: Results, path: Path) -> None:
+    """The curves: a colour for each case, a line for each seed."""
     from matplotlib.figure import Figure
     from PIL import Image
 
+    page = results.experiment
     figure = Figure(figsize=(7, 4), layout="constrained")
     axis = figure.subplots()
     for number, case in enumerate(page.cases):
@@ -135,4 +142,3 @@ def draw(results: Results, path: Path) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=80)
     Image.open(path).convert("RGB").quantize(64).save(path)
-    return True

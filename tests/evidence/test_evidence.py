@@ -1,0 +1,199 @@
+"""The literature as a test suite: the frame, the data of its experiments, their small forms."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from evidence.__main__ import KEPT, main
+from evidence.experiment import Experiment, Outcome, Results, interval
+from evidence.pages import PAGES, copy_memory, languages, min_char_rnn, parity, reber
+from evidence.pages import temporal_order as order
+from evidence.report import readme
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    """An experiment of two cases, whose results are the seed; ``interrupted`` says where."""
+
+    def run(case: str, seed: int, s: SimpleNamespace) -> Outcome:
+        if (case, seed) in interrupted:
+            raise KeyboardInterrupt
+        done.append((case, seed))
+        return Outcome({"error": seed + (case == "b")}, [(0, 1.0), (1, 0.5)])
+
+    interrupted: list[Any] = []
+    done: list[Any] = []
+    words = {name: name for name in ("title", "paper", "setting", "published", "criterion")}
+    made = Experiment(
+        name="made_up",
+        **words,
+        cases=("a", "b"),
+        shown={"error": ".1f"},
+        run=run,
+        full={"steps": 3},
+        quick={},
+        judge=lambda found, s: max(run["error"] for run in found["b"]) <= 3,
+        seeds=2,
+    )
+    monkeypatch.setattr(run, "interrupted", interrupted, raising=False)
+    monkeypatch.setattr(run, "done", done, raising=False)
+    monkeypatch.setitem(PAGES, "made_up", made)
+    return made
+
+
+def test_runs_are_kept_and_not_repeated(page: Any, tmp_path: Path, capsys: Any) -> None:
+    command = ["made_up", "--results", str(tmp_path)]
+    assert main(command) == 0
+    assert page.run.done == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+    assert "made_up: reproduced: a: error 0.5 [-5.9, 6.9]; b: error 1.5" in capsys.readouterr().out
+    assert main([*command, "--seeds", "1-3"]) == 0
+    assert page.run.done[4:] == [("a", 2), ("b", 2), ("a", 3), ("b", 3)]
+    assert "made_up: not reproduced" in capsys.readouterr().out
+
+
+def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(
+    page: Any, tmp_path: Path, capsys: Any
+) -> None:
+    command = ["made_up", "--seeds", "0-1", "--results", str(tmp_path)]
+    page.run.interrupted.append(("a", 1))
+    assert main(command) == 130
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.split() == ["python", "-m", "evidence", *command]
+    kept = json.loads((tmp_path / "made_up.json").read_text())
+    assert [(run["case"], run["seed"]) for run in kept["runs"]] == [("a", 0), ("b", 0)]
+    page.run.interrupted.clear()
+    assert main(command) == 0
+    assert page.run.done == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+
+
+@pytest.mark.parametrize("changed", [{"criterion": "less"}, {"full": {"steps": 4}}], ids=str)
+def test_results_belong_to_a_criterion_and_a_setting(
+    page: Any, tmp_path: Path, changed: Any
+) -> None:
+    main(["made_up", "--results", str(tmp_path)])
+    assert len(Results.read(page, tmp_path).runs) == 4
+    other = Results.read(replace(page, **changed), tmp_path)
+    assert other.runs == [] and other.verdict() == "not run"
+
+
+def test_a_seed_that_is_not_complete_decides_nothing(page: Any, tmp_path: Path) -> None:
+    page.run.interrupted.append(("b", 7))
+    main(["made_up", "--seeds", "2-7", "--results", str(tmp_path)])
+    results = Results.read(page, tmp_path)
+    assert results.seeds == [2, 3, 4, 5, 6]
+    assert len(results.runs) == 11
+
+
+def test_what_cannot_be_asked_for(capsys: Any) -> None:
+    for arguments, said in (
+        (["addding"], "evidence: no experiment 'addding'; there are min_char_rnn,"),
+        (["--seeds", "4-2"], "evidence: --seeds: '4-2' is empty"),
+        (["--seeds", "x"], "evidence: --seeds: written 3 or 0-4, not 'x'"),
+        (["--seeds", f"{2**32}"], "evidence: --seeds: a seed is below 2**32"),
+    ):
+        assert main(arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith(said) and err.count("\n") == 1
+
+
+def test_the_quick_form_says_what_fails(page: Any, capsys: Any) -> None:
+    assert main(["made_up", "--quick"]) == 0
+    assert main(["made_up", "--quick", "--seeds", "9"]) == 1
+    assert capsys.readouterr().out.endswith("small forms that fail: made_up\n")
+
+
+def test_interval_is_students() -> None:
+    mean, low, high = interval([1.0, 2.0, 3.0])  # 2.0 +- 4.303 * 1 / sqrt(3)
+    assert mean == 2.0 and math.isclose(high - mean, 4.303 / 3**0.5)
+    assert math.isclose(mean - low, high - mean)
+    assert interval([1.0])[1:] == (-math.inf, math.inf)
+    rng, hit = np.random.default_rng(0), 0
+    for _ in range(2000):
+        _, low, high = interval(rng.normal(size=5))
+        hit += low <= 0 <= high
+    assert 0.935 < hit / 2000 < 0.965
+
+
+def test_readme_tells_the_results_that_are_kept() -> None:
+    every = [Results.read(page, KEPT) for page in PAGES.values()]
+    assert KEPT.parent.joinpath("README.md").read_text(encoding="utf-8") == readme(every)
+    for path in KEPT.glob("*.json"):  # none that its page disowns
+        assert Results.read(PAGES[path.stem], KEPT).runs, path.name
+
+
+# The data of the experiments, each against a definition of its own.
+
+
+def test_min_char_rnn_by_hand_against_differences() -> None:
+    rng = np.random.default_rng(0)
+    shapes = (5, 4), (4, 4), (4,), (4, 5), (5,)
+    weights = [rng.normal(size=shape) for shape in shapes]
+    xs, targets, h = [0, 3, 1], [3, 1, 4], rng.normal(size=4)
+    _, gradients, _ = min_char_rnn.by_hand(weights, xs, targets, h)
+    for p, g in zip(weights, gradients, strict=True):
+        place = tuple(rng.integers(0, n) for n in p.shape)
+        losses = []
+        for step in (1e-6, -1e-6):
+            p[place] += step
+            losses.append(min_char_rnn.by_hand(weights, xs, targets, h)[0])
+            p[place] -= step
+        assert math.isclose((losses[0] - losses[1]) / 2e-6, g[place], rel_tol=1e-6)
+
+
+def test_strings_of_the_embedded_reber_grammar() -> None:
+    generator = np.random.default_rng(0)
+    strings = [reber.string(generator) for _ in range(300)]
+    for text, following in strings:
+        assert text[0] == "B" and text[-1] == "E" and text[1] == text[-2] and text[1] in "TP"
+        assert text[2] == "B" and text[-3] == "E"
+        assert all(a in may for a, may in zip(text[1:], following, strict=True))
+    assert {len(may) for _, following in strings for may in following} == {1, 2}
+    xs, legal, lengths = reber.batch(strings[:3])
+    assert xs.shape == (max(lengths), 3, 7) and lengths[0] == len(strings[0][0]) - 1
+    assert legal[lengths[0] - 1, 0].tolist() == [0, 0, 0, 0, 0, 0, 1]
+
+
+def test_classes_of_temporal_order_are_the_order() -> None:
+    xs, lengths, classes = order.sequences(np.random.default_rng(0), 3, 50, 1.0)
+    codes = xs.numpy().argmax(axis=-1)
+    for row, (length, kind) in enumerate(zip(lengths, classes, strict=True)):
+        said = [order.SYMBOLS[code] for code in codes[:length, row]]
+        bits = [symbol == "Y" for symbol in said if symbol in "XY"]
+        assert kind == 4 * bits[0] + 2 * bits[1] + bits[2]
+        assert said[0] == "E" and said[-1] == "B" and said.count("E") == said.count("B") == 1
+        assert 100 <= length <= 110
+
+
+def test_strings_of_the_languages() -> None:
+    xs, legal, lengths = languages.strings("abc", range(1, 4))
+    text = "".join("abc$"[i] for i in xs[: lengths[1], 1].argmax(axis=-1))
+    assert text == "$aabbcc"
+    may = ["".join("abc$"[i] for i in np.flatnonzero(row)) for row in legal[: lengths[1], 1]]
+    assert may == ["a", "ab", "ab", "b", "c", "c", "$"]
+
+
+def test_sequences_to_copy_and_bits_to_count() -> None:
+    xs, targets = copy_memory.sequences(np.random.default_rng(0), 30, 4)
+    codes = xs.numpy().argmax(axis=-1)
+    assert xs.shape == (50, 4, 10) and (codes[:10] == targets[-10:]).all()
+    assert (codes[39] == 9).all() and not codes[40:].any() and not targets[:-10].any()
+    bits, lengths, odd = parity.sequences(np.random.default_rng(0), 20, 5, 9)
+    for row in range(20):
+        assert odd[row] == ((bits[: lengths[row], row] > 0).sum() % 2 == 1)
+
+
+@pytest.mark.evidence
+def test_small_forms_of_all_experiments(capsys: pytest.CaptureFixture[str]) -> None:
+    """Three minutes on two processors; those whose data is not installed say so."""
+    status = main(["--quick"])
+    said = capsys.readouterr().out
+    print(said)
+    assert status == 0, said
