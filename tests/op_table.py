@@ -896,6 +896,196 @@ def _sequence(f: Callable[..., Any]) -> Callable[..., Any]:
     return lambda *arrays, **keywords: f(arrays, **keywords)
 
 
+# Windows, and what is made of them: place by place, as the definitions read.
+
+
+@st.composite
+def windowed(draw: Any, n: int) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """Lengths of n axes, and what fits into them."""
+    sizes = tuple(draw(st.sampled_from((2, 1, 3))) for _ in range(n))
+    strides = tuple(draw(st.sampled_from((1, 2))) for _ in range(n))
+    dilations = tuple(draw(st.sampled_from((1, 2))) for _ in range(n))
+    spans = [d * (k - 1) + 1 for d, k in zip(dilations, sizes, strict=True)]
+    reach = tuple(span + draw(st.integers(0, 2)) for span in spans)
+    return reach, {"sizes": sizes, "strides": strides, "dilations": dilations}
+
+
+@st.composite
+def seen_in_windows(draw: Any, back: bool = False) -> Sample:
+    reach, options = draw(windowed(draw(st.sampled_from((1, 2)))))
+    ahead, channels = draw(shapes(0, 1)), draw(lengths)
+    shape = (*ahead, *reach, channels)
+    if back:
+        shape = _windows(np.zeros(shape), **options).shape
+        options = {"lengths": reach, **options}
+    return Sample((Input(shape, real),), options)
+
+
+def _windows(x: Array, sizes: Any, strides: Any, dilations: Any) -> Array:
+    n = len(sizes)
+    axes = tuple(range(x.ndim - n - 1, x.ndim - 1))
+    spans = [d * (k - 1) + 1 for d, k in zip(dilations, sizes, strict=True)]
+    found = np.lib.stride_tricks.sliding_window_view(x, spans, axes)
+    steps = tuple(slice(None, None, stride) for stride in strides)
+    within = tuple(slice(None, None, dilation) for dilation in dilations)
+    return np.moveaxis(found[(..., *steps, slice(None), *within)], -n - 1, -1)
+
+
+def _overlap_add(x: Array, lengths: Any, **options: Any) -> Array:
+    """The numbers of elements, seen in windows, say where each one came from."""
+    n = len(lengths)
+    shape = (*x.shape[: -2 * n - 1], *lengths, x.shape[-1])
+    out = np.zeros(math.prod(shape), dtype=x.dtype)
+    numbers = np.arange(out.size).reshape(shape)
+    np.add.at(out, _windows(numbers, **options), x)
+    return out.reshape(shape)
+
+
+@st.composite
+def convolved(draw: Any, n: int) -> Sample:
+    reach, options = draw(windowed(n))
+    groups = draw(st.sampled_from((1, 1, 2)))
+    inputs, outputs = draw(st.sampled_from((1, 2))), groups * draw(st.sampled_from((1, 2)))
+    padding: Any = draw(st.sampled_from((0, 1, "valid", "same", (1,) * n)))
+    stride = 1 if padding == "same" else options["strides"]
+    ahead = draw(shapes(0, 1))
+    keywords = {"stride": stride, "padding": padding, "dilation": options["dilations"]}
+    return Sample(
+        (
+            Input((*ahead, groups * inputs, *reach), real),
+            Input((outputs, inputs, *options["sizes"]), real),
+            Input((outputs,), real),
+        ),
+        {**keywords, "groups": groups},
+    )
+
+
+def _convolution(n: int) -> Callable[..., Array]:
+    def convolve(
+        x: Array, w: Array, b: Array, stride: Any, padding: Any, dilation: Any, groups: int
+    ) -> Array:
+        sizes = w.shape[2:]
+        strides = (stride,) * n if isinstance(stride, int) else stride
+        widths = [(p, p) for p in (padding if isinstance(padding, tuple) else (padding,) * n)]
+        if padding == "same":
+            spans = [d * (k - 1) for d, k in zip(dilation, sizes, strict=True)]
+            widths = [(span // 2, span - span // 2) for span in spans]
+        elif padding == "valid":
+            widths = [(0, 0)] * n
+        x = np.pad(x, [(0, 0)] * (x.ndim - n) + widths)
+        share, outputs = w.shape[1], w.shape[0]
+        seen = _windows(np.moveaxis(x, -n - 1, -1), sizes, strides, dilation)
+        parts = []
+        for o in range(outputs):
+            first = o // (outputs // groups) * share
+            axes = tuple(range(-n - 1, 0))
+            kernel = np.moveaxis(w[o], 0, -1)
+            parts.append(np.sum(seen[..., first : first + share] * kernel, axis=axes) + b[o])
+        return np.stack(parts, axis=-n - 1)
+
+    return convolve
+
+
+@st.composite
+def pooled(draw: Any, n: int, domain: Domain = real, **others: Any) -> Sample:
+    reach, options = draw(windowed(n))
+    size = draw(st.sampled_from((options["sizes"], options["sizes"][0])))
+    sizes = (size,) * n if isinstance(size, int) else size
+    half = min(k // 2 for k in sizes)
+    keywords = {
+        "kernel_size": size,
+        "stride": draw(st.sampled_from((None, options["strides"], 2))),
+        "padding": draw(st.integers(0, half)),
+        **{name: draw(strategy) for name, strategy in others.items()},
+    }
+    spans = [keywords.get("dilation", 1) * (k - 1) + 1 for k in sizes]
+    shape = tuple(map(max, reach, spans))
+    return Sample((Input((*draw(shapes(0, 2)), *shape), domain),), keywords)
+
+
+def _pool(n: int, reduce: Any, fill: float) -> Callable[..., Array]:
+    def pool(
+        x: Array,
+        kernel_size: Any,
+        stride: Any,
+        padding: int,
+        dilation: int = 1,
+        count_include_pad: bool = True,
+    ) -> Array:
+        sizes = (kernel_size,) * n if isinstance(kernel_size, int) else kernel_size
+        strides = sizes if stride is None else (stride,) * n if isinstance(stride, int) else stride
+        fill_with = fill if count_include_pad else np.nan
+        widths = [(0, 0)] * (x.ndim - n) + [(padding, padding)] * n
+        x = np.pad(x, widths, constant_values=fill_with)[..., None]
+        seen = _windows(x, sizes, strides, (dilation,) * n)[..., 0]
+        return (reduce if count_include_pad else np.nanmean)(seen, axis=tuple(range(-n, 0)))
+
+    return pool
+
+
+@st.composite
+def some_of_the_largest(draw: Any) -> Sample:
+    shape = draw(shapes(1))
+    axis = draw(axis_of(len(shape)))
+    k = draw(st.integers(0, shape[axis]))
+    return Sample((Input(shape, distinct),), {"k": k, "axis": axis, "largest": draw(st.booleans())})
+
+
+def _topk(x: Array, k: int, axis: int, largest: bool) -> Array:
+    return np.take(_sorted(x, axis, largest), range(k), axis=axis)
+
+
+def _first_kept(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
+    return np.concat([np.ones((1, *shape[1:]), bool), rng.uniform(size=shape) < 0.5])[: shape[0]]
+
+
+@st.composite
+def masked(draw: Any) -> Sample:
+    """A mask of the first axes, and axes of which the first is one, so that something is left."""
+    shape = draw(shapes(1, 3, lengths_above_0))
+    others = draw(st.lists(st.sampled_from(range(len(shape))), unique=True))
+    axis = draw(st.sampled_from((None, 0, -len(shape), tuple({0, *others}))))
+    keywords = {"axis": axis, "keepdims": draw(st.booleans())}
+    given = shape[: draw(st.integers(1, len(shape)))]
+    return Sample((Input(shape, real), Input(given, _first_kept)), keywords)
+
+
+def _masked_mean(x: Array, mask: Array, axis: Any, keepdims: bool) -> Array:
+    wide = np.broadcast_to(mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim)), x.shape)
+    return np.mean(x, axis=axis, keepdims=keepdims, where=wide)
+
+
+@st.composite
+def mixed(draw: Any, parts: int, correlated: bool = False) -> Sample:
+    ahead, k = draw(shapes(0, 1, lengths_above_0)), draw(lengths_above_0)
+    d = 2 if correlated else draw(lengths_above_0)
+    wide = [Input((*ahead, k, d), inside_one)] * parts
+    last = [Input((*ahead, k), inside_one)] if correlated else []
+    inputs = (Input((*ahead, k), real), *wide, Input((*ahead, d), probability), *last)
+    return Sample(inputs, {"reduction": draw(st.sampled_from(("mean", "sum", "none")))})
+
+
+def _gaussian_mixture(
+    logits: Array, mean: Array, log_std: Array, target: Array, rho: Any = None
+) -> Array:
+    """The density of Graves 2013, section 4.1, as it stands."""
+    std, target = np.exp(log_std), target[..., None, :]
+    if rho is None:
+        one = np.exp(-0.5 * ((target - mean) / std) ** 2) / (std * math.sqrt(2 * math.pi))
+        density = np.prod(one, axis=-1)
+    else:
+        (z1, z2), (s1, s2) = (np.moveaxis(a, -1, 0) for a in ((target - mean) / std, std))
+        z = z1**2 + z2**2 - 2 * rho * z1 * z2
+        density = np.exp(-z / (2 * (1 - rho**2))) / (2 * math.pi * s1 * s2 * np.sqrt(1 - rho**2))
+    return -np.log(np.sum(_softmax(logits, -1) * density, axis=-1))
+
+
+def _bernoulli_mixture(logits: Array, bits: Array, target: Array) -> Array:
+    p, target = _sigmoid(bits), target[..., None, :]
+    each = np.prod(p**target * (1 - p) ** (1 - target), axis=-1)
+    return -np.log(np.sum(_softmax(logits, -1) * each, axis=-1))
+
+
 # The table. References are NumPy functions of the same name unless given.
 
 BOTH = (0, 1)
@@ -1171,7 +1361,26 @@ LINALG = (
     Row("cross", crossed(), LA.cross, tg.linalg.cross, argnums=BOTH, integers=True),
 )  # fmt: skip
 
+WINDOWS = (
+    Row("windows", seen_in_windows(), _windows, integers=True),
+    Row("overlap_add", seen_in_windows(back=True), _overlap_add, integers=True),
+    Row("conv1d", convolved(1), _convolution(1), argnums=(0, 1, 2)),
+    Row("conv2d", convolved(2), _convolution(2), argnums=(0, 1, 2)),
+    Row("max_pool1d", pooled(1, distinct, dilation=st.sampled_from((1, 2))),
+        _pool(1, np.max, -math.inf)),
+    Row("max_pool2d", pooled(2, distinct), _pool(2, np.max, -math.inf)),
+    Row("avg_pool1d", pooled(1, count_include_pad=st.booleans()), _pool(1, np.mean, 0.0)),
+    Row("avg_pool2d", pooled(2, count_include_pad=st.booleans()), _pool(2, np.mean, 0.0)),
+    Row("topk", some_of_the_largest(), _topk, lambda x, **options: tg.topk(x, **options).values),
+    Row("masked_mean", masked(), _masked_mean),
+    Row("gaussian_mixture_nll_loss", mixed(2), _reduced(_gaussian_mixture), argnums=(0, 1, 2, 3)),
+    Row("gaussian_mixture_nll_loss", mixed(2, correlated=True), _reduced(_gaussian_mixture),
+        argnums=(0, 1, 2, 3, 4), variant="correlated"),
+    Row("bernoulli_mixture_nll_loss", mixed(1), _reduced(_bernoulli_mixture), argnums=(0, 1, 2)),
+)  # fmt: skip
+
 ROWS = (
+    *WINDOWS,
     *(*BINARY, *COMPARISONS, *UNARY, *CHOICES, *REDUCTIONS, *MOVEMENT),
     *(*CONTRACTIONS, *INDEXING, *COMPOSITIONS, *CREATED, *STANDARD, *LINALG),
 )
@@ -1182,6 +1391,9 @@ CREATION = "arange asarray empty empty_like eye full linspace ones tensor zeros"
 ELSEWHERE = dict.fromkeys(CREATION.split(), "test_creation") | {
     "dropout": "test_dropout: it draws random numbers",
     "gumbel_softmax": "tests/test_random.py: it draws random numbers",
+    "rsample_normal": "tests/functional/test_sampling.py: it draws random numbers",
+    "straight_through": "tests/functional/test_sampling.py: its gradient is another's",
+    "sequence_mask": "tests/functional/test_masks.py: it takes lengths",
     "from_dlpack": "tests/test_interop.py: it takes what other libraries hold",
     "result_type": "test_result_type: it takes dtypes",
     **dict.fromkeys(

@@ -65,7 +65,6 @@ _FUNCTIONS = {
     "sub": "subtract(x, y)",
     "swapaxes": "moveaxis(x, (i, j), (j, i))",
     "swapdims": "moveaxis(x, (i, j), (j, i))",
-    "topk": "sort(x, descending=True)[..., :k]; their places: argsort(x, descending=True)",
     "trace": "linalg.trace(x)",
     "transpose": "permute_dims(x, axes); of all axes x.T",
     "unbind": "unstack(x, axis=0)",

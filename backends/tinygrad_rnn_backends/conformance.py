@@ -47,6 +47,7 @@ def check_backend(backend: str | Backend) -> None:
             kit.check_call(call)
         _check_special(kit)
         _check_indexing(kit)
+        _check_windows(kit)
     if kit.failures:
         title = f"check_backend({tested.name!r}): {len(kit.failures)} of {kit.count} checks failed"
         raise AssertionError("\n  ".join([title, *kit.failures]))
@@ -552,3 +553,34 @@ def _check_out_of_range(kit: _Conformance, key: tuple[Any, ...]) -> None:
             else:
                 if not _arrays_in(key):  # those may wrap around
                     raise AssertionError("expected IndexError, got a result")
+
+
+def _check_windows(kit: _Conformance) -> None:
+    """Element by element: where each stands is counted out."""
+    for lengths, *along in (
+        ((7, 5), (3, 2), (1, 1), (1, 1)),
+        ((7, 5), (2, 1), (3, 2), (2, 1)),
+        ((6,), (3,), (2,), (2,)),
+        ((3,), (3,), (1,), (1,)),
+    ):
+        sizes, strides, dilations = along
+        count = [
+            (length - dilation * (size - 1) - 1) // stride + 1
+            for length, size, stride, dilation in zip(lengths, *along, strict=True)
+        ]
+        n = len(lengths)
+        numbers = np.arange(2 * math.prod(lengths) * 3).reshape(2, *lengths, 3)
+        places = np.empty((2, *count, *sizes, 3), dtype="int64")
+        for at in np.ndindex(*count, *sizes):
+            each = zip(at[:n], strides, at[n:], dilations, strict=True)
+            origin = tuple(o * stride + k * dilation for o, stride, k, dilation in each)
+            places[:, *at] = numbers[:, *origin]
+        for dtype in ("float32", "float64", "int64"):
+            x = np.asarray(_normal(*numbers.shape) * 8).astype(dtype)
+            seen = x.reshape(-1)[places]
+            text = f"windows({_show(x)}, {', '.join(map(repr, along))})"
+            kit.check(text, kit.method("windows"), (x, *along), seen)
+            added = np.zeros_like(x)
+            np.add.at(added.reshape(-1), places, seen)
+            text = f"overlap_add({_show(seen)}, {lengths}, {', '.join(map(repr, along))})"
+            kit.check(text, kit.method("overlap_add"), (seen, lengths, *along), added)

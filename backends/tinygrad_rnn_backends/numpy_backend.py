@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from . import special, summation
-from .protocol import Array, ArrayNamespace, Key, Status
+from .protocol import Array, ArrayNamespace, Key, Lengths, Status, count_windows
 
 _KEPT_BELOW = 32 * 2**20 - 2**17  # bytes; glibc's threshold goes no higher than 32 MiB
 _EXP_LIMIT = {"e": 10.0, "f": 80.0, "d": 700.0}  # by dtype: sigmoid is 1 here, exp overflows beyond
 _GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / the golden ratio, which spreads multiples (Knuth 6.4)
+_FEW = 1 << 10  # elements, of which nothing takes long
 _BLOCK = 1 << 15  # elements that stay in the cache together with their positions
 
 
@@ -53,6 +54,15 @@ class NumpyBackend(ArrayNamespace):
     def matmul(self, x: Array, y: Array) -> Array:
         # For a product with an inner length of 1, np.matmul leaves BLAS aside: 9 times slower.
         return np.dot(x, y) if x.ndim == 2 == y.ndim else np.matmul(x, y)
+
+    def where(self, condition: Array, x: Array, y: Array) -> Array:
+        # np.where branches at every element, and where these are irregular it guesses wrong at half
+        # of them. Where one side is 0, the other one's bits are kept or not: 4 to 10 times faster.
+        if _is_zero(y) and _is_maskable(condition, x):
+            return _masked(condition, x)
+        if _is_zero(x) and _is_maskable(condition, y):
+            return _masked(np.logical_not(condition), y)
+        return np.where(condition, x, y)
 
     def sum(self, x: Array, *, axis: Any = None, dtype: Any = None, keepdims: Any = False) -> Array:
         kind = x.dtype.char
@@ -104,6 +114,42 @@ class NumpyBackend(ArrayNamespace):
         writer = np.full(size, -1, dtype=np.int64)
         np.maximum.at(writer, addressed, np.arange(addressed.size))
         return writer.reshape(shape)
+
+    def windows(self, x: Array, sizes: Lengths, strides: Lengths, dilations: Lengths) -> Array:
+        """One copy of a view that has them all."""
+        n = len(sizes)
+        along = list(zip(x.shape[-n - 1 : -1], sizes, strides, dilations, strict=True))
+        steps = x.strides[-n - 1 : -1]
+        view = np.lib.stride_tricks.as_strided(
+            x,
+            (*x.shape[: -n - 1], *(count_windows(*each) for each in along), *sizes, x.shape[-1]),
+            (
+                *x.strides[: -n - 1],
+                *(step * stride for step, stride in zip(steps, strides, strict=True)),
+                *(step * dilation for step, dilation in zip(steps, dilations, strict=True)),
+                x.strides[-1],
+            ),
+        )
+        return view.copy(order="C")
+
+
+def _is_zero(x: Any) -> bool:
+    return type(x) in (int, float) and x == 0 and math.copysign(1, x) > 0
+
+
+def _is_maskable(condition: Any, x: Any) -> bool:
+    return (
+        type(x) is type(condition) is np.ndarray
+        and x.dtype.char in "fd"
+        and (condition.dtype.char == "?" and condition.size >= _FEW)
+    )
+
+
+def _masked(condition: Array, x: Array) -> Array:
+    bits = np.dtype(f"i{x.itemsize}")
+    kept = condition.astype(bits)
+    np.negative(kept, out=kept)
+    return np.bitwise_and(kept, x.view(bits)).view(x.dtype)
 
 
 def _is_innermost(x: Array, axis: int) -> bool:

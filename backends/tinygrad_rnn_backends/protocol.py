@@ -27,6 +27,7 @@ Array: TypeAlias = Any
 
 Key: TypeAlias = Sequence["int | slice | EllipsisType | Array | None"]
 """An index: as in NumPy, but integer arrays belong to the backend and there are no boolean ones."""
+Lengths: TypeAlias = tuple[int, ...]
 
 
 class BackendUnavailable(RuntimeError):
@@ -103,6 +104,19 @@ class Backend(Protocol):
         element of ``x``, the last one counts. int64, of shape ``shape``.
         """
 
+    # Windows and their transpose, of which convolutions and pooling are made. Lengths are tuples,
+    # one for each of the n axes in front of the last one. What they return shares no memory.
+    def windows(self, x: Array, sizes: Lengths, strides: Lengths, dilations: Lengths) -> Array:
+        """(..., L1, ..., Ln, C) to (..., O1, ..., On, K1, ..., Kn, C): windows K at O places.
+
+        A window's elements are ``dilations`` apart, and windows ``strides``.
+        """
+
+    def overlap_add(
+        self, x: Array, lengths: Lengths, sizes: Lengths, strides: Lengths, dilations: Lengths
+    ) -> Array:
+        """Back from there to (..., L1, ..., Ln, C): elements that came from one place added up."""
+
 
 class ArrayNamespace:
     """Looks names up in ``namespace`` once, then finds them in its own dictionary."""
@@ -148,3 +162,38 @@ class ArrayNamespace:
         ]
         key[axis] = indices
         return key
+
+    def windows(self, x: Array, sizes: Lengths, strides: Lengths, dilations: Lengths) -> Array:
+        # Axis by axis, the last one first: what it gives lies behind the axes still to come.
+        for done, along in enumerate(zip(sizes[::-1], strides[::-1], dilations[::-1], strict=True)):
+            axis = -2 - 2 * done
+            keys = _places(axis, count_windows(x.shape[axis], *along), *along)
+            x = self.stack([x[key] for key in keys], axis=-2 - done)
+        return x
+
+    def overlap_add(
+        self, x: Array, lengths: Lengths, sizes: Lengths, strides: Lengths, dilations: Lengths
+    ) -> Array:
+        # The same backwards.
+        steps = zip(lengths, sizes, strides, dilations, strict=True)
+        for left, (length, *along) in zip(range(len(sizes))[::-1], steps, strict=True):
+            axis, window = -2 - 2 * left, -2 - left
+            shape = x.shape[:window] + x.shape[window + 1 :]
+            total = self.zeros((*shape[:axis], length, *shape[axis + 1 :]), dtype=x.dtype)
+            for k, key in enumerate(_places(axis, shape[axis], *along)):
+                part = x[(..., k, *(slice(None),) * (-window - 1))]
+                total = self.index_add(total, key, part)
+            x = total
+        return x
+
+
+def count_windows(length: int, size: int, stride: int, dilation: int) -> int:
+    """How many windows fit into a length; 0 or less if not one does."""
+    return (length - dilation * (size - 1) - 1) // stride + 1
+
+
+def _places(axis: int, n: int, size: int, stride: int, dilation: int) -> list[tuple[Any, ...]]:
+    """Keys of what stands first, second, ... in each of ``n`` windows along a negative axis."""
+    after = (slice(None),) * (-axis - 1)
+    span = stride * (n - 1) + 1
+    return [(..., slice(k, k + span, stride), *after) for k in range(0, size * dilation, dilation)]

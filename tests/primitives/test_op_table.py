@@ -110,6 +110,7 @@ WIDE = (
 )
 WIDE += " cosine_similarity cosine_embedding_loss cross_entropy nll_loss mse_loss l1_loss kl_div"
 WIDE += " smooth_l1_loss huber_loss binary_cross_entropy_with_logits gaussian_nll_loss ctc_loss"
+WIDE += " avg_pool1d avg_pool2d masked_mean gaussian_mixture_nll_loss bernoulli_mixture_nll_loss"
 WIDE += " binary_cross_entropy cumulative_prod vector_norm matrix_norm"
 
 
@@ -667,6 +668,7 @@ READS: dict[str, tuple[str, ...]] = {
     "minimum": ("x y", "x y"),
     "where": ("", "condition", "condition"),
     "sum": ("x_shape",),
+    "windows": ("x_shape",),
     "max": ("x out",),
     "min": ("x out",),
     "reshape": ("x_shape",),

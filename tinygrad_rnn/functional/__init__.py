@@ -21,6 +21,14 @@ from .activations import (
     tanh,
 )
 from .attention import scaled_dot_product_attention
+from .convolution import (
+    avg_pool1d,
+    avg_pool2d,
+    conv1d,
+    conv2d,
+    max_pool1d,
+    max_pool2d,
+)
 from .ctc import ctc_loss
 from .losses import (
     binary_cross_entropy,
@@ -36,18 +44,27 @@ from .losses import (
     nll_loss,
     smooth_l1_loss,
 )
+from .masks import masked_mean, sequence_mask
+from .mixtures import bernoulli_mixture_nll_loss, gaussian_mixture_nll_loss
 from .normalisation import layer_norm
 from .regularisation import dropout
+from .sampling import rsample_normal, straight_through
 
 __all__ = [
+    "avg_pool1d",
+    "avg_pool2d",
+    "bernoulli_mixture_nll_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
+    "conv1d",
+    "conv2d",
     "cosine_embedding_loss",
     "cosine_similarity",
     "cross_entropy",
     "ctc_loss",
     "dropout",
     "elu",
+    "gaussian_mixture_nll_loss",
     "gaussian_nll_loss",
     "gelu",
     "glu",
@@ -60,14 +77,20 @@ __all__ = [
     "leaky_relu",
     "log_softmax",
     "logsigmoid",
+    "masked_mean",
+    "max_pool1d",
+    "max_pool2d",
     "mse_loss",
     "nll_loss",
     "relu",
+    "rsample_normal",
     "scaled_dot_product_attention",
+    "sequence_mask",
     "sigmoid",
     "silu",
     "smooth_l1_loss",
     "softmax",
     "softplus",
+    "straight_through",
     "tanh",
 ]

@@ -13,7 +13,6 @@ from ..primitives.axes import negative_axis
 from ..primitives.creation import one_hot
 from ..primitives.elementwise import (
     TensorLike,
-    astype,
     clip,
     erf,
     exp,
@@ -30,6 +29,7 @@ from ..primitives.movement import moveaxis, split
 from ..primitives.reduction import argmax, in_float32, max, sum
 from ..random import uniform
 from ..tensor import Tensor, as_tensor
+from .sampling import straight_through
 
 __all__ = [
     "elu",
@@ -89,7 +89,7 @@ def gumbel_softmax(
     if not hard:
         return soft
     classes = moveaxis(one_hot(argmax(soft, axis=along), soft.shape[along]), -1, along)
-    return astype(classes, soft.dtype) + (soft - soft.detach())
+    return straight_through(classes, soft)
 
 
 def _shifted(operation: str, x: Tensor, axis: int) -> Tensor:

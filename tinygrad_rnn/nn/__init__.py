@@ -12,7 +12,24 @@ from .cells import (
     RNNCell,
     RWACell,
 )
-from .layers import Dropout, Embedding, LayerNorm, Linear, PromotionWarning, Sequential
+from .convolution import (
+    AvgPool1d,
+    AvgPool2d,
+    Conv1d,
+    Conv2d,
+    ConvLSTMCell,
+    MaxPool1d,
+    MaxPool2d,
+)
+from .layers import (
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    PromotionWarning,
+    Sequential,
+    TimeDistributed,
+)
 from .module import Buffer, Module, Parameter, functional_call
 from .names import OF_NN
 from .recurrent import GRU, LSTM, RNN, Bidirectional, Recurrent
@@ -24,9 +41,14 @@ from .wrappers import StackedCell, VariationalDropout, Zoneout
 __all__ = [
     "AdditiveAttention",
     "AttentionDecoder",
+    "AvgPool1d",
+    "AvgPool2d",
     "Bidirectional",
     "Bridge",
     "Buffer",
+    "Conv1d",
+    "Conv2d",
+    "ConvLSTMCell",
     "DecoderState",
     "Dropout",
     "Embedding",
@@ -39,6 +61,8 @@ __all__ = [
     "LayerNorm",
     "LayerNormLSTMCell",
     "Linear",
+    "MaxPool1d",
+    "MaxPool2d",
     "Memory",
     "Module",
     "MultiheadAttention",
@@ -52,6 +76,7 @@ __all__ = [
     "Recurrent",
     "Sequential",
     "StackedCell",
+    "TimeDistributed",
     "VariationalDropout",
     "Zoneout",
     "beam_search",

@@ -136,6 +136,16 @@ class _Cell(Module):
         return []
 
 
+def check_pair(operation: str, state: Pair) -> Pair:
+    """The state of an LSTM, if it is one; else TypeError."""
+    if not isinstance(state, tuple) or len(state) != 2:
+        raise TypeError(
+            f"{operation}: the state is a tuple (h, c), as in output, (h, c) = cell(x, (h, c)), "
+            f"not {_kind(state)}"
+        )
+    return state
+
+
 def _kind(state: Any) -> str:
     if isinstance(state, Tensor):
         return f"a Tensor of shape {state.shape}"
@@ -217,11 +227,7 @@ class _CellOfPair(_Cell):
         return h, self._zeros(batch_shape, self.hidden_size, dtype, backend)
 
     def _pair(self, x: Tensor, state: Pair) -> Pair:
-        if not isinstance(state, tuple) or len(state) != 2:
-            raise TypeError(
-                f"{type(self).__name__}: the state is a tuple (h, c), as in "
-                f"output, (h, c) = cell(x, (h, c)), not {_kind(state)}"
-            )
+        check_pair(type(self).__name__, state)
         self._check_width("h", state[0], self.output_size)
         self._check_width("c", state[1], self.hidden_size)
         self._check_state(x, h=state[0], c=state[1])

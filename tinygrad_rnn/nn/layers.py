@@ -22,7 +22,7 @@ from ..functional import dropout, layer_norm
 from ..primitives.creation import place
 from ..primitives.elementwise import TensorLike, where
 from ..primitives.indexing import take
-from ..primitives.movement import concat, expand_dims, split
+from ..primitives.movement import concat, expand_dims, reshape, split
 from ..recurrence.ragged import valid_steps, without_padding
 from ..tensor import Tensor, as_tensor
 from . import init
@@ -284,6 +284,35 @@ class LayerNorm(Module):
         """The size, and what is left out."""
         absent = [name for name in ("weight", "bias") if getattr(self, name) is None]
         return f"{self.normalized_shape}" + (f", no {' and '.join(absent)}" if absent else "")
+
+
+class TimeDistributed(Module):
+    """A module applied to every step: x (T, B, ...) goes through it as (T * B, ...) (Keras's name).
+
+    So what takes a batch, such as a ``Sequential`` of convolutions, takes sequences of them, in one
+    call. ``module`` returns a Tensor with its rows along axis 0; what comes out is (T, B, ...).
+    """
+
+    def __init__(self, module: Callable[[Any], Any]) -> None:
+        if not callable(module):
+            raise TypeError(
+                f"TimeDistributed: takes a module or a function, not a {type(module).__name__}"
+            )
+        self.module = module
+
+    def forward(self, x: TensorLike) -> Tensor:
+        """See the class."""
+        x = as_tensor(x)
+        if x.ndim < 2:
+            raise ValueError(f"TimeDistributed: x is (T, B, ...), not {x.shape}")
+        out = self.module(reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:])))
+        if not isinstance(out, Tensor) or out.shape[:1] != (x.shape[0] * x.shape[1],):
+            found = out.shape if isinstance(out, Tensor) else f"a {type(out).__name__}"
+            raise ValueError(
+                f"TimeDistributed: the module returns a Tensor with the {x.shape[0] * x.shape[1]} "
+                f"rows along axis 0, not {found}; recurrent layers take (T, B, ...) themselves"
+            )
+        return reshape(out, (*x.shape[:2], *out.shape[1:]))
 
 
 def check_sizes(operation: str, least: int = 0, **sizes: Any) -> None:

@@ -188,6 +188,28 @@ def _stack(w: Writer, v: Value) -> str:
     return w.op("Concat", *parts, axis=axis)
 
 
+def _windows(w: Writer, v: Value) -> str:
+    """Axis by axis, the last one first: a slice for each place in a window."""
+    (x,) = v.operands
+    sizes, steps = v.parameters["sizes"], v.parameters["strides"]
+    n, name = len(sizes), w.name(x)
+    if x.shape[-n - 1 : -1] != w.twins[x].shape[-n - 1 : -1]:
+        raise ExportError(
+            f"export: {w.about(v)} takes windows of axes whose sizes are left open; give them in "
+            "the example"
+        )
+    for i in range(n)[::-1]:
+        axis, size, dilation = len(x.shape) - n - 1 + i, sizes[i], v.parameters["dilations"][i]
+        span = steps[i] * (v.shape[axis] - 1) + 1
+        parts = []
+        for k in range(0, size * dilation, dilation):
+            ends = w.ints(k), w.ints(k + span)
+            part = w.op("Slice", name, *ends, w.ints(axis), w.ints(steps[i]))
+            parts.append(w.op("Unsqueeze", part, w.ints(len(x.shape) - 1)))
+        name = w.op("Concat", *parts, axis=len(x.shape) - 1)
+    return name
+
+
 def _unstack(w: Writer, v: Value) -> list[str]:
     x = v.operands[0]
     axis = _axes(v, v.parameters["axis"])[0]
@@ -452,6 +474,7 @@ ROWS: dict[str, Row] = {
     "split": _split,
     "stack": _stack,
     "unstack": _unstack,
+    "windows": _windows,
     "sum": _reduced("ReduceSum"),
     "max": _reduced("ReduceMax"),
     "min": _reduced("ReduceMin"),

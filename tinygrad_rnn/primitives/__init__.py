@@ -1,8 +1,8 @@
 """The table: every primitive with its derivative, its public function and its operators.
 
-elementwise, reduction, movement, contraction, indexing; functions, bitwise, sorting and linalg for
-what is asked for less often; and creation, where Tensors come from. ``TABLE``, taken from here, is
-whole.
+elementwise, reduction, movement, contraction, indexing; windows, of which convolutions are made;
+functions, bitwise, sorting and linalg for what is asked for less often; and creation, where Tensors
+come from. ``TABLE``, taken from here, is whole.
 """
 
 from ..graph import TABLE
@@ -17,6 +17,7 @@ from . import (
     movement,
     reduction,
     sorting,
+    windows,
 )
 
 __all__ = [
@@ -31,4 +32,5 @@ __all__ = [
     "movement",
     "reduction",
     "sorting",
+    "windows",
 ]

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 import tinygrad_rnn_backends as backends
 
 from ..apply import apply, show
@@ -80,6 +82,30 @@ def sort(x: TensorLike, /, axis: int = -1, descending: bool = False, stable: boo
     x = as_tensor(x)
     order = argsort(x.detach(), axis=axis, descending=descending, stable=stable)
     return take_along_axis(x, order, axis=axis)
+
+
+class TopK(NamedTuple):
+    """What ``topk`` returns."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def topk(x: TensorLike, /, k: int, axis: int = -1, largest: bool = True) -> TopK:
+    """The ``k`` largest elements along ``axis``, the largest first, and their ``indices``.
+
+    Or the smallest, the smallest first. Of equal elements the first come first; nan is larger than
+    any number. The cotangents of the ``values`` go where these were.
+    """
+    x = as_tensor(x)
+    along = negative_axis(axis, x.ndim, "topk")
+    if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 0 <= k <= x.shape[along]:
+        raise ValueError(
+            f"topk: k={k!r} of the {x.shape[along]} elements along axis {axis} of {show(x)}"
+        )
+    order = argsort(x.detach(), axis=along, descending=largest)
+    indices = order[(..., slice(0, int(k)), *(slice(None),) * (-along - 1))]
+    return TopK(take_along_axis(x, indices, axis=along), indices)
 
 
 def searchsorted(

@@ -237,6 +237,16 @@ class _Walk:
             raise Mixed(value, "moves rows to another axis")
         return ROWS
 
+    def _windows(self, value: Value) -> Extent:
+        if len(value.operands[0].shape) <= len(value.parameters["sizes"]) + 1:
+            raise Mixed(value, "takes windows of rows")
+        return ROWS
+
+    def _overlap_add(self, value: Value) -> Extent:
+        if len(value.shape) <= len(value.parameters["sizes"]) + 1:
+            raise Mixed(value, "adds up windows of rows")
+        return ROWS
+
     def _concat(self, value: Value) -> Extent:
         if value.parameters["axis"] == -len(value.shape):
             raise Mixed(value, "puts rows one below the other")
@@ -332,6 +342,8 @@ _BY_NAME: dict[str, Callable[[_Walk, Value], Extent]] = {
     "reshape": _Walk._reshape,
     "broadcast_to": _Walk._broadcast_to,
     "permute_dims": _Walk._permute_dims,
+    "windows": _Walk._windows,
+    "overlap_add": _Walk._overlap_add,
     "concat": _Walk._concat,
     "stack": _Walk._concat,
     "getitem": _Walk._getitem,
