@@ -1,12 +1,17 @@
 """``python -m tinygrad_rnn doctor``: what can be used on this machine, and why not the rest.
 
+``python -m tinygrad_rnn demo`` is in ``demo.py``.
+
 Asking is what loads a backend, so this may import CuPy and start the GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import platform
+import shutil
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -37,7 +42,13 @@ def doctor() -> int:
     for name, status in found.items():
         print(f"{name:{width}}  {'yes' if status.usable else 'no':6}  {status.detail}")
     print()
-    for name, text in {"kernels": kernels(), "threads": threads(), "BLAS": blas()}.items():
+    for name, text in {
+        "kernels": kernels(),
+        "threads": threads(),
+        "BLAS": blas(),
+        "MPI": mpi(),
+        "ONNX": onnx(),
+    }.items():
         print(f"{name:{width}}  {text}")
     print()
     print(f"The default backend is {backends.default().name}.")
@@ -80,6 +91,23 @@ def blas() -> str:
     return f"{name}; threads: {on or 'not known to threadpoolctl'}"
 
 
+def mpi() -> str:
+    """Whether several processes can train together, and what is missing if not."""
+    if not find_spec("mpi4py"):
+        return "not usable: pip install 'tinygrad_rnn[mpi]', and an MPI: pip install mpich"
+    beside = os.pathsep.join([os.environ.get("PATH", ""), os.path.dirname(sys.executable)])
+    if (launcher := shutil.which("mpiexec", path=beside)) is None:
+        return f"mpi4py {version('mpi4py')}, but no mpiexec: pip install mpich"
+    return f"mpi4py {version('mpi4py')}, {launcher}"
+
+
+def onnx() -> str:
+    """Whether models can be written to ONNX and read, and what is missing if not."""
+    if find_spec("onnx"):
+        return f"onnx {version('onnx')}"
+    return "not usable: pip install 'tinygrad_rnn[onnx]'"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -98,8 +126,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "with 0 if at least one is usable."
         ),
     )
-    parser.parse_args(arguments)
-    return doctor()
+    show = commands.add_parser(
+        "demo",
+        help="train a small language model on Python's own manual, and watch it learn to write",
+        description=(
+            "Train an LSTM on the prose of Python's own manual, a character at a time, and print "
+            "what it writes while it learns. Nothing is downloaded and nothing is saved. Ctrl-C "
+            "ends the training early."
+        ),
+    )
+    show.add_argument("--seconds", type=_seconds, default=75.0, help="of training (default: 75)")
+    show.add_argument("--seed", type=int, default=0, help="of weights and samples (default: 0)")
+    given = parser.parse_args(arguments)
+    if given.command == "doctor":
+        return doctor()
+    from .demo import demo  # not before: doctor also answers where models cannot be built
+
+    return demo(given.seconds, given.seed)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"a number of seconds above 0, not {text}")
+    return seconds
 
 
 if __name__ == "__main__":

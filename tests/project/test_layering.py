@@ -53,6 +53,7 @@ ORDER = (
     "onnx",
     "testing",
     "__init__",
+    "demo",
     "__main__",
 )
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
+import tinygrad_rnn_backends as backends
 from tinygrad_rnn import data, distributed, inspect, interop, linalg, nn, onnx, optim, testing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,7 +62,8 @@ def example(kind: Any, **settings: Any) -> float:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_example_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "_current", None)  # as it was, whoever sets it
+    monkeypatch.setattr(distributed, "_current", None)  # as they were, whoever changes them
+    monkeypatch.setattr(backends, "_factories", dict(backends._factories))
     runner = doctest.DocTestRunner(Close(), verbose=False)
     for name, text, line in entries(page):
         tg.manual_seed(0)
