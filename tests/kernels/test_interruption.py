@@ -45,6 +45,23 @@ def run():
     return states
 """
 
+LITERAL = """
+import ctypes, faulthandler, os, random, signal, sys, threading, time
+import numpy as np
+import tinygrad_rnn as tg
+from tinygrad_rnn.kernels import products
+from tinygrad_rnn.kernels.cpu import run as native
+
+faulthandler.enable()
+native.SHARE = 1e-6  # each row is worth a thread
+products.threads = lambda: 3
+assert products.ours()
+
+def run():
+    x = tg.ones((8, 300, 200)) @ tg.eye(200)
+    return (x @ tg.tensor(np.broadcast_to(np.eye(200, dtype=np.float32), (8, 200, 200)))).numpy()
+"""
+
 TRAIN = """
 import faulthandler, os, signal, sys, threading, time
 import numpy as np
@@ -122,11 +139,12 @@ print(caught)
 
 
 @pytest.mark.skipif(native.available() is not None, reason="no kernels without llvmlite")
+@pytest.mark.parametrize("source", [LOOP, LITERAL], ids=["a loop", "products"])
 @pytest.mark.parametrize("kind", ["exception", "signal"])
-def test_interrupts_while_several_threads_run_a_loop_are_just_interrupts(kind: str) -> None:
+def test_interrupts_while_several_threads_work_are_just_interrupts(source: str, kind: str) -> None:
     if kind == "signal" and not hasattr(os, "register_at_fork"):
         pytest.skip("signals of this kind are of POSIX")
-    assert output(LOOP, INTERRUPTS, arguments=(kind,)) == "300\n"
+    assert output(source, INTERRUPTS, arguments=(kind,)) == "300\n"
 
 
 HELD = """

@@ -59,7 +59,7 @@ ORDER = (
 
 # The same within packages of several floors; a folder there is one layer, too.
 WITHIN = {
-    "kernels": ("settings", "ir", "cpu", "gpu", "machine"),
+    "kernels": ("settings", "ir", "cpu", "gpu", "machine", "products"),
     "planner": (
         "runtime",
         "facts",

@@ -2,6 +2,9 @@
 
 Where one matrix meets a whole batch, as the weights of a layer meet (T, B, I), the batch is folded
 into the rows, so that its gradient is one product and not a sum of many.
+
+On NumPy, large products of float32 are made by the kernels that plans have, if those are to be had;
+``kernels/products.py`` says which, and what asks for NumPy's BLAS.
 """
 
 from __future__ import annotations
@@ -10,8 +13,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import tinygrad_rnn_backends as backends
+
 from ..apply import apply, show
 from ..graph import Primitive
+from ..kernels import products
 from ..tensor import Tensor, as_tensor
 from .axes import negative_axes, negative_axis
 from .elementwise import TensorLike, astype, in_place, multiply, result_type
@@ -25,6 +31,8 @@ from .movement import (
     reshape,
 )
 from .reduction import in_float32, sum
+
+products.serve(backends.get("numpy"))
 
 
 def _rows(xp: Any, x: Any) -> Any:

@@ -2,7 +2,8 @@
 
 A BLAS cannot know that, and rearranges the matrix in every call, which costs as much as a product
 with few rows. Here ``pack`` does it before the loop. Then ``multiply`` keeps tiles of the result in
-registers, some rows by some vectors, and reads what was packed from front to back.
+registers, some rows by some vectors, and reads what was packed from front to back. ``product``
+packs a block at a time, or nothing where too few rows would come to use it.
 
 A matrix b (k, n) is cut into blocks that fit the second-level cache, and a block into panels as
 wide as one vector, which hold their rows one after the other. A vector that reaches beyond the last
@@ -26,6 +27,7 @@ CHAIN = 64
 """As many terms are added one after the other, before their sum is added to others; twice as many,
 if there are no more, as in most products within loops: these take no second pass."""
 BLOCK_VECTORS = 24  # a multiple of every width of tile; with 16 lanes, a block has 384 kB
+LEFT_OVER = (2, 1)  # widths of the tiles beside whole ones, of which the last vector may be partial
 
 
 class Processor(NamedTuple):
@@ -42,11 +44,11 @@ class Processor(NamedTuple):
     def vectors(self, rows: int) -> list[int]:
         """How many vectors wide tiles of so many rows are, the widest first.
 
-        Three quarters of the registers hold sums. Few rows need more than one narrower width, as a
-        few sums alone would wait for one another.
+        Three quarters of the registers hold sums. Few rows need a narrower width, too, as a few
+        sums alone would wait for one another. What is left over is ``LEFT_OVER`` vectors wide.
         """
         widest = min(8, self.registers * 3 // 4 // rows)
-        return [widest, 4, 2] if rows <= 2 else [widest]
+        return [widest, 4] if rows <= 2 else [widest]
 
     def packed_size(self, k: int, n: int) -> int:
         """How many floats a packed matrix (k, n) takes."""
@@ -68,7 +70,10 @@ def library(processor: Processor) -> list[Code]:
 
 # Tiles.
 
-_TILE = "ptr %a, i64 %a_row, i64 %a_column, ptr %b, ptr %c, i64 %c_row, i1 %accumulate"
+_LEFT = "ptr %a, i64 %a_row, i64 %a_column"
+_RESULT = "ptr %c, i64 %c_row, i1 %accumulate"
+_TILE = f"{_LEFT}, ptr %b, i64 %b_row, i64 %b_panel, {_RESULT}"
+"""The rows of a panel of b are so far apart, and its panels so far: it is packed, or it is not."""
 
 
 def _tile(
@@ -80,11 +85,12 @@ def _tile(
     ahead: str,
     mask: Value | None = None,
 ) -> None:
-    """c = or += a @ b for some rows, and the panels at these addresses or one that is masked.
+    """c = or += a @ b for some rows, and the panels at these addresses, of which one may be masked.
 
-    Meanwhile, what is at ``ahead`` comes into the cache, as much as one panel.
+    It is the last. Meanwhile, what is at ``ahead`` comes into the cache, as much as one panel.
     """
     tile = [(r, v) for r in range(rows) for v in range(len(panels))]
+    masks = [None] * (len(panels) - 1) + [mask]
     c_rows = [code.address(c, code.integer("mul", "%c_row", r)) for r in range(rows)]
     places = {(r, v): code.address(c_rows[r], v * lanes) for r, v in tile}
     sums, totals = ({x: code.variable(vector("float", lanes)) for x in tile} for _ in range(2))
@@ -98,8 +104,11 @@ def _tile(
             code.store(code.constant(0, lanes), sums[x])
         end = code.smaller(code.integer("add", start, chain), "%k")
         with code.loop(start, end) as k:
-            offset = code.integer("mul", k, lanes)
-            right = [code.load(code.address(panel, offset), lanes) for panel in panels]
+            offset = code.integer("mul", k, "%b_row")
+            right = [
+                code.load(code.address(panel, offset), lanes, mask=m)
+                for panel, m in zip(panels, masks, strict=True)
+            ]
             code.prefetch(code.address(ahead, offset))
             offset = code.integer("mul", k, "%a_column")
             for r in range(rows):
@@ -110,10 +119,10 @@ def _tile(
             code.store(code.load(totals[x], lanes) + code.load(sums[x], lanes), totals[x])
     with code.when("%accumulate"):
         for x in tile:
-            before = code.load(places[x], lanes, mask=mask)
+            before = code.load(places[x], lanes, mask=masks[x[1]])
             code.store(before + code.load(totals[x], lanes), totals[x])
     for x in tile:
-        code.store(code.load(totals[x], lanes), places[x], mask)
+        code.store(code.load(totals[x], lanes), places[x], masks[x[1]])
 
 
 def _rows(processor: Processor, rows: int) -> Code:
@@ -123,31 +132,31 @@ def _rows(processor: Processor, rows: int) -> Code:
     integer = code.integer
     size = _panel_size(code, lanes)
 
-    def panels(first: str, count: int) -> list[str]:
-        numbers = (integer("add", first, i) for i in range(count))
-        return [code.address("%b", integer("mul", i, size)) for i in numbers]
+    def write_tiles(first: Integer, end: Integer, vectors: int, masked: bool) -> None:
+        with code.loop(first, end, vectors) as v:
+            numbers = [integer("add", v, i) for i in range(vectors)]
+            panels = [code.address("%b", integer("mul", i, "%b_panel")) for i in numbers]
+            last = integer("sub", "%n", integer("mul", numbers[-1], lanes))
+            mask = code.lanes_below(last, lanes) if masked else None
+            ahead = code.address("%ahead", integer("mul", integer("sdiv", v, vectors), size))
+            c = code.address("%c", integer("mul", v, lanes))
+            _tile(code, lanes, rows, panels, c, ahead, mask)
 
     first: Integer = 0
     whole = integer("sdiv", "%n", lanes)
-    for vectors in processor.vectors(rows):
-        left = integer("sub", whole, first)
+    all_vectors = integer("sdiv", integer("add", "%n", lanes - 1), lanes)
+    widths = [(vectors, whole, False) for vectors in processor.vectors(rows)]
+    for vectors, of, masked in [*widths, *((vectors, all_vectors, True) for vectors in LEFT_OVER)]:
+        left = integer("sub", of, first)
         end = integer("add", first, integer("sub", left, integer("srem", left, vectors)))
-        with code.loop(first, end, vectors) as v:
-            c = code.address("%c", integer("mul", v, lanes))
-            number = integer("mul", integer("sdiv", v, vectors), size)
-            _tile(code, lanes, rows, panels(v, vectors), c, code.address("%ahead", number))
+        write_tiles(first, end, vectors, masked)
         first = end
-    last = integer("sdiv", integer("add", "%n", lanes - 1), lanes)
-    with code.loop(first, last) as v:
-        column = integer("mul", v, lanes)
-        mask = code.lanes_below(integer("sub", "%n", column), lanes)
-        _tile(code, lanes, rows, panels(v, 1), code.address("%c", column), "%ahead", mask)
     return code
 
 
-def _panel_size(code: Code, lanes: int) -> Integer:
+def _panel_size(code: Code, lanes: int, k: Integer = "%k") -> Integer:
     # One row more than it has: were panels a power of two apart, they would share cache lines.
-    return code.integer("mul", code.integer("add", "%k", 1), lanes)
+    return code.integer("mul", code.integer("add", k, 1), lanes)
 
 
 def _multiply_block(processor: Processor) -> Code:
@@ -169,7 +178,7 @@ def _multiply_block(processor: Processor) -> Code:
         ahead = code.address("%ahead", integer("mul", i, part))
         code.do(
             f"call void {function}(i64 %n, i64 %k, ptr {a}, i64 %a_row, i64 %a_column, ptr %b, "
-            f"ptr {c}, i64 %c_row, i1 %accumulate, ptr {ahead})"
+            f"i64 %b_row, i64 %b_panel, ptr {c}, i64 %c_row, i1 %accumulate, ptr {ahead})"
         )
     functions = ", ".join(f"ptr @rows{rows}" for rows in range(1, processor.rows + 1))
     code.globals.append(f"@by_rows = internal constant [{processor.rows} x ptr] [{functions}]")
@@ -284,41 +293,59 @@ def _pack(processor: Processor) -> Code:
     return code
 
 
-def _call_pack_block(code: Code, block: _Block, packed: str) -> None:
+def _place_in_b(code: Code, block: _Block) -> str:
     b = code.address("%b", code.integer("mul", block.row, "%b_row"))
-    b = code.address(b, code.integer("mul", block.column, "%b_column"))
+    return code.address(b, code.integer("mul", block.column, "%b_column"))
+
+
+def _call_pack_block(code: Code, block: _Block, packed: str) -> None:
     code.do(
-        f"call void @pack_block(i64 {block.n}, i64 {block.k}, ptr {b}, i64 %b_row, "
-        f"i64 %b_column, ptr {packed})"
+        f"call void @pack_block(i64 {block.n}, i64 {block.k}, ptr {_place_in_b(code, block)}, "
+        f"i64 %b_row, i64 %b_column, ptr {packed})"
     )
 
 
-def _call_multiply_block(code: Code, block: _Block, packed: str, ahead: str) -> None:
+def _call_multiply_block(
+    code: Code, block: _Block, b: str, row: Integer, panel: Integer, ahead: str
+) -> None:
     a = code.address("%a", code.integer("mul", block.row, "%a_column"))
     c = code.address("%c", block.column)
     accumulate = code.emit(f"or i1 {block.accumulate}, %accumulate")
     code.do(
         f"call void @multiply_block(i64 %rows, i64 {block.n}, i64 {block.k}, ptr {a}, i64 %a_row, "
-        f"i64 %a_column, ptr {packed}, ptr {c}, i64 %c_row, i1 {accumulate}, ptr {ahead})"
+        f"i64 %a_column, ptr {b}, i64 {row}, i64 {panel}, ptr {c}, i64 %c_row, i1 {accumulate}, "
+        f"ptr {ahead})"
     )
 
 
 def _multiply(processor: Processor) -> Code:
     """A function for c = or += a @ b, where b is packed."""
-    code = Code(f"define void @multiply(i64 %rows, i64 %n, i64 %k, {_TILE})")
+    lanes = processor.lanes
+    code = Code(f"define void @multiply(i64 %rows, i64 %n, i64 %k, {_LEFT}, ptr %b, {_RESULT})")
     with _blocks(code, processor) as block:
         packed, ahead = (code.address("%b", x) for x in (block.offset, block.following))
-        _call_multiply_block(code, block, packed, ahead)
+        _call_multiply_block(code, block, packed, lanes, _panel_size(code, lanes, block.k), ahead)
     return code
 
 
 def _product(processor: Processor) -> Code:
-    """A function for c = or += a @ b, which packs one block of b at a time."""
+    """A function for c = or += a @ b, which packs one block of b at a time.
+
+    Without memory for one it multiplies by b as it is, whose rows must be contiguous.
+    """
+    lanes = processor.lanes
     code = Code(
-        f"define void @product(i64 %rows, i64 %n, i64 %k, {_TILE}, i64 %b_row, i64 %b_column, "
-        "ptr %packed)"
+        f"define void @product(i64 %rows, i64 %n, i64 %k, {_LEFT}, ptr %b, i64 %b_row, "
+        f"i64 %b_column, {_RESULT}, ptr %packed)"
     )
+    packs = code.emit("icmp ne ptr %packed, null")
     with _blocks(code, processor) as block:
-        _call_pack_block(code, block, "%packed")
-        _call_multiply_block(code, block, "%packed", "%packed")
+        with code.when(packs):
+            _call_pack_block(code, block, "%packed")
+        place = _place_in_b(code, block)
+        b = code.emit(f"select i1 {packs}, ptr %packed, ptr {place}")
+        row = code.emit(f"select i1 {packs}, i64 {lanes}, i64 %b_row")
+        size = _panel_size(code, lanes, block.k)
+        panel = code.emit(f"select i1 {packs}, i64 {size}, i64 {lanes}")
+        _call_multiply_block(code, block, b, row, panel, b)
     return code

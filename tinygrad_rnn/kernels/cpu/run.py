@@ -14,7 +14,8 @@ import functools
 import math
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -110,14 +111,13 @@ class Functions:
         self._engine = engine  # owns the code
         integer, address = ctypes.c_int64, ctypes.c_void_p
         sizes = (integer,) * 3
-        tile = (address, integer, integer, address, address, integer, ctypes.c_bool)
+        left, result = (address, integer, integer), (address, integer, ctypes.c_bool)
+        matrices = (*sizes, *left, address, integer, integer, *result, address)
         self.multiply_address: int = engine.get_function_address("multiply")
         self.pack = ctypes.CFUNCTYPE(None, *sizes[:2], address, integer, integer, address)(
             engine.get_function_address("pack")
         )
-        self.product = ctypes.CFUNCTYPE(None, *sizes, *tile, integer, integer, address)(
-            engine.get_function_address("product")
-        )
+        self.product = ctypes.CFUNCTYPE(None, *matrices)(engine.get_function_address("product"))
         self.packed_size = processor.packed_size
         self.block_size = self.packed_size(gemm.BLOCK_ROWS, gemm.BLOCK_VECTORS * processor.lanes)
         self.lanes = processor.lanes
@@ -144,6 +144,11 @@ def instruction_set() -> str:
     lanes = machine.processor.lanes
     kind = names.get(lanes, machine.llvm.get_process_triple().partition("-")[0])
     return f"{lanes} float32 at once ({kind}), for {machine.llvm.get_host_cpu_name()}"
+
+
+def wide() -> bool:
+    """Whether this processor adds eight products or more at once."""
+    return _machine().processor.lanes >= 8
 
 
 def _address(array: Array) -> int:
@@ -278,24 +283,16 @@ def compile(loops: Sequence[Loop]) -> list[Compiled]:
 # Products outside loops.
 
 
-class _Block(threading.local):
-    """Memory of each thread for the block of a matrix that is packed at a time."""
-
-    memory: Array | None = None
-
-
-_block = _Block()
-
-
 def product(a: Array, b: Array, out: Array, *, threads: int = 1, accumulate: bool = False) -> None:
-    """out = a @ b, or out += a @ b.
+    """out = a @ b, or out += a @ b, the axes before the last two broadcasting.
 
     Args:
-        a: float32 (M, K), with any strides; so may b, but it is quicker with contiguous rows or
-            columns.
-        b: float32 (K, N).
-        out: float32 (M, N), its rows or its columns contiguous; it shares no memory with a and b.
-        threads: how many share the work at most.
+        a: float32 (..., M, K), with any strides; so may b, but it is quicker with contiguous rows
+            or columns.
+        b: float32 (..., K, N).
+        out: float32 (..., M, N), the rows or the columns of its matrices contiguous; it shares no
+            memory with a and b.
+        threads: how many share the work at most; the bits of ``out`` do not depend on it.
         accumulate: whether to add to ``out``.
 
     Raises:
@@ -303,42 +300,94 @@ def product(a: Array, b: Array, out: Array, *, threads: int = 1, accumulate: boo
         ImportError: without llvmlite; ``available()`` says so beforehand.
     """
     functions = _machine().functions
-    if out.strides[1] != 4 and out.strides[0] == 4:
-        a, b, out = b.T, a.T, out.T
-    (m, k), n = a.shape, b.shape[1]
-    if b.shape[0] != k or out.shape != (m, n):
+    if out.strides[-1] != 4 and out.strides[-2] == 4:
+        a, b, out = b.mT, a.mT, out.mT
+    if not (a.flags.aligned and b.flags.aligned):
+        a, b = a.copy(), b.copy()
+    (m, n), k = out.shape[-2:], a.shape[-1]
+    if a.shape[-2] != m or b.shape[-2:] != (k, n) or out.ndim < max(a.ndim, b.ndim):
         raise ValueError(f"product: {a.shape} @ {b.shape} is not of the shape {out.shape}")
-    if not a.dtype == b.dtype == out.dtype == np.float32:
+    if not a.dtype == b.dtype == out.dtype == _FLOAT32:
         raise ValueError(f"product: {a.dtype} @ {b.dtype} -> {out.dtype} is not all float32")
-    if 0 in (m, n, k):
+    if not out.size or not k:
         if not accumulate:
             out[...] = 0
         return
-    if out.strides[1] != 4 and n > 1:
-        raise ValueError(f"product: the strides of out are {out.strides}, neither of them 4")
-    threads = min(threads, int(m * n * k / 100 / SHARE))
-    multiply = _multiply if k <= _TERMS else _multiply_many
-    if threads > 1:
-        calls = [
-            functools.partial(multiply, functions, accumulate, a[i], b[:, j], out[i, j])
-            for i, j in _parts(m, n, functions.lanes, threads)
-        ]
-        run_before_end(run_at_once, calls)
+    if out.strides[-1] != 4 and n > 1:
+        raise ValueError(f"product: the strides of out are {out.strides}, none of the last two 4")
+    threads = max(1, min(threads, int(out.size * k / 100 / SHARE)))
+    if out.ndim > 2:
+        calls = _shares_of_many(functions, accumulate, a, b, out, threads)
+    elif threads > 1:
+        calls = _shares_of_one(functions, accumulate, a, b, out, threads)
     else:
-        run_before_end(multiply, functions, accumulate, a, b, out)
+        run_before_end(_multiply, functions, accumulate, a, b, out)
+        return
+    run_before_end(run_at_once, calls)
 
 
-def _parts(m: int, n: int, lanes: int, threads: int) -> list[tuple[slice, slice]]:
-    """A result (m, n), cut across its longer side; columns between whole vectors."""
+Calls = list[Callable[[], None]]
+
+
+def _shares_of_one(
+    functions: Functions, accumulate: bool, a: Array, b: Array, out: Array, threads: int
+) -> Calls:
+    """A call for each thread: a part of the result, cut across its longer side."""
+    m, n = out.shape
+    multiply = functools.partial(_multiply, functions, accumulate)
     if m > n:
-        bounds = [m * i // threads for i in range(threads + 1)]
-        return [(slice(*part), slice(None)) for part in pairwise(bounds)]
-    vectors = -(-n // lanes)
-    bounds = [min(n, vectors * i // threads * lanes) for i in range(threads + 1)]
-    return [(slice(None), slice(*part)) for part in pairwise(bounds)]
+        return [functools.partial(multiply, a[i], b, out[i]) for i in _cut(m, threads)]
+    columns = _cut(n, threads, functions.lanes)
+    return [functools.partial(multiply, a, b[:, j], out[:, j]) for j in columns]
 
 
+def _shares_of_many(
+    functions: Functions, accumulate: bool, a: Array, b: Array, out: Array, threads: int
+) -> Calls:
+    """A call for each thread: some of the products, cut along the longest axis of the batch.
+
+    Small ones are NumPy's, call by call: its BLAS does not share those out among threads of its
+    own, and has kernels for them.
+    """
+    batch = out.shape[:-2]
+    a, b = (np.broadcast_to(x, (*batch, *x.shape[-2:])) for x in (a, b))
+    axis = max(range(len(batch)), key=batch.__getitem__)
+    places = [(slice(None),) * axis + (some,) for some in _cut(batch[axis], threads)]
+    parts = [(a[i], b[i], out[i]) for i in places]
+    if accumulate or math.prod(a.shape[-2:]) * b.shape[-1] > SMALL:
+        each = functools.partial(_multiply_each, functions, accumulate)
+        return [functools.partial(each, *part) for part in parts]
+    # What floating-point errors do is a matter of the caller's context.
+    return [functools.partial(copy_context().run, _multiply_by_numpy, *part) for part in parts]
+
+
+def _cut(length: int, parts: int, size: int = 1) -> list[slice]:
+    """Nearly equal parts of a length, cut between whole pieces of a size."""
+    pieces = -(-length // size)
+    bounds = [min(length, pieces * i // parts * size) for i in range(parts + 1)]
+    return [slice(*part) for part in pairwise(bounds)]
+
+
+_FLOAT32 = np.dtype(np.float32)
+SMALL = 1 << 18
+"""A product of at most so many multiplications takes OpenBLAS one thread, and NumPy less time than
+a call of ours does."""
 _TERMS = 4096  # so many are summed in float32, such sums in float64
+_ROWS_UNPACKED = 64  # up to so many b is read as it is: too few to make up for packing it
+
+
+def _multiply(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
+    (m, n), k = out.shape, a.shape[1]
+    if k > _TERMS:
+        _multiply_many(functions, accumulate, a, b, out)
+        return
+    (a_row, a_column), (b_row, b_column) = a.strides, b.strides
+    memory = _packing_memory(functions, m, b_column)
+    functions.product(
+        *(m, n, k, _address(a), a_row // 4, a_column // 4, _address(b), b_row // 4, b_column // 4),
+        *(_address(out), out.strides[0] // 4, accumulate),
+        None if memory is None else _address(memory),
+    )
 
 
 def _multiply_many(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
@@ -351,13 +400,31 @@ def _multiply_many(functions: Functions, accumulate: bool, a: Array, b: Array, o
     out[...] = total
 
 
-def _multiply(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
-    memory = _block.memory  # held here as well: a thread that Python abandons loses its own
-    if memory is None:
-        memory = _block.memory = _allocate_aligned(functions.block_size)
-    (m, n), k = out.shape, a.shape[1]
-    (a_row, a_column), (b_row, b_column) = a.strides, b.strides
-    functions.product(
-        *(m, n, k, _address(a), a_row // 4, a_column // 4, _address(b), _address(out)),
-        *(out.strides[0] // 4, accumulate, b_row // 4, b_column // 4, _address(memory)),
-    )
+def _multiply_each(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
+    for i in np.ndindex(out.shape[:-2]):
+        _multiply(functions, accumulate, a[i], b[i], out[i])
+
+
+def _multiply_by_numpy(a: Array, b: Array, out: Array) -> None:
+    np.matmul(a, b, out=out)
+
+
+class _Block(threading.local):
+    """Memory of each thread for the block of a matrix that is packed at a time.
+
+    Who uses it holds it, too: a thread that Python abandons loses its own.
+    """
+
+    memory: Array | None = None
+
+
+_block = _Block()
+
+
+def _packing_memory(functions: Functions, rows: int, b_column: int) -> Array | None:
+    """Where to pack blocks of b; None, where so few rows come that packing takes longer."""
+    if rows <= _ROWS_UNPACKED and b_column == 4:
+        return None
+    if _block.memory is None:
+        _block.memory = _allocate_aligned(functions.block_size)
+    return _block.memory
