@@ -59,6 +59,8 @@ def apply(primitive: Primitive, *inputs: Any, **parameters: Any) -> Tensor:
             backend = found
     if backend is None:
         return apply(primitive, as_tensor(inputs[0]), *inputs[1:], **parameters)
+    if mode.recorder is not None:
+        return _interpreted(primitive, inputs, parameters)  # type: ignore[no-any-return]
     try:
         # Python is quicker to call a function without the empty ** than with it.
         if parameters:
@@ -126,7 +128,7 @@ def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[s
     interpreter computes with see it for the transforms around it.
     """
     entered: list[Any] = []
-    innermost: Any = None
+    innermost: Any = MODE.get().recorder
     for x in inputs:
         if type(x) in _PYTHON_NUMBERS:
             entered.append(x)
@@ -139,6 +141,8 @@ def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[s
         if innermost is None or array.level > innermost.level:
             innermost = array
     inputs = entered
+    if innermost.level < 0:  # a step that is planned as a whole
+        inputs = MODE.get().recorder.with_numbers(primitive, inputs)
     out = innermost.interpret(primitive, inputs, parameters)
     if not innermost.recorded:
         return _unrecorded(primitive, out)

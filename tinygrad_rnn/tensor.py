@@ -18,7 +18,7 @@ import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend, Scope, locks
 
 from . import anomaly, graph, names
-from .atomic import Change
+from .atomic import Change, Journal, note_slot
 from .dtypes import canonical_dtype, default_dtype, native_dtype
 from .entering import native, real, refuse_masked, type_name
 from .graph import Array, Node
@@ -36,7 +36,7 @@ class Mode:
     It is never changed, but ``but`` makes another of it.
     """
 
-    __slots__ = ("anomaly", "literal", "recording", "watch")
+    __slots__ = ("anomaly", "literal", "recorder", "recording", "watch")
 
     def __init__(
         self,
@@ -44,11 +44,13 @@ class Mode:
         anomaly: bool = False,
         watch: Any = None,
         literal: bool = False,
+        recorder: Any = None,
     ) -> None:
         self.recording = recording
         self.anomaly = anomaly
         self.watch = watch  # told of operations, draws, and values that are read on the host
         self.literal = literal  # nothing is planned
+        self.recorder = recorder  # of a whole step, which carries every operation out
 
     def but(self, **changes: Any) -> Mode:
         """The same, but for what is given."""
@@ -88,6 +90,11 @@ def literal() -> Scope[Mode]:
     the library. Results are equal to rounding: it is what plans are compared with.
     """
     return Scope(MODE, lambda mode: mode.but(literal=True))
+
+
+def unrecorded() -> Scope[Mode]:
+    """Operations in this block are carried out now, also where a step is planned as a whole."""
+    return Scope(MODE, lambda mode: mode.but(recorder=None))
 
 
 def detect_anomaly() -> Scope[Mode]:
@@ -275,6 +282,7 @@ class Tensor:
                 f"data: {self.dtype} {self.shape} cannot be rebound to "
                 f"{canonical_dtype(array.dtype)} {tuple(array.shape)}; reshape or astype it first"
             )
+        note_slot(_ARRAY, self)
         self._array = array
         if self._node is not None:
             self._node.version += 1
@@ -432,16 +440,20 @@ class Tensor:
         if self._node is None and value is not None:
             raise RuntimeError("grad: this tensor does not require grad")
         if self._node is not None:
+            note_slot(_GRAD, self._node)
             self._node.grad = value
 
     def detach(self) -> Tensor:
         """The same array without a graph: no gradient flows through it."""
-        watch = MODE.get().watch
-        if watch is not None:
-            watch.detach(self)
-        if type(self._array) in _backend_of_type:
-            return wrap(self._array, None)
-        return wrap(self._array.detach(), None)
+        mode = MODE.get()
+        if mode.watch is not None:
+            mode.watch.detach(self)
+        array = self._array
+        if type(array) not in _backend_of_type:
+            return wrap(array.detach(), None)
+        if mode.recorder is not None:
+            array = mode.recorder.lifted(self).detach()
+        return wrap(array, None)
 
     def register_hook(self, hook: Callable[[Tensor], Tensor | None]) -> Callable[[], None]:
         """Call ``hook(cotangent)`` when a backward pass reaches this tensor.
@@ -454,6 +466,8 @@ class Tensor:
             raise RuntimeError("register_hook: this tensor does not require grad")
         if not callable(hook):
             raise TypeError(f"register_hook: a function, not {type(hook).__name__}")
+        if (recorder := MODE.get().recorder) is not None:
+            recorder.refuse("a hook is registered inside")
 
         def run(g: Any) -> Any:
             given = g if isinstance(g, Tensor) else _TensorMode.wrap(g, None)
@@ -492,7 +506,7 @@ class Tensor:
             RuntimeError: if nothing that requires grad led here, or the graph was released.
             ValueError: for a cotangent of another shape, or none for a non-scalar.
         """
-        if backends.of(self._array) is None:
+        if backends.of(self._array) is None and MODE.get().recorder is None:
             raise TypeError(
                 "backward: inside vmap the gradient of one example has no place in .grad; "
                 "use tinygrad_rnn.grad(output, inputs), which returns it"
@@ -502,6 +516,7 @@ class Tensor:
         )
         with _grad_lock:
             for node, g in found.items():
+                note_slot(_GRAD, node)
                 while True:
                     before = node.grad
                     total = g if before is None else before + g
@@ -534,8 +549,9 @@ class Tensor:
         return copied
 
 
-_set_array = vars(Tensor)["_array"].__set__
-_set_version, _set_grad = (vars(Node)[name].__set__ for name in ("version", "grad"))
+_ARRAY, _GRAD = vars(Tensor)["_array"], vars(Node)["grad"]
+_set_array, _set_grad = _ARRAY.__set__, _GRAD.__set__
+_set_version = vars(Node)["version"].__set__
 
 
 def rebinding(x: Tensor, array: Array) -> list[Change]:
@@ -549,6 +565,17 @@ def rebinding(x: Tensor, array: Array) -> list[Change]:
 def regrading(x: Tensor, grad: Tensor | None) -> Change:
     """What gives a leaf that requires grad another gradient, which is not checked."""
     return _set_grad, x._node, grad
+
+
+def regrade(leaf: Node, grad: Tensor | None) -> Change:
+    """The same of its node."""
+    return _set_grad, leaf, grad
+
+
+def regraded(journal: Journal) -> list[Node] | None:
+    """The leaves whose gradients were set while a journal was kept; None if more was."""
+    found = [node for (slot, _), (node, _) in journal.slots.items() if slot is _GRAD]
+    return found if len(found) == len(journal.slots) else None
 
 
 def _rebuild(kind: type[Tensor], host: Array, backend: str, requires_grad: bool) -> Tensor:
@@ -641,10 +668,14 @@ def backend_of(x: Tensor) -> Backend:
 def raw(x: Tensor, asked: str) -> Array:
     """The array of a Tensor that must have one."""
     if backends.of(x._array) is None:
+        if (recorder := MODE.get().recorder) is not None:
+            recorder.ask(asked)
         raise TypeError(f"{asked}: {x._array.why_no_value}")
-    watch = MODE.get().watch
-    if watch is not None and asked != "device":
-        watch.read(x, asked)
+    mode = MODE.get()
+    if mode.watch is not None and asked != "device":
+        mode.watch.read(x, asked)
+    if mode.recorder is not None:
+        mode.recorder.read(x)
     return x._array
 
 
@@ -697,8 +728,10 @@ def pull_back(
             "backward: no input that requires grad led to this tensor. Create parameters with "
             "requires_grad=True, and look for detach(), no_grad() or an integer dtype on the way"
         )
-    watch = anomaly.AnomalyWatch() if MODE.get().anomaly else None
-    with enable_grad() if create_graph else _as_is, watch or _as_is:
+    mode = MODE.get()
+    watch = anomaly.AnomalyWatch() if mode.anomaly else None
+    walk = _as_is if mode.recorder is None else mode.recorder.walk(create_graph or retain_graph)
+    with enable_grad() if create_graph else _as_is, watch or _as_is, walk:
         return graph.cotangents(
             seeds,
             targets,

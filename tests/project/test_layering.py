@@ -84,6 +84,7 @@ WITHIN = {
         "call",
         "lookup",
         "function",
+        "training",
         "planned",
     ),
     "recurrence": ("loop", "ragged", "unroll", "truncated", "online"),

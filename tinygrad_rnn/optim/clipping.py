@@ -14,7 +14,7 @@ import numpy as np
 from ..atomic import commit
 from ..dtypes import native_dtype
 from ..graph import Array
-from ..tensor import Tensor, backend_of, regrading, wrap
+from ..tensor import MODE, Tensor, backend_of, regrading, wrap
 from .formulas import Kernel, kernel_of, squared_norm, suits
 from .settings import flag, number
 
@@ -32,26 +32,45 @@ def clip_grad_norm_(
     norm before. If that is not finite, the gradients are left as they are, and raises
     FloatingPointError unless ``error_if_nonfinite`` is False: for an optimiser with
     ``nonfinite="skip"``, which will pass over them. Raises ValueError if there are no parameters,
-    as in a generator that has been read before.
+    as in a generator that has been read before. Inside a step that is ``planned`` as a whole the
+    norm is a Tensor, which has a value when the step has returned it.
     """
     max_norm = number("clip_grad_norm_: max_norm", max_norm, "(0, inf]")
     flag("clip_grad_norm_: error_if_nonfinite", error_if_nonfinite)
     given = _with_gradients("clip_grad_norm_", parameters)
-    norm = math.sqrt(_squared_norm([grad for _, grad in given]))
-    if not math.isfinite(norm):
-        if error_if_nonfinite:
-            raise FloatingPointError(
-                f"clip_grad_norm_: the norm of the gradients is {norm}; find the operation by "
-                "tinygrad_rnn.detect_anomaly()"
-            )
+    recorder = MODE.get().recorder
+    if recorder is None:
+        norm, arrays = _clipped_norm([g for _, g in given], max_norm, error_if_nonfinite)
+        _replace(given, arrays)
         return norm
-    if norm > max_norm:
-        factor = max_norm / norm
-        kernel = None
-        if factor >= _least_factor(np.dtype(np.float32)):
-            kernel = _kernel(given, lambda xp, grad: [grad * factor])
-        _replace(given, kernel, lambda grad: _scaled(grad, factor))
-    return norm
+
+    def function(*arrays: Array) -> list[Array]:
+        norm, clipped = _clipped_norm([wrap(a, None) for a in arrays], max_norm, error_if_nonfinite)
+        return [np.asarray(norm), *clipped]
+
+    metas = [((), np.dtype(np.float64)), *((g.shape, g.dtype) for _, g in given)]
+    norm, *clipped = recorder.compute(function, [g for _, g in given], metas)
+    commit(regrading(p, g) for (p, _), g in zip(given, clipped, strict=True))
+    return norm  # type: ignore[no-any-return]
+
+
+def _clipped_norm(
+    grads: list[Tensor], max_norm: float, error_if_nonfinite: bool
+) -> tuple[float, list[Array]]:
+    """The joint norm of gradients, and arrays of what they become."""
+    norm = math.sqrt(_squared_norm(grads))
+    if not math.isfinite(norm) and error_if_nonfinite:
+        raise FloatingPointError(
+            f"clip_grad_norm_: the norm of the gradients is {norm}; find the operation by "
+            "tinygrad_rnn.detect_anomaly()"
+        )
+    if not (math.isfinite(norm) and norm > max_norm):
+        return norm, [grad._array for grad in grads]
+    factor = max_norm / norm
+    kernel = None
+    if factor >= _least_factor(np.dtype(np.float32)):
+        kernel = _kernel(grads, lambda xp, grad: [grad * factor])
+    return norm, _through(grads, kernel, lambda grad: _scaled(grad, factor))
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
@@ -63,8 +82,18 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
     """
     bound = number("clip_grad_value_: clip_value", clip_value, "(0, inf)")
     given = _with_gradients("clip_grad_value_", parameters)
-    kernel = _kernel(given, lambda xp, grad: [xp.minimum(xp.maximum(grad, -bound), bound)])
-    _replace(given, kernel, lambda grad: _clipped(grad, bound))
+    grads = [grad for _, grad in given]
+
+    def clipped(grads: list[Tensor]) -> list[Array]:
+        kernel = _kernel(grads, lambda xp, grad: [xp.minimum(xp.maximum(grad, -bound), bound)])
+        return _through(grads, kernel, lambda grad: _clipped(grad, bound))
+
+    recorder = MODE.get().recorder
+    if recorder is None:
+        return _replace(given, clipped(grads))
+    metas = [(grad.shape, grad.dtype) for grad in grads]
+    new = recorder.compute(lambda *a: clipped([wrap(x, None) for x in a]), grads, metas)
+    return commit(regrading(p, g) for (p, _), g in zip(given, new, strict=True))
 
 
 def _with_gradients(
@@ -121,11 +150,9 @@ def _least_factor(dtype: np.dtype[Any]) -> float:
     return float(limits.tiny / limits.eps)
 
 
-def _kernel(
-    given: list[tuple[Tensor, Tensor]], function: Callable[..., list[Any]]
-) -> Kernel | None:
+def _kernel(grads: list[Tensor], function: Callable[..., list[Any]]) -> Kernel | None:
     """That of a function of a gradient, if there is one and the gradients are large enough."""
-    worth = sum([grad.size for _, grad in given]) >= _LITTLE
+    worth = sum([grad.size for grad in grads]) >= _LITTLE
     return kernel_of(function, 1) if worth else None
 
 
@@ -134,18 +161,21 @@ def _clipped(grad: Tensor, bound: float) -> Array:
     return backend_of(grad).clip(grad._array, -bound, bound)
 
 
-def _replace(
-    given: list[tuple[Tensor, Tensor]], kernel: Kernel | None, rule: Callable[[Tensor], Array]
-) -> None:
-    """Give every parameter its new gradient, by a kernel where it suits, or none of them."""
-    in_kernel = [kernel is not None and suits(grad._array) for _, grad in given]
+def _through(
+    grads: list[Tensor], kernel: Kernel | None, rule: Callable[[Tensor], Array]
+) -> list[Array]:
+    """What gradients become, by a kernel where it suits."""
+    in_kernel = [kernel is not None and suits(grad._array) for grad in grads]
     made: Iterator[list[Array]] = iter(())
     if kernel is not None:
-        pairs = zip(given, in_kernel, strict=True)
-        made = iter(kernel.run([(grad._array,) for (_, grad), suited in pairs if suited])[1])
-    changes = []
-    for (p, grad), suited in zip(given, in_kernel, strict=True):
-        array = next(made)[0] if suited else rule(grad)
-        # asarray: what NumPy computes from 0-d arrays are scalars
-        changes.append(regrading(p, wrap(backend_of(p).asarray(array), None)))
-    commit(changes)
+        pairs = zip(grads, in_kernel, strict=True)
+        made = iter(kernel.run([(grad._array,) for grad, suited in pairs if suited])[1])
+    pairs = zip(grads, in_kernel, strict=True)
+    # asarray: what NumPy computes from 0-d arrays are scalars
+    return [next(made)[0] if on else backend_of(g).asarray(rule(g)) for g, on in pairs]
+
+
+def _replace(given: list[tuple[Tensor, Tensor]], arrays: list[Array]) -> None:
+    """Give every parameter its new gradient, or none of them."""
+    pairs = zip(given, arrays, strict=True)
+    commit(regrading(p, wrap(a, None)) for (p, old), a in pairs if a is not old._array)

@@ -20,10 +20,10 @@ import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend
 
 from ..apply import show
-from ..atomic import attributes, commit
+from ..atomic import Change, attributes, commit
 from ..dtypes import native_dtype
 from ..graph import Array
-from ..tensor import Tensor, backend_of, rebinding, wrap
+from ..tensor import MODE, Tensor, backend_of, rebinding, wrap
 from . import formulas
 from .settings import CHECKS, choice
 
@@ -176,13 +176,23 @@ class Optimizer:
         ValueError for a setting. (Overflow is noticed on NumPy.)
         """
         trained = [(m, m.p.grad) for m in self._members() if m.p.grad is not None]
+        recorder = MODE.get().recorder
+        if recorder is not None:
+            done = recorder.update(self, *zip(*trained, strict=True)) if trained else True
+            return done if self.nonfinite == "skip" else True
+        changes = self.changes(trained)
+        commit(changes or ())
+        return changes is not None
+
+    def changes(self, trained: list[tuple[Member, Tensor]]) -> list[Change] | None:
+        """What a step with these gradients changes, or None for one that is passed over."""
         for member, grad in trained:
             self._check_fit(member, grad)
         updates, left = self._updated_by_kernels(trained)
         look = left and self.nonfinite != "allow"
         bad = _not_finite([grad for _, grad in left]) if look else []
         if bad and self.nonfinite == "skip":
-            return False
+            return None
         if bad:
             first, p, *_ = left[bad[0]][0]
             raise FloatingPointError(
@@ -197,12 +207,11 @@ class Optimizer:
                     updates += [(member, *self._updated(member, grad)) for member, grad in left]
             except FloatingPointError:
                 if self.nonfinite == "skip":
-                    return False
+                    return None
                 raise
         changes = [c for member, array, _ in updates for c in rebinding(member.p, array)]
         states = {member.position: state for member, _, state in updates}
-        commit([*changes, (dict.update, self.state, states)])
-        return True
+        return [*changes, (dict.update, self.state, states)]
 
     def _check_fit(self, member: Member, grad: Tensor) -> None:
         position, p, *_ = member

@@ -1,6 +1,6 @@
 """What passes and emitters ask about a primitive: one table, a row for each.
 
-Beside it stand the three primitives that only plans have. A primitive of somebody else's, even one
+Beside it stand the four primitives that only plans have. A primitive of somebody else's, even one
 named like ours, has the facts of nothing: it is run as it is, and its results are held.
 """
 
@@ -20,6 +20,13 @@ copied = Primitive("copied", "elementwise", lambda xp, x: x, lambda xp, g: g)
 full = Primitive(
     "full", "movement", lambda xp, *, number, shape, dtype: np.full(shape, number, dtype=dtype)
 )
+called = Primitive(
+    "called",
+    "contraction",
+    lambda xp, call, *arrays, method, metas: getattr(call, method)(arrays),
+    outputs="several",
+)
+"""A method of an object that a plan is given, on arrays: results of shapes and dtypes ``metas``."""
 
 
 class Facts(NamedTuple):

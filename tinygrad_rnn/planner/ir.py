@@ -23,22 +23,22 @@ import tinygrad_rnn_backends as backends
 
 from ..graph import TABLE, Primitive
 from ..primitives.indexing import ARRAY
-from .facts import facts_of
+from .facts import called, facts_of
 
 Number: TypeAlias = "bool | int | float"
 Shape: TypeAlias = "tuple[int, ...]"
 NUMBERS = (bool, int, float)
 
-Kind = Literal["x", "state", "captured", "scalar", "constant", "draw", "dy", "dstate"]
+Kind = Literal["x", "state", "captured", "scalar", "constant", "draw", "dy", "dstate", "call"]
 
 
 class Source(NamedTuple):
     """Where a value comes from that no operation made.
 
     A part of the step's input (x) or of the state before it, a captured array or number (captured,
-    scalar), an array that a rule made (constant), random numbers (draw), and the
-    cotangents of an output (dy) and of the state after the step (dstate). ``index`` counts within
-    the kind.
+    scalar), an array that a rule made (constant), random numbers (draw), an object whose methods
+    are called (call), and the cotangents of an output (dy) and of the state after the step
+    (dstate). ``index`` counts within the kind.
     """
 
     kind: Kind
@@ -201,6 +201,9 @@ def metas_of(
 def _metas_of(
     primitive: Primitive, metas: tuple[Any, ...], parameters: dict[str, Any]
 ) -> Iterator[tuple[Shape, np.dtype[Any]]]:
+    if primitive is called:
+        yield from parameters["metas"]
+        return
     xp = backends.get("numpy")
     shapes = [meta[0] for meta in metas if isinstance(meta, tuple)]
     if primitive.kind == "contraction":

@@ -24,7 +24,7 @@ from .. import anomaly
 from ..kernels.machine import machine_of
 from ..kernels.settings import SettingError
 from ..structure import flatten, unflatten
-from ..tensor import Tensor, is_anomaly_detected, is_grad_enabled, wrap
+from ..tensor import MODE, Tensor, is_anomaly_detected, is_grad_enabled, unrecorded, wrap
 from .call import Bytes, Call, make_literal, run_and_record
 from .compile import compile_step
 from .evidence import Operations
@@ -35,7 +35,7 @@ from .plan import Plan
 from .planner import planner
 from .report import bytes_of_loop
 from .runtime.steps import Steps
-from .trace import Parts, Step, Wanted, trace
+from .trace import Parts, Step, TracedArray, Wanted, trace
 
 
 class PlanError(RuntimeError):
@@ -63,18 +63,26 @@ def check_fit(loop: Loop) -> None:
     """Raise Unplanned for a loop that is not planned, whatever its cell does."""
     if is_anomaly_detected():
         raise Unplanned("detect_anomaly looks at every operation of every step")
-    backend = backends.of(loop.xs[0]._array)
+    recorded = MODE.get().recorder is not None
+    backend = _backend_of(loop.xs[0], recorded)
     known = machine_of(backend) is not None
     given = [*loop.xs, *loop.states, *(x for x in (loop.valid, loop.reset) if x is not None)]
     if loop.reset is not None:
         given += flatten(loop.reset_state)[0]
     for x in given:
-        own = backends.of(x._array)
+        own = _backend_of(x, recorded)
         if own is None:
             raise Unplanned("a tensor has no values here: inside vmap, or inside a cell's trace")
         if not known or own is not backend:
             names = f"{x.backend!r} beside {loop.xs[0].backend!r}"
             raise Unplanned(f"arrays are neither NumPy's nor all CuPy's, but of {names}")
+
+
+def _backend_of(x: Tensor, recorded: bool) -> Any:
+    """That of an array with values, or that will have some when a step is run."""
+    array = x._array
+    whole = recorded and type(array) is TracedArray
+    return array.backend if whole else backends.of(array)
 
 
 def prepare(
@@ -149,7 +157,20 @@ _MIXED = "rows are not independent"
 
 def _at_one_step(x: Tensor) -> Tensor:
     """What a trace is shown of x (T, ...): that it is like its first step."""
-    return wrap(x._array[0, ...], x._node)
+    array = x._array
+    if type(array) is TracedArray:
+        array = _Like(array.shape[1:], array.dtype, array.backend)
+    else:
+        array = array[0, ...]
+    return wrap(array, x._node)
+
+
+class _Like(NamedTuple):
+    """An array to trace a step with, of which nothing but this is looked at."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    backend: Any
 
 
 def _trace(
@@ -192,7 +213,8 @@ def _make_plan(
     reason: str | None = None
     for instead in ("as a program of NumPy", "literally"):
         try:
-            plan = compile_step(second, wanted, rows, ragged, reason)
+            with unrecorded():
+                plan = compile_step(second, wanted, rows, ragged, reason)
         except Mixed as error:
             return f"{_MIXED}: {error}"
         except (SettingError, Warning):  # the environment's, or a warning that is to be an error
@@ -211,7 +233,12 @@ def _compare(first: Step, second: Step) -> None:
     """Raise Unplanned if two traces of one step differ: for its cell, not for its structure."""
 
     def same(a: Any, b: Any) -> bool:
+        if type(a) is TracedArray or type(b) is TracedArray:
+            return type(a) is type(b) and a.value is b.value
         return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+
+    def on_host(a: Any) -> Any:
+        return a if type(a) is TracedArray else first.trace.backend.to_host(a)
 
     changed = None
     arrays = zip(first.trace.arrays, second.trace.arrays, strict=False)
@@ -219,7 +246,7 @@ def _compare(first: Step, second: Step) -> None:
         changed = "operations, shapes or static parameters changed"
     elif not all(map(same, first.trace.scalars, second.trace.scalars)):
         changed = "a Python number changed, such as a counter"
-    elif not all(a is b or same(*map(first.trace.backend.to_host, (a, b))) for a, b in arrays):
+    elif not all(a is b or same(*map(on_host, (a, b))) for a, b in arrays):
         changed = "a captured array changed, such as a draw"
     if changed is not None:
         again = "the cell did something else when it was called again with the same"
@@ -232,7 +259,7 @@ def run_planned(
     """The results of a loop by its plan; raises Unplanned where there is none."""
     prepared = prepare(loop, checkpoint is not None, knows)
     plan, step = prepared.plan, prepared.step
-    steps, order = _lay_out(loop, prepared)
+    steps, order = lay_out(loop, prepared)
     every = segment_length(plan, steps, checkpoint)
     counts = len(prepared.xs), len(loop.states)
     call = Call(plan, step, steps, order, every, counts, loop.since)
@@ -267,7 +294,7 @@ def segment_length(plan: Plan, steps: Steps, checkpoint: int | Bytes | None) -> 
     return int(lengths[within[-1]])
 
 
-def _lay_out(loop: Loop, prepared: Prepared) -> tuple[Steps, Any]:
+def lay_out(loop: Loop, prepared: Prepared) -> tuple[Steps, Any]:
     """Where the rows of each step are, and the order of the rows if they end at different steps."""
     rows = loop.batch if prepared.plan.has_rows else None
     library = prepared.plan.machine.np

@@ -21,16 +21,21 @@ from typing import Any, Generic, ParamSpec, TypeVar
 import numpy as np
 
 from .. import random
+from ..atomic import journal
 from ..dtypes import default_dtype
 from ..structure import flatten, unflatten
 from ..tensor import MODE, Mode, Tensor
 from ..transforms import needs_graph
-from .evidence import ENOUGH, Evidence, Operations, watched
+from .evidence import ENOUGH, TRIES, Evidence, Operations, watched
 from .function import Ready, prepare_function, run_function, why_not_planned
 from .lookup import Unplanned, Unseen
+from .plan import Plan
 from .planner import planner
+from .reach import Reach
 from .report import of_literal
-from .standing import Standing
+from .standing import Standing, is_traced
+from .training import prepare_step, run_step
+from .trust import is_marked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -47,7 +52,9 @@ class Planned(Generic[P, R]):
     def __init__(self, function: Callable[P, R]) -> None:
         functools.update_wrapper(self, function)
         self.function = function
-        self._last: Ready | str = "it has not been called yet"
+        self._last: Plan | str = "it has not been called yet"
+        self._differentiates: bool | None = None
+        self._misses = 0  # steps running that could not be planned
 
     def __repr__(self) -> str:
         return f"planned({self.function!r})"
@@ -58,42 +65,32 @@ class Planned(Generic[P, R]):
     def report(self) -> str:
         """How the last call ran: its plan in words, or why it ran as it is."""
         last = self._last
-        return of_literal(last, "function") if isinstance(last, str) else last.plan.report()
+        return of_literal(last, "function") if isinstance(last, str) else last.report()
 
     @property
     def source(self) -> str:
         """The program of the last call."""
         last = self._last
-        return f"# literal: {last}\n" if isinstance(last, str) else last.plan.source
+        return f"# literal: {last}\n" if isinstance(last, str) else last.source
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns."""
-        leaves, structure = flatten((args, kwargs))
-        places = [i for i, x in enumerate(leaves) if isinstance(x, Tensor)]
-        tensors = [leaves[i] for i in places]
-        reason = why_literal(MODE.get()) or why_not_planned(tensors)
-        if reason is None and sum(x.size for x in tensors) < LEAST:
+        call = _Arguments(self.function, args, kwargs)
+        reason = why_literal(MODE.get())
+        if self._differentiates is None:
+            self._differentiates = "backward" in Reach(self.function).attributes
+        if self._differentiates:
+            return self._step(call, reason)
+        reason = reason or why_not_planned(call.tensors)
+        if reason is None and sum(x.size for x in call.tensors) < LEAST:
             reason = _SMALL
         if reason is not None:
             self._last = reason
             return self.function(*args, **kwargs)
-        given = [x for x in leaves if type(x) not in _PLAIN and not isinstance(x, Tensor)]
-        standing = Standing(_with(self.function, given), "function")
-
-        def function(own: Sequence[Tensor]) -> Any:
-            mine = leaves.copy()
-            for place, x in zip(places, own, strict=True):
-                mine[place] = x
-            rebuilt = unflatten(structure, mine)
-            result = self.function(*rebuilt[0], **rebuilt[1])
-            after, now = flatten(rebuilt, structure)
-            if now != structure or any(a is not b for a, b in zip(after, mine, strict=True)):
-                raise Unplanned("it changes what its arguments hold")
-            return result
-
+        standing = Standing(call.subject, "function")
         if standing.known:
             try:
-                ready = _prepare(function, tensors, standing)
+                ready = _prepare(call.on, call.tensors, standing)
             except Unseen:
                 standing.restore()
             except Unplanned as unplanned:
@@ -106,18 +103,49 @@ class Planned(Generic[P, R]):
                 standing.restore()
                 raise
             else:
-                self._last = ready
-                return run_function(ready, tensors)  # type: ignore[no-any-return]
-        return self._as_evidence(standing, tensors, args, kwargs)
+                self._last = ready.plan
+                return run_function(ready, call.tensors)  # type: ignore[no-any-return]
+        return self._as_evidence(standing, call)
 
-    def _as_evidence(self, standing: Standing, tensors: list[Tensor], args: Any, kwargs: Any) -> R:
+    def _step(self, call: _Arguments, reason: str | None) -> R:
+        """The result of a function that differentiates inside: a training step."""
+        if self._misses >= TRIES and isinstance(self._last, str):
+            reason = reason or self._last
+        reach = Reach(call.subject)
+        if reason is None and reach.refused is not None and not is_marked(self.function):
+            reason = f"the function reaches {reach.refused}"
+        if reason is None:
+            try:
+                ready = prepare_step(call.on, call.tensors)
+            except Unplanned as unplanned:
+                reach.restore()
+                reason = str(unplanned)
+                self._misses += not isinstance(unplanned, Unseen)
+            except BaseException:
+                reach.restore()
+                raise
+            else:
+                name = reach.gained(is_traced)
+                if name is None:
+                    self._last, self._misses = ready.plan, 0
+                    return run_step(ready, call.tensors)  # type: ignore[no-any-return]
+                ready.recorded.journal.undo()
+                reach.restore()
+                reason = f"it keeps a tensor in {name}; return it, and keep what is returned"
+                self._misses += 1
+        self._last = reason
+        with journal():
+            return self.function(*call.args, **call.kwargs)
+
+    def _as_evidence(self, standing: Standing, call: _Arguments) -> R:
         """The result of the function as it is, watched."""
+        args, kwargs = call.args, call.kwargs
         if standing.reason is not None:
             self._last = standing.reason
             return self.function(*args, **kwargs)
         evidence = Evidence(standing.cell, once=True)
         result, _ = evidence.call(
-            lambda x, state: (self.function(*args, **kwargs), ()), tuple(tensors), ()
+            lambda x, state: (self.function(*args, **kwargs), ()), tuple(call.tensors), ()
         )
         reason = evidence.finish()
         standing.settle(reason, evidence.operations, ENOUGH)
@@ -128,9 +156,32 @@ class Planned(Generic[P, R]):
 _PLAIN = frozenset([bool, int, float, str, type(None), np.ndarray])
 
 
-def _with(function: Any, objects: list[Any]) -> Any:
-    """A function, together with what it is given that may change."""
-    return functools.partial(function, *objects) if objects else function
+class _Arguments:
+    """What a function is called with: Tensors, and what else there is."""
+
+    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        self.function, self.args, self.kwargs = function, args, kwargs
+        self.leaves, self.structure = flatten((args, kwargs))
+        self.places = [i for i, x in enumerate(self.leaves) if isinstance(x, Tensor)]
+        self.tensors: list[Tensor] = [self.leaves[i] for i in self.places]
+
+    @property
+    def subject(self) -> Any:
+        """The function, together with what it is given that may change."""
+        rest = [x for x in self.leaves if type(x) not in _PLAIN and not isinstance(x, Tensor)]
+        return functools.partial(self.function, *rest) if rest else self.function
+
+    def on(self, tensors: Sequence[Tensor]) -> Any:
+        """What the function returns for other Tensors; Unplanned if it changes what holds them."""
+        leaves, structure = self.leaves.copy(), self.structure
+        for place, x in zip(self.places, tensors, strict=True):
+            leaves[place] = x
+        args, kwargs = rebuilt = unflatten(structure, leaves)
+        result = self.function(*args, **kwargs)
+        after, now = flatten(rebuilt, structure)
+        if now != structure or any(a is not b for a, b in zip(after, leaves, strict=True)):
+            raise Unplanned("it changes what its arguments hold")
+        return result
 
 
 def _prepare(
@@ -153,6 +204,8 @@ def why_literal(mode: Mode) -> str | None:
         return "detect_anomaly looks at every operation"
     if mode.watch is not None:
         return "it runs inside a function or a cell that is watched"
+    if mode.recorder is not None:
+        return "it runs inside a step that is planned as a whole"
     if needs_graph():
         return "derivatives of a derivative are to come, which go through every operation"
     return None
@@ -203,7 +256,8 @@ def composition(least: int = LEAST) -> Callable[[Callable[P, R]], Callable[P, R]
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
             mode = MODE.get()
-            if mode.literal or mode.anomaly or mode.watch is not None or needs_graph():
+            literal = mode.literal or mode.anomaly or mode.watch is not None
+            if literal or mode.recorder is not None or needs_graph():
                 return function(*args, **kwargs)
             size, tensors, kinds = 0, list[Tensor](), list[Any]()
             for x in (*args, *kwargs.values()):

@@ -434,6 +434,11 @@ class Reach:
             self.refuse(f"{name}, a {type(x).__name__}, which cannot be looked into")
             return
 
+    @property
+    def attributes(self) -> Iterable[str]:
+        """The names of attributes that functions of the user's ask for."""
+        return self._attributes
+
     # What became of it.
 
     def changed(self, now: Reach) -> str | None:

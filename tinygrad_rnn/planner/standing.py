@@ -20,6 +20,11 @@ from .trust import is_marked, is_ours
 LONG = 300  # steps of a call that is worth a warning
 
 
+def is_traced(x: Any) -> bool:
+    """Whether something is a Tensor without values."""
+    return isinstance(x, Tensor) and type(x._array) not in backends._of_type
+
+
 class Standing:
     """How a cell stands when a call begins.
 
@@ -79,9 +84,7 @@ class Standing:
         """The name of something that the cell reaches and that holds a traced Tensor now."""
         if self.reach is None or self.trusted:
             return None
-        return self.reach.gained(
-            lambda x: isinstance(x, Tensor) and type(x._array) not in backends._of_type
-        )
+        return self.reach.gained(is_traced)
 
     def describe(self) -> str:
         """What the default mode does with the cell."""

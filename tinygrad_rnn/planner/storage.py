@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from .facts import facts_of
+from .facts import called, facts_of
 from .ir import Key, Value, base, elements, is_view, writes_into
 from .passes.schedule import Schedule, Scheduled, keeps_latest
 from .passes.slices import parts_of
@@ -177,14 +177,19 @@ class _Assignment:
             self.places[value] = self.places[whole]._replace(key=key)
 
     def _one_step(self, number: int, stage: Stage) -> None:
-        """What is read later in memory of its own; the rest shares scratch memory."""
+        """What is read later in memory of its own; the rest shares scratch memory.
 
-        def together(part: Value, whole: Value) -> bool:
-            return not self.outside(number, part) or self.outside(number, whole)
+        What an object is given, it may keep or give back, so that counts as read later, too.
+        """
+        calls = [value for value in stage.values if value.primitive is called]
+        given = {base(x) for value in calls for x in value.operands}
 
-        parts = self._parts(stage, together)
+        def kept(value: Value) -> bool:
+            return value in given or self.outside(number, value)
+
+        parts = self._parts(stage, lambda part, whole: not kept(part) or kept(whole))
         for value in stage.values:
-            if value not in parts and not is_view(value) and self.outside(number, value):
+            if value not in parts and not is_view(value) and kept(value):
                 writes = value.name == "concat" or writes_into(value)
                 self.places[value] = Place(Memory("steps" if writes else "result", value))
         _share_scratch(stage, self.places, parts, ())

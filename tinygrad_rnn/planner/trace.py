@@ -39,7 +39,6 @@ class TracedArray:
     """An array of a trace: shape and dtype, but no values. It carries primitives out by noting."""
 
     __slots__ = ("trace", "value")
-    level = 0  # below any vmap that runs inside a cell
     why_no_value = (
         "while a cell is traced, a tensor has a shape and no values; use functions of tinygrad_rnn "
         "(where instead of if), or compute this outside of the cell"
@@ -65,9 +64,14 @@ class TracedArray:
         return self.trace.backend
 
     @property
+    def level(self) -> int:
+        """Below that of any vmap inside."""
+        return self.trace.level
+
+    @property
     def recorded(self) -> bool:
         """Whether operations on it leave nodes behind."""
-        return self.trace.deriving
+        return self.trace.deriving or self.trace.of_step
 
     def __repr__(self) -> str:
         return f"{self.dtype} {self.shape}, traced: it has no values"
@@ -102,7 +106,7 @@ class TracedArray:
                 array = x._array
                 own = type(array) is TracedArray and array.trace is trace
                 values.append(array.value if own else trace.enter(x))
-                if x._node is not None and type(array) is TracedArray and not trace.deriving:
+                if own and x._node is not None and not (trace.deriving or trace.of_step):
                     raise Untraceable("a derivative is taken inside the cell")
             else:
                 numbers = True
@@ -110,7 +114,7 @@ class TracedArray:
         if numbers and not trace.deriving:
             values = trace.with_scalars(primitive, values)
         made = trace.table.apply(primitive, tuple(values), parameters)
-        if trace.recording is not mode.recording and not trace.deriving:
+        if trace.recording is not mode.recording and not (trace.deriving or trace.of_step):
             if mode.recording:
                 raise Untraceable("enable_grad() is used inside, where no_grad() is around it")
             # By no_grad() inside the cell.
@@ -122,6 +126,9 @@ class TracedArray:
 
 class Trace:
     """What a cell did: its values, what they were made of, and what it captured."""
+
+    level = 0
+    of_step = False  # of a whole training step, in which derivatives are taken
 
     def __init__(self, backend: Any, table: Table, whole: bool = False) -> None:
         self.backend = backend
@@ -147,11 +154,13 @@ class Trace:
         if known is not None:
             return known
         array = x._array
-        if type(array) is TracedArray:
+        around = MODE.get().recorder
+        if type(array) is TracedArray and array.trace is not around:
             raise Untraceable(
                 "a tensor of another trace, kept by the cell or of a loop around this"
             )
-        if backends.of(array) is not self.backend:
+        own = array.backend if type(array) is TracedArray else backends.of(array)
+        if own is not self.backend:
             raise Untraceable(
                 f"a captured tensor {x.dtype} {x.shape} is no array of {self.backend.name!r}: it "
                 "is on another backend, or traced by a loop around this one"
@@ -252,10 +261,10 @@ def trace(
     after, _ = flatten(following, states[0])
     results = [_value(tracer, leaf) for leaf in [*leaves, *after]]
     graph = Graph(tracer.table, tuple(results[: len(leaves)]), tuple(results[len(leaves) :]))
-    return _step(tracer, graph, structure, *states[:1])
+    return make_step(tracer, graph, structure, *states[:1])
 
 
-def _step(tracer: Trace, graph: Graph, structure: Structure, *more: Any) -> Step:
+def make_step(tracer: Trace, graph: Graph, structure: Structure, *more: Any) -> Step:
     """What a trace has shown; raises Untraceable if a captured Tensor was rebound."""
     for w, array in zip(tracer.captured, tracer.arrays, strict=True):
         if w._array is not array:
@@ -302,7 +311,7 @@ def trace_function(
     as_given = [(i, source) for i, source in sources if source.kind in ("x", "captured")]
     made = [i for i in values if i not in dict(as_given)]
     graph = Graph(table, tuple([values[i] for i in made]), ())
-    return Outcome(_step(tracer, graph, structure), leaves, made, as_given)
+    return Outcome(make_step(tracer, graph, structure), leaves, made, as_given)
 
 
 def refuse_loop(tensors: Iterable[Tensor]) -> None:

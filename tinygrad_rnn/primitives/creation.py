@@ -18,7 +18,7 @@ from tinygrad_rnn_backends import Backend
 from ..apply import show
 from ..dtypes import canonical_dtype, default_dtype, native_dtype
 from ..entering import native, real, refuse_masked, type_name
-from ..tensor import Tensor, as_tensor, backend_of, wrap
+from ..tensor import MODE, Tensor, as_tensor, backend_of, unrecorded, wrap
 from .elementwise import TensorLike, astype, copied, where
 from .movement import expand_dims, reshape, to
 
@@ -32,11 +32,18 @@ def tensor(
     host, NumPy arrays as well as lists, goes to the chosen backend (``use_backend``); other arrays
     and Tensors stay where they are.
     """
+    if MODE.get().recorder is not None:
+        if isinstance(data, Tensor):
+            made = copied(_placed(data.detach(), dtype, backend))
+            made.requires_grad = requires_grad
+            return made
+        with unrecorded():
+            return tensor(data, dtype, requires_grad=requires_grad, backend=backend)
     if backend is None and isinstance(data, (np.ndarray, np.generic)):
         backend = backends.default().name
     x = _from_data(data, dtype, backend)
-    copied = wrap(backend_of(x).asarray(x.detach()._array, copy=True), None)
-    made = _placed(copied, dtype, backend).detach()
+    own = wrap(backend_of(x).asarray(x.detach()._array, copy=True), None)
+    made = _placed(own, dtype, backend).detach()
     made.requires_grad = requires_grad
     return made
 
@@ -55,6 +62,9 @@ def asarray(
     notices, nothing else does. ``tensor`` copies and is the safe choice, as is ``copy=True``;
     with ``copy=False`` what cannot be shared is a ValueError.
     """
+    if MODE.get().recorder is not None and not isinstance(data, Tensor):
+        with unrecorded():  # a copy, since it is read when the step is done
+            return asarray(data, dtype, copy=True, backend=backend, device=device)
     x = _placed(_from_data(data, dtype, backend), dtype, backend)
     x = x if device is None else x.to_device(device)
     if copy is False and x is not data and x._array is not data:

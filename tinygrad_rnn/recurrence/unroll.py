@@ -22,6 +22,7 @@ from ..planner.plan import Plan
 from ..planner.reach import Reach
 from ..planner.standing import Standing
 from ..planner.trace import refuse_loop
+from ..planner.training import run_in_step
 from ..primitives.creation import asarray, tensor
 from ..primitives.elementwise import result_type
 from ..structure import flatten, map_leaves
@@ -155,6 +156,8 @@ SEEN = 64
 
 def _execute(loop: Loop, mode: str, checkpoint: int | None) -> tuple[Any, Any]:
     """The results of a loop, planned if it may and can be."""
+    if MODE.get().recorder is not None:
+        return _execute_in_step(loop, mode, checkpoint)
     refuse_loop([*loop.xs, *loop.states])
     literal = mode == "literal" or MODE.get().literal or needs_graph()
     if literal or loop.steps == 0 or loop.batch == 0:
@@ -190,6 +193,23 @@ def _execute(loop: Loop, mode: str, checkpoint: int | None) -> tuple[Any, Any]:
     if at is not None and planned:
         _check(loop, results, at)
     return results
+
+
+def _execute_in_step(loop: Loop, mode: str, checkpoint: int | None) -> tuple[Any, Any]:
+    """What stands for the results of a loop inside a step that is traced, or Unplanned."""
+    if mode == "literal" or MODE.get().literal or needs_graph() or not (loop.steps and loop.batch):
+        raise Unplanned("a loop inside runs literally")
+    standing = Standing(loop.cell)
+    try:
+        if mode != "planned" and not standing.known:
+            if standing.reason is not None:
+                raise Unplanned(standing.reason)
+            raise Unseen(f"{name_of(loop.cell)} is yet to be watched")
+        asked = mode == "auto" and not standing.trusted
+        return run_in_step(loop, checkpoint, standing.knows if asked else None)
+    except BaseException:
+        standing.restore()
+        raise
 
 
 def _as_evidence(loop: Loop, standing: Standing, checkpoint: int | None) -> tuple[Any, bool]:

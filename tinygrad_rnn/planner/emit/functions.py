@@ -5,7 +5,8 @@ from __future__ import annotations
 from functools import partial
 
 from ...kernels.ir import Kernel, Loop
-from ..ir import Value, is_view
+from ..facts import called
+from ..ir import Value, hashable, is_view
 from ..passes.schedule import Schedule
 from ..passes.slices import parts_of
 from ..runtime.functions import over_time
@@ -14,7 +15,7 @@ from .kernels import Lowering
 from .loops import LoopWriter
 from .sums import write_total
 from .text import key_text
-from .writer import Writer
+from .writer import Writer, returns_operand
 
 
 class FunctionWriter(Writer):
@@ -25,7 +26,8 @@ class FunctionWriter(Writer):
     def write(self, schedules: dict[Stage, Schedule], loops: list[Loop]) -> str:
         """The text of the function; what it calls as ``loop_0``, ... is added to ``loops``."""
         d, backwards = self.distribution, self.part.backwards
-        arguments = "steps, pool, xs, states, captured, scalars, constants, draws"
+        fourth = "states" if self.in_time else "calls"
+        arguments = f"steps, pool, xs, {fourth}, captured, scalars, constants, draws"
         arguments += ", held, dys, dstates" * backwards
         self._take_arguments()
         for stage in self.part.stages:
@@ -144,6 +146,19 @@ class WholeWriter(FunctionWriter):
     """The function of a pass of one step, where each value is an array that there is once."""
 
     in_time = False
+
+    def expression(self, value: Value, operands: list[str]) -> str:
+        """An operation that makes an array of its own; one of several outputs is done once."""
+        if value.output is None:
+            return super().expression(value, operands)
+        if value.primitive is called:
+            call, *given = operands
+            made = f"{call}.{value.parameters['method']}([{', '.join(given)}])"
+        else:
+            made = self.apply(value, operands)
+        first = value.primitive, value.inputs, hashable(value.parameters)
+        part = f"{self.once(first, value.name, made)}[{value.output}]"
+        return f"np.array({part})" if returns_operand(value) else part
 
     def over_steps(self, value: Value) -> str:
         """The array of a value, which may be in scratch memory."""

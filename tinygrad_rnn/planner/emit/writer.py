@@ -12,7 +12,7 @@ import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend
 
 from ...graph import TABLE
-from ..facts import facts_of
+from ..facts import called, facts_of
 from ..ir import WHOLE, Number, Value, elements, is_view, writes_into
 from ..runtime.steps import exact
 from ..stages import EACH, MERGED, ONCE, ROWS, ROWS_ONCE, Distribution, Pass
@@ -261,21 +261,21 @@ class Writer:
             lengths = ["steps.rows", *map(str, shape[1:])] if rows else list(map(str, shape))
             return f"np.full({shape_text(lengths)}, {number!r}{dtype_text(value)})"
         call = self.apply(value, operands)
+        call += f"[{value.output}]" if value.output is not None else ""
         return f"np.array({call})" if returns_operand(value) else call
 
     def apply(self, value: Value, operands: list[str]) -> str:
-        """A primitive as it is, whose result may be a view."""
+        """A primitive as it is, whose result may be a view; all outputs, if there are several."""
         given = ", ".join(operands)
         primitive = self.constant(f"{value.name}_primitive", value.primitive)
         backend = self.constant("xp", self.context.backend)
-        call = f"{primitive}.forward({backend}, {given}{self.options(value)})"
-        return call + (f"[{value.output}]" if value.output is not None else "")
+        return f"{primitive}.forward({backend}, {given}{self.options(value)})"
 
 
 def returns_operand(value: Value) -> bool:
     """Whether a primitive may return memory of an operand: it is tried on zeros without memory."""
     kind, of_table = value.primitive.kind, TABLE.get(value.name) is value.primitive
-    if of_table and kind not in ("elementwise", "movement"):
+    if value.primitive is called or (of_table and kind not in ("elementwise", "movement")):
         return False
     shapes = [() if kind == "elementwise" else x.shape for x in value.operands]
     zeros = [

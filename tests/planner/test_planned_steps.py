@@ -1,0 +1,638 @@
+"""``planned(step)``: a whole training step as one plan does what the step itself does.
+
+Two models that start alike are trained side by side, one by the step and one by its plan; what both
+return, their parameters, gradients and optimiser states are compared after each step.
+
+The subtle point is what a step leaves behind where it fails or is not planned: nothing, or exactly
+what it leaves behind itself.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import tinygrad_rnn as tg
+import tinygrad_rnn.functional as F
+from both_ways import assert_close
+from op_table import examples
+from tinygrad_rnn import Tensor, nn, optim
+from tinygrad_rnn.planner.planner import plan_cache
+from tinygrad_rnn.structure import flatten
+
+V, T, B = 7, 5, 3
+
+
+class Model(nn.Module):
+    """A small language model."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        self.embedding = nn.Embedding(V, 4)
+        self.layer = nn.LSTM(4, 6, num_layers=2, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.out = nn.Linear(6, V)
+
+    def forward(self, x: Any, state: Any = None) -> Any:
+        y, state = self.layer(self.embedding(x), state)
+        return self.out(self.dropout(y)), state
+
+
+class Side:
+    """A model with its optimiser, and a step that trains it."""
+
+    def __init__(self, make: Callable[[Any], Callable[..., Any]], **options: Any) -> None:
+        tg.manual_seed(0)
+        self.model = Model(options.pop("dropout", 0.0))
+        self.parameters = list(self.model.parameters())
+        self.kind = options.pop("kind", optim.Adam)
+        self.optimizer = self.kind(self.parameters, **{"lr": 0.05} | options)
+        self.step = make(self)
+
+    def found(self, returned: Any) -> dict[str, Any]:
+        leaves = [np.asarray(y) for y in flatten(returned)[0] if y is not None]
+        arrays = {f"returned {i}": y.copy() for i, y in enumerate(leaves)}
+        for i, p in enumerate(self.parameters):
+            arrays[f"parameter {i}"] = p.numpy().copy()
+            if p.grad is not None:
+                arrays[f"gradient {i}"] = p.grad.numpy().copy()
+        for i, state in self.optimizer.state.items():
+            arrays |= {f"{name} {i}": np.array(value) for name, value in state.items()}
+        return arrays
+
+
+def batch(seed: int) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(seed)
+    return tuple(tg.tensor(rng.integers(0, V, (T, B))) for _ in range(2))
+
+
+def usual(side: Side) -> Callable[..., Any]:
+    def step(x: Tensor, y: Tensor) -> Any:
+        side.optimizer.zero_grad()
+        loss = F.cross_entropy(side.model(x)[0].reshape(-1, V), y.reshape(-1))
+        loss.backward()
+        norm = optim.clip_grad_norm_(side.parameters, 0.1)
+        side.optimizer.step()
+        return {"loss": loss, "norm": norm}
+
+    return step
+
+
+def train_both(
+    make: Callable[[Side], Callable[..., Any]] = usual, steps: int = 4, **options: Any
+) -> Any:
+    """Both sides trained on the same batches; the planned step."""
+    one, two = Side(make, **options), Side(make, **options)
+    step = tg.planned(two.step)
+    tg.manual_seed(3)
+    at = tg.random.get_state()
+    for i in range(steps):
+        tg.random.set_state(at)
+        expected = one.found(one.step(*batch(i)))
+        after = tg.random.get_state()
+        tg.random.set_state(at)
+        found = two.found(step(*batch(i)))
+        assert tg.random.get_state() == after
+        assert_close(found, expected)
+        at = after
+    return step
+
+
+def is_planned(step: Any) -> bool:
+    return not step.source.startswith("# literal")
+
+
+# What it does.
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad])
+def test_a_step_is_one_plan(kind: Any) -> None:
+    plan_cache().clear()
+    step = train_both(kind=kind, dropout=0.3)
+    assert is_planned(step), step.report()
+    assert len(plan_cache()) == 3  # of two layers, and of the step
+    assert ".run(" in step.source
+    assert ".pull_back(" in step.source
+
+
+def test_rates_and_counts_make_no_new_plan() -> None:
+    side = Side(usual, dropout=0.5)
+    step = tg.planned(side.step)
+    step(*batch(0))
+    before = plan_cache().misses
+    for i in range(3):
+        side.optimizer.param_groups[0]["lr"] = 0.1 / (i + 1)
+        side.model.dropout.p = 0.1 * (i + 1)
+        step(*batch(i))
+        assert is_planned(step)
+    assert plan_cache().misses == before
+
+
+def test_gradients_accumulate_where_nothing_zeroes_them() -> None:
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            loss = F.cross_entropy(side.model(x)[0].reshape(-1, V), y.reshape(-1))
+            loss.backward()
+            side.optimizer.step()
+            return loss
+
+        return step
+
+    assert is_planned(train_both(make, kind=optim.SGD))
+
+
+def test_several_backward_passes_in_a_step() -> None:
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor) -> Any:
+            side.optimizer.zero_grad()
+            losses = []
+            for part in (slice(0, 2), slice(2, 3)):
+                logits = side.model(x[:, part])[0]
+                loss = F.cross_entropy(logits.reshape(-1, V), y[:, part].reshape(-1)) * 0.5
+                loss.backward()
+                losses.append(loss)
+            optim.clip_grad_value_(side.parameters, 0.01)
+            side.optimizer.step()
+            return losses
+
+        return step
+
+    assert is_planned(train_both(make))
+
+
+def test_a_state_that_is_carried_over() -> None:
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor, state: Any = None) -> Any:
+            side.optimizer.zero_grad()
+            logits, state = side.model(x, state)
+            loss = F.cross_entropy(logits.reshape(-1, V), y.reshape(-1))
+            loss.backward()
+            side.optimizer.step()
+            return loss, tuple(h.detach() for h in state)
+
+        return step
+
+    one, two = Side(make), Side(make)
+    step, states = tg.planned(two.step), [None, None]
+    for i in range(4):
+        expected, states[0] = one.step(*batch(i), states[0])
+        found, states[1] = step(*batch(i), states[1])
+        assert_close(two.found((found, states[1])), one.found((expected, states[0])))
+        assert is_planned(step), step.report()
+
+
+def test_regularised_by_the_weights() -> None:
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            side.optimizer.zero_grad()
+            loss = F.cross_entropy(side.model(x)[0].reshape(-1, V), y.reshape(-1))
+            loss = loss + 0.1 * sum(tg.sum(p * p) for p in side.parameters)
+            loss.backward()
+            side.optimizer.step()
+            return loss
+
+        return step
+
+    assert is_planned(train_both(make))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lengths": [5, 2, 0]},
+        {"mask": np.arange(T)[:, None] < np.array([5, 1, 3])},
+        {"reset": np.arange(T * B).reshape(T, B) % 4 == 0},
+    ],
+    ids=["lengths", "mask", "reset"],
+)
+def test_ragged_masked_and_reset_loops(options: Any) -> None:
+    def make(side: Side) -> Any:
+        layer = nn.GRU(4, 7, bidirectional=True)
+        side.parameters = [*layer.parameters(), *side.model.embedding.parameters()]
+        side.optimizer = optim.SGD(side.parameters, lr=0.1)
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            side.optimizer.zero_grad()
+            out, _ = layer(side.model.embedding(x), **options)
+            loss = F.mse_loss(out, tg.zeros_like(out))
+            loss.backward()
+            side.optimizer.step()
+            return loss
+
+        return step
+
+    assert is_planned(train_both(make))
+
+
+def test_attention_in_a_decoder() -> None:
+    def make(side: Side) -> Any:
+        encoder, decoder = nn.GRU(4, 6), nn.GRUCell(10, 6)
+        modules = (encoder, decoder, side.model.embedding, side.model.out)
+        side.parameters = [p for m in modules for p in m.parameters()]
+        side.optimizer = optim.Adam(side.parameters)
+
+        @tg.pure
+        def cell(memory: Any) -> Any:
+            def attend(x: Any, h: Any) -> Any:
+                weights = F.softmax(tg.sum(memory * h[None], axis=-1), axis=0)
+                context = tg.sum(memory * weights[:, :, None], axis=0)
+                return decoder(tg.concat([x, context], axis=-1), h)
+
+            return tg.pure(attend)
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            side.optimizer.zero_grad()
+            memory, h = encoder(side.model.embedding(x))
+            out, _ = tg.unroll(cell(memory), side.model.embedding(y), h[0])
+            loss = F.cross_entropy(side.model.out(out).reshape(-1, V), y.reshape(-1))
+            loss.backward()
+            side.optimizer.step()
+            return loss
+
+        return step
+
+    step = train_both(make)
+    assert is_planned(step), step.report()
+
+
+def test_a_cell_of_ones_own_is_watched_first() -> None:
+    def make(side: Side) -> Any:
+        w = tg.tensor(np.eye(4, 4), dtype="float32", requires_grad=True)
+        side.parameters = [w, *side.model.embedding.parameters()]
+        side.optimizer = optim.SGD(side.parameters, lr=0.1)
+
+        def cell(x: Any, h: Any) -> Any:
+            h = tg.tanh(x + h @ (w * 0.5))
+            return h, h
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            side.optimizer.zero_grad()
+            out, _ = tg.unroll(cell, side.model.embedding(x), tg.zeros((B, 4)))
+            loss = tg.mean(out * out)
+            loss.backward()
+            side.optimizer.step()
+            return loss
+
+        return step
+
+    step = train_both(make, steps=6)
+    assert is_planned(step), step.report()
+
+
+def test_checkpoints_and_vmap_inside() -> None:
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            side.optimizer.zero_grad()
+            e = tg.checkpoint(lambda a: F.dropout(tg.tanh(side.model.embedding(a)), 0.4))(x)
+            out, _ = tg.unroll(side.model.layer.cells()[0], e, checkpoint=2) if 0 else (e, None)
+            loss = tg.mean(tg.vmap(lambda a: tg.sum(a * a))(out))
+            loss.backward()
+            side.optimizer.step()
+            return loss
+
+        return step
+
+    assert is_planned(train_both(make))
+
+
+def test_a_scheduler_inside() -> None:
+    def make(side: Side) -> Any:
+        scheduler = optim.lr_scheduler.StepLR(side.optimizer, 1, gamma=0.5)
+        step = usual(side)
+
+        def whole(x: Tensor, y: Tensor) -> Any:
+            found = step(x, y)
+            scheduler.step()
+            return found
+
+        return whole
+
+    assert is_planned(train_both(make))
+
+
+def test_two_optimizers() -> None:
+    def make(side: Side) -> Any:
+        one = optim.SGD(side.parameters[:1], lr=0.1)
+        side.optimizer = two = optim.Adam(side.parameters[1:], lr=0.1)
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            one.zero_grad()
+            two.zero_grad()
+            loss = F.cross_entropy(side.model(x)[0].reshape(-1, V), y.reshape(-1))
+            loss.backward()
+            one.step()
+            two.step()
+            return loss
+
+        return step
+
+    assert is_planned(train_both(make))
+
+
+def test_a_step_without_arguments() -> None:
+    def make(side: Side) -> Any:
+        step, (x, y) = usual(side), batch(0)
+        return lambda *_: step(x, y)
+
+    one, two = Side(make), Side(make)
+    step = tg.planned(two.step)
+    for _ in range(3):
+        assert_close(two.found(step()), one.found(one.step()))
+
+
+def test_gradients_returned_as_values() -> None:
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            loss = F.cross_entropy(side.model(x)[0].reshape(-1, V), y.reshape(-1))
+            loss.backward(tg.ones(()))
+            for p in side.parameters:
+                p.grad = p.grad * 0.5
+            side.optimizer.step()
+            side.optimizer.zero_grad()
+            return loss
+
+        return step
+
+    assert is_planned(train_both(make))
+
+
+def test_the_loss_is_released() -> None:
+    side = Side(usual)
+    loss = tg.planned(side.step)(*batch(0))["loss"]
+    assert loss.requires_grad
+    assert loss.item() > 0
+    with pytest.raises(tg.ReleasedGraphError):
+        loss.backward()
+
+
+# What runs literally.
+
+
+def literally(make: Callable[[Side], Any], reason: str, **options: Any) -> None:
+    step = train_both(make, **options)
+    assert reason in step.report()
+
+
+def test_what_a_plan_does_not_do() -> None:
+    def looking(change: Callable[..., Any]) -> Any:
+        def make(side: Side) -> Any:
+            def step(x: Tensor, y: Tensor) -> Any:
+                side.optimizer.zero_grad()
+                logits = side.model(x)[0]
+                loss = F.cross_entropy(logits.reshape(-1, V), y.reshape(-1))
+                kept = change(side, loss, logits)
+                side.optimizer.step()
+                return loss, kept
+
+            return step
+
+        return make
+
+    def retained(side: Side, loss: Tensor, logits: Tensor) -> None:
+        loss.backward(retain_graph=True)
+        loss.backward()
+
+    def hooked(side: Side, loss: Tensor, logits: Tensor) -> None:
+        logits.register_hook(lambda g: g * 2)
+        loss.backward()
+
+    def alive(side: Side, loss: Tensor, logits: Tensor) -> Tensor:
+        loss.backward()
+        return tg.sum(side.parameters[0] * 2)
+
+    def rebound(side: Side, loss: Tensor, logits: Tensor) -> None:
+        loss.backward()
+        p = side.parameters[0]
+        p.data = p.data * 0.9
+
+    literally(looking(retained), "retain_graph")
+    literally(looking(hooked), "a hook")
+    literally(looking(alive), "can still be differentiated")
+    literally(looking(rebound), "rebound inside")
+
+
+def test_what_is_read_after_the_update() -> None:
+    def looking(look: Callable[[Side], Any]) -> Any:
+        def make(side: Side) -> Any:
+            step = usual(side)
+
+            def whole(x: Tensor, y: Tensor) -> Any:
+                found = step(x, y)
+                return found["loss"], look(side)
+
+            whole.names = "backward"  # type: ignore[attr-defined]
+            return whole
+
+        return make
+
+    def length(side: Side) -> Any:
+        with tg.no_grad():
+            return tg.sum(side.parameters[0] ** 2)
+
+    literally(looking(length), "after it was updated")
+    literally(looking(lambda side: side.parameters[0].numpy().copy()), "after it was updated")
+    literally(looking(lambda side: side.parameters[0].detach()), "after it was updated")
+    literally(looking(lambda side: side.optimizer.state[0]["step"]), "after its step")
+
+
+def test_hooks_of_parameters_and_anomalies() -> None:
+    side, other = Side(usual), Side(usual)
+    seen: list[Any] = []
+    remove = side.parameters[0].register_hook(lambda g: seen.append(g.numpy()))
+    step = tg.planned(side.step)
+    step(*batch(0))
+    other.step(*batch(0))
+    assert len(seen) == 1
+    assert "hook" in step.report()
+    remove()
+    with tg.detect_anomaly():
+        assert_close(side.found(step(*batch(1))), other.found(other.step(*batch(1))))
+    assert "detect_anomaly" in step.report()
+    with tg.literal():
+        step(*batch(2))
+    assert "literal()" in step.report()
+    step(*batch(3))
+    assert is_planned(step)
+
+
+def test_a_kept_loss() -> None:
+    losses: list[Any] = []
+
+    def make(side: Side) -> Any:
+        step = usual(side)
+
+        def whole(x: Tensor, y: Tensor) -> Any:
+            found = step(x, y)
+            losses.append(found["loss"])
+            return found
+
+        return whole
+
+    literally(make, "keeps a tensor in losses")
+    assert len(losses) == 8
+    assert all(loss.item() > 0 for loss in losses)
+
+
+def test_python_runs_once_a_step() -> None:
+    side = Side(usual)
+    calls = [0]
+
+    def step(x: Tensor, y: Tensor) -> Any:
+        calls[0] += 1
+        found = side.step(x, y)
+        return found["loss"] * float(calls[0]) if calls[0] > 2 else found["loss"]
+
+    planned = tg.planned(step)
+    for i in range(5):
+        planned(*batch(i))
+        assert calls == [i + 1]
+        assert is_planned(planned)
+
+
+# Mistakes.
+
+
+def test_values_are_not_there_yet() -> None:
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor) -> Any:
+            side.optimizer.zero_grad()
+            loss = F.cross_entropy(side.model(x)[0].reshape(-1, V), y.reshape(-1))
+            loss.backward()
+            norm = optim.clip_grad_norm_(side.parameters, 0.1)
+            side.optimizer.step()
+            return loss.item(), norm
+
+        return step
+
+    side = Side(make)
+    before = side.found(())
+    with pytest.raises(TypeError, match=r"item|numpy.*return it from the step"):
+        tg.planned(side.step)(*batch(0))
+    assert_close(side.found(()), before)
+    assert all(p.grad is None for p in side.parameters)
+    side.step(*batch(0))
+
+
+def failing(side: Side, where: str) -> Callable[..., Any]:
+    step = usual(side)
+
+    def whole(x: Tensor, y: Tensor) -> Any:
+        found = step(x, y)
+        if where == "after":
+            raise KeyError("after the update")
+        return found
+
+    return whole
+
+
+def test_a_step_that_raises_changes_nothing() -> None:
+    for where, error in (("after", KeyError), ("clip", FloatingPointError), ("shape", ValueError)):
+        side = Side(lambda side, where=where: failing(side, where))
+        good = usual(side)
+        good(*batch(0))
+        before, state = side.found(()), dict(side.optimizer.state)
+        if where == "clip":
+            p = side.model.out.weight
+            p.data = p.numpy() * np.float32(np.inf)
+            before = side.found(())
+        x, y = batch(1)
+        with pytest.raises(error):
+            tg.planned(side.step)(x, y[:2] if where == "shape" else y)
+        assert_close(side.found(()), before)
+        assert side.optimizer.state == state
+
+
+def test_frozen_added_and_moved_parameters() -> None:
+    sides = Side(usual), Side(usual)
+    steps = sides[0].step, tg.planned(sides[1].step)
+    for change in range(4):
+        for side in sides:
+            if change == 1:
+                side.model.embedding.weight.requires_grad = False
+            if change == 2:
+                extra = tg.tensor(np.ones(3), dtype="float32", requires_grad=True)
+                side.optimizer.add_param_group({"params": [extra], "lr": 1.0})
+            if change == 3:
+                side.model.embedding.weight.requires_grad = True
+        expected, found = (
+            side.found(step(*batch(change))) for side, step in zip(sides, steps, strict=True)
+        )
+        assert_close(found, expected)
+        assert is_planned(steps[1])
+
+
+def test_shapes_that_change_every_call() -> None:
+    side = Side(usual)
+    step = tg.planned(side.step)
+    bound = plan_cache().bound
+    plan_cache().bound = 8
+    try:
+        for n in range(1, 15):
+            rng = np.random.default_rng(n)
+            step(*(tg.tensor(rng.integers(0, V, (n, B))) for _ in range(2)))
+            assert len(plan_cache()) <= 8
+    finally:
+        plan_cache().bound = bound
+
+
+def test_no_memory_is_kept() -> None:
+    side = Side(usual)
+    step = tg.planned(side.step)
+    step(*batch(0))
+    gc.collect()
+    gc.disable()
+    try:
+        counts = []
+        for i in range(6):
+            step(*batch(i))
+            counts.append(sum(isinstance(x, Tensor) for x in gc.get_objects()))
+    finally:
+        gc.enable()
+    assert counts[-1] <= counts[1] + 2
+
+
+OPERATIONS: list[Callable[..., Tensor]] = [
+    lambda h, p: tg.tanh(h @ p[:6, :6]),
+    lambda h, p: F.dropout(h, 0.3),
+    lambda h, p: h * tg.sigmoid(p[0, :6]),
+    lambda h, p: F.layer_norm(h),
+    lambda h, p: tg.concat([h[..., 3:], h[..., :3]], axis=-1),
+    lambda h, p: h + tg.random.uniform(h.shape, dtype="float32"),
+    lambda h, p: tg.unroll(lambda x, s: (x + s, 0.5 * s + x), h, h[0], mode="planned")[0],
+    lambda h, p: tg.cumulative_sum(h, axis=0) * 0.2,
+    lambda h, p: h.detach() * 0.1 + h,
+    lambda h, p: F.softmax(h, axis=-1) * h,
+]
+
+
+@examples(30)
+@given(st.lists(st.sampled_from(range(len(OPERATIONS))), min_size=1, max_size=7), st.booleans())
+def test_random_steps(lines: list[int], clips: bool) -> None:
+    def make(side: Side) -> Any:
+        w = tg.tensor(np.random.default_rng(1).normal(size=(6, V)), dtype="float32")
+        w.requires_grad = True
+        side.parameters = [w, *side.model.embedding.parameters()]
+        side.optimizer = optim.Adam(side.parameters, lr=0.01)
+
+        def step(x: Tensor, y: Tensor) -> Tensor:
+            side.optimizer.zero_grad()
+            e = side.model.embedding(x)
+            h = tg.concat([e, e[..., :2]], axis=-1)
+            for i in lines:
+                h = OPERATIONS[i](h, w)
+            loss = F.cross_entropy((h @ w).reshape(-1, V), y.reshape(-1))
+            loss.backward()
+            if clips:
+                optim.clip_grad_norm_(side.parameters, 0.5)
+            side.optimizer.step()
+            return loss
+
+        return step
+
+    step = train_both(make, steps=2)
+    assert is_planned(step), step.report()
