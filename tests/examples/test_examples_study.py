@@ -26,7 +26,8 @@ def test_the_tour_has_twelve_steps_and_each_claim_is_checked(tmp_path: Path) -> 
     assert [int(n) for n in re.findall(r"^(\d+)\. \S", out, re.M)] == list(range(1, 13))
     assert out.count("checked: ") >= 12
     page = (tmp_path / "tour.html").read_text(encoding="utf-8")
-    assert page.count("<section") == 6 and len(page) < 2_000_000
+    assert page.count('data-kind="note"') == 12 and page.count("<section") == 18
+    assert page.count("<p>checked: ") == out.count("checked: ") and len(page) < 500_000
 
 
 def test_the_gallery_is_written(tmp_path: Path) -> None:

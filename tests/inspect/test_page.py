@@ -7,6 +7,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -314,6 +315,146 @@ def test_no_font_makes_the_page_wider_than_the_window(
     for width in (390, 320):
         page.set_viewport_size({"width": width, "height": 844})
         assert not page.evaluate(TOO_WIDE)
+    page.close()
+
+
+CONTRASTS = r"""() => {
+  const canvas = document.body.appendChild(document.createElement("div"));
+  const read = colour => colour.match(/[\d.]+/g).map(Number);
+  canvas.style.background = "Canvas";
+  const paper = read(getComputedStyle(canvas).backgroundColor).slice(0, 3);
+  canvas.remove();
+  const over = (top, below) => {
+    const a = top.length > 3 ? top[3] : 1;
+    return below.map((c, n) => top[n] * a + c * (1 - a));
+  };
+  const light = c => {
+    const linear = v => v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4;
+    const [r, g, b] = c.map(v => linear(v / 255));
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ratio = (a, b) => {
+    const [low, high] = [light(a), light(b)].sort((x, y) => x - y);
+    return (high + .05) / (low + .05);
+  };
+  const behind = each => {
+    const chain = [];
+    for (let up = each; up; up = up.parentElement) chain.unshift(up);
+    return chain.reduce((c, up) => over(read(getComputedStyle(up).backgroundColor), c), paper);
+  };
+  const found = [];
+  document.querySelectorAll("details").forEach(each => { each.open = true; });
+  for (const each of document.querySelectorAll("body *:not(script)")) {
+    const style = getComputedStyle(each), back = behind(each);
+    const own = [...each.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+    if (own && each.getClientRects().length && each.tagName !== "title") {
+      const drawn = each.ownerSVGElement ? style.fill : style.color;
+      let fade = 1;
+      for (let up = each; up; up = up.parentElement) fade *= getComputedStyle(up).opacity;
+      const ink = over(read(drawn), back);
+      found.push([ratio(over([...ink, fade], back), back), 4.5, each.outerHTML.slice(0, 90)]);
+    }
+    const line = each.tagName === "polyline" || each.tagName === "path";
+    if (line && style.stroke !== "none" && style.strokeOpacity === "1")
+      found.push([ratio(over(read(style.stroke), back), back), 3, each.outerHTML.slice(0, 90)]);
+    if (style.borderLeftWidth === "4px" && read(style.borderLeftColor)[3] !== 0)
+      found.push([ratio(over(read(style.borderLeftColor), back), back), 3, each.className]);
+  }
+  return found;
+}"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_all_that_is_written_and_drawn_can_be_told_from_what_is_behind_it(
+    scheme: Any, browser: Any, tmp_path: Path
+) -> None:
+    board = inspect.watch(nn.Linear(2, 2), write=lambda line: None)
+    board(loss=1.0)
+    shown = studies() | {"note": inspect.Study("note", {"text": "words\n\n    more"})}
+    path = inspect.page(tmp_path / "all.html", {**shown, "board": board.study()}, "Contrast")
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(path.as_uri())
+    page.click("#study0 button[data-loop]")
+    page.select_option("#study2 .target", "weight_hh")
+    for all_are in ("remove", "add"):
+        page.evaluate(
+            f"document.querySelectorAll('#study4 li').forEach(x => x.classList.{all_are}('lit'))"
+        )
+        found = page.evaluate(CONTRASTS)
+        assert len(found) > 300
+        assert not [each for each in found if each[0] < each[1]]
+    page.close()
+
+
+@pytest.mark.browser
+def test_a_screen_reader_is_told_names_and_headings(browser: Any, tmp_path: Path) -> None:
+    page = browser.new_page()
+    page.goto(written(tmp_path).as_uri())
+    tree = page.locator("body").aria_snapshot()
+    levels = [int(level) for level in re.findall(r"heading .*\[level=(\d)\]", tree)]
+    assert levels.count(1) == 1 and levels[0] == 1 and levels.count(2) == len(studies())
+    assert all(b <= a + 1 for a, b in pairwise(levels))
+    for role in ("button", "textbox", "spinbutton", "checkbox", "combobox", "slider", "img"):
+        own = re.findall(rf"^\s*- '?{role}\b(.*)$", tree, re.M)
+        assert own and not [rest for rest in own if not re.match(r" [\"]", rest)], role
+    for expected in (
+        'navigation "studies"',
+        'toolbar "contributions to the gradient"',
+        'table "gradient norms at this step"',
+        "h = multiply(v",
+        "keeps y, x; cells.py:",
+    ):
+        assert expected in tree
+    page.close()
+
+
+@pytest.mark.browser
+def test_keys_alone_are_enough(browser: Any, tmp_path: Path) -> None:
+    page = browser.new_page()
+    page.goto(written(tmp_path).as_uri())
+    active = "document.activeElement"
+
+    def tab_to(selector: str) -> None:
+        for _ in range(200):
+            page.keyboard.press("Tab")
+            if page.evaluate(f"{active}.matches({json.dumps(selector)})"):
+                visible = page.evaluate(f"getComputedStyle({active}).outlineStyle")
+                assert visible != "none"
+                return
+        raise AssertionError(f"no key leads to {selector}")
+
+    tab_to("nav a")
+    tab_to("#study0 button[data-loop]")
+    page.keyboard.press("Enter")
+    tab_to("#study0 .steps button")
+    tab_to("#study0 .steps button:nth-of-type(2)")
+    page.keyboard.press("Enter")
+    assert "step t" in page.inner_text("#study0 .steps label")
+    assert page.input_value("#study0 .steps input") == "3"
+    tab_to("#study0 g[data-about^='h: ']")
+    assert "keeps" in page.inner_text("#study0 .info")
+    tab_to("#study1 .step")
+    page.keyboard.press("ArrowLeft")
+    data = studies()["gradients"].data["norms"]
+    told = float(page.inner_text("#study1 .values tr:has(th:text-is('f')) td"))
+    assert told == pytest.approx(data["f"][T - 2], rel=1e-4)
+    tab_to("#study2 [data-key='n']")
+    page.keyboard.press("Enter")
+    page.keyboard.press("n")
+    assert page.inner_text("#study2 .stop").startswith("2 of ")
+    tab_to("#study2 .target")
+    page.keyboard.type("weight_hh")
+    tab_to("#study2 .uses button")
+    page.keyboard.press("Enter")
+    assert "adds to weight_hh" in page.inner_text("#study2 .stop")
+    line = next(x for x in studies()["planned"].data["source"] if "split(" in x["text"])
+    tab_to(f"#study4 button[data-place='{line['place']}']")
+    page.keyboard.press("Enter")
+    assert page.locator("#study4 .program .lit").count() > 0
+    tab_to("#study5 .passage")
+    page.keyboard.press("ArrowRight")
+    assert page.inner_text("#study5 .character").startswith(f"1: {json.dumps(TEXT[1])}")
     page.close()
 
 

@@ -56,7 +56,7 @@ def compare(cell: Cell, xs: Any, state: Any = None, **options: Any) -> Study:
     found, memory = _literal(cell, xs, state, options, plan)
     values = [*classes_of(plan), *sums_of(plan)]
     data = {
-        "source": _source(cell, values),
+        "source": _source(cell, values, plan),
         "values": values,
         "carries": carries_of(plan),
         "literal": document_of(found) if found is not None else None,
@@ -124,21 +124,22 @@ def _yours(leaves: Any, cell: Any) -> list[Tensor]:
     return [*(as_tensor(x) for x in leaves), *own]
 
 
-def _source(cell: Any, values: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _source(cell: Any, values: list[dict[str, Any]], plan: Plan) -> list[dict[str, Any]]:
     """The cell's lines, with what became of the operations of each."""
     by_place: dict[str, list[dict[str, Any]]] = {}
     for value in values:
         if value["place"]:
             by_place.setdefault(value["place"], []).append(value)
     lines: list[dict[str, Any]] = []
-    for file, first, texts in _functions(cell):
-        for n, text in enumerate(texts):
+    for file, first, own_lines in _functions(cell):
+        for n, text in enumerate(own_lines):
             place = f"{os.path.basename(file)}:{first + n}"
             own = by_place.pop(place, [])
             lines.append({"place": place, "text": text.rstrip("\n"), "became": _became(own)})
+    lines_of_trace = [v.line for v in plan.graph.values() if v.line]
+    texts = {place_of(line): line.partition(": ")[2] for line in lines_of_trace}
     for place, own in by_place.items():  # of functions that the cell calls
-        text = next((v["text"] for v in own if v.get("text")), "")
-        lines.append({"place": place, "text": text, "became": _became(own)})
+        lines.append({"place": place, "text": texts.get(place, ""), "became": _became(own)})
     return lines
 
 

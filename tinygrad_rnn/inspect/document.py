@@ -14,6 +14,8 @@ from typing import Any
 
 from . import plain
 
+_PAPER = "background:#fff;color:#000"  # a file does not know what it is shown on
+
 FORMAT = "tinygrad_rnn study"
 VERSION = 1
 
@@ -22,6 +24,8 @@ class Study:
     """One document: ``kind`` says what of, ``data`` is plain (what JSON can hold).
 
     ``print(study)`` is text; a notebook shows a drawing; ``save`` writes either, or the data.
+    Words of your own between others are ``Study("note", {"text": ...})``: paragraphs, and what is
+    moved to the right by four spaces as it stands.
     """
 
     def __init__(self, kind: str, data: dict[str, Any]) -> None:
@@ -72,7 +76,7 @@ class Study:
         writers = {
             ".json": self.to_json,
             ".txt": self.to_text,
-            ".svg": self.to_svg,
+            ".svg": lambda: self.to_svg().replace("<svg ", f'<svg style="{_PAPER}" ', 1),
             ".html": self.to_html,
         }
         place = Path(path)

@@ -79,7 +79,7 @@ def _drawn(box: Box) -> Iterator[str]:
     about = f"{thing.name}: {thing.meta}" if thing.meta else thing.title
     own = f' data-loop-name="{escape(thing.name)}"' if thing.operation == "loop" else ""
     yield (
-        f'<g tabindex="0" data-about="{escape(about)}"{own}>{title}'
+        f'<g data-about="{escape(about)}"{own}>{title}'
         f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" '
         f'height="{box.height:.1f}" rx="{8 if loop else 3}" fill="currentColor" '
         f'fill-opacity="{0.04 if loop else 0.06}" stroke="currentColor" '

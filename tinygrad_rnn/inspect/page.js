@@ -55,10 +55,24 @@ const graph = (section, data) => {
   section.querySelectorAll("[data-loop]").forEach(button => {
     button.onclick = () => show(data.loops[button.dataset.loop], data.loops[button.dataset.loop].first);
   });
-  section.querySelectorAll("g[data-loop-name]").forEach(drawn => {
-    drawn.onclick = () => {
-      const loop = data.loops.find(each => each.name === drawn.dataset.loopName);
-      if (loop) show(loop, loop.first);
+  // In a page what is drawn can be reached by keys, and is read out.
+  section.querySelectorAll("[data-about]").forEach(drawn => {
+    const title = drawn.querySelector("title");
+    drawn.setAttribute("tabindex", "0");
+    drawn.setAttribute("role", "img");
+    drawn.setAttribute("aria-label",
+      [...drawn.querySelectorAll("text")].map(each => each.textContent).join(", ") +
+      (title ? `, ${title.textContent}` : ""));
+    drawn.ownerSVGElement.setAttribute("role", "group");
+    const loop = data.loops.find(each => each.name === drawn.dataset.loopName);
+    if (!loop) return;
+    drawn.setAttribute("role", "button");
+    drawn.onclick = () => show(loop, loop.first);
+    drawn.onkeydown = event => {
+      if (event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      show(loop, loop.first);
+      panel.querySelector("input").focus();
     };
   });
 };
@@ -116,7 +130,7 @@ const replay = (section, data) => {
     goto.value = at;
     panel.replaceChildren(
       make("p", `${stop.number} of ${data.count}: ${stop.name} = ${stop.operation}(...)` +
-        during(stop.steps) + (stop.gate ? `, gate ${stop.gate}` : "") +
+        during(stop.steps) + (stop.gate && stop.gate !== stop.name ? `, gate ${stop.gate}` : "") +
         (stop.line ? `, ${stop.line}` : "")),
       list([["rule by " + stop.argument, stop.rule], ["g", stop.g], ...stop.reads,
         ...stop.parts,

@@ -7,9 +7,11 @@ JavaScript the same is there to be read as text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 
 from . import plain
@@ -30,10 +32,13 @@ def page_of_sections(title: str, sections: Sequence[Section]) -> str:
         make = _WIDGETS.get(kind)
         widget = make(own) if make is not None else ""
         data.append(_needed(kind, own))
-        figure = f'<figure tabindex="0" aria-label="drawing">{drawing}</figure>' if drawing else ""
+        named = f'tabindex="0" aria-label="drawing of {escape(heading)}"'
+        figure = f"<figure {named}>{drawing}</figure>" if drawing else ""
         shown = "" if not drawing else '<output class="info" aria-live="polite"></output>'
         opened = kind == "nonfinite" or not (drawing or widget)
         read = details("as text", f"<pre>{escape(text)}</pre>", opened=opened)
+        if kind == "note":
+            widget, read = _note(text), ""
         body.append(
             f'<section id="study{n}" data-kind="{escape(kind)}" data-number="{n}">'
             f"<h2>{escape(heading)}</h2>{widget}{figure}{shown}{read}</section>"
@@ -41,7 +46,7 @@ def page_of_sections(title: str, sections: Sequence[Section]) -> str:
     links = "".join(
         f'<a href="#study{n}">{escape(heading)}</a>' for n, (_, heading, *_) in enumerate(sections)
     )
-    navigation = f"<nav>{links}</nav>" if len(sections) > 1 else ""
+    navigation = f'<nav aria-label="studies">{links}</nav>' if len(sections) > 1 else ""
     stored = plain.written(data, str).replace("<", "\\u003c")  # nothing in it ends the script
     style = (_HERE / "page.css").read_text(encoding="utf-8")
     script = (_HERE / "page.js").read_text(encoding="utf-8")
@@ -63,7 +68,12 @@ def _needed(kind: str, data: Any) -> Any:
     if kind == "flow":
         return {"norms": data["norms"]}
     if kind == "replay":
-        stops = [{**stop, "line": place_of(stop["line"] or "")} for stop in data["stops"]]
+        left_out = ("count", "rule place")
+        stops = [
+            {k: v for k, v in stop.items() if k not in left_out}
+            | {"line": place_of(stop["line"] or "")}
+            for stop in data["stops"]
+        ]
         return {"stops": stops, "count": data["count"]}
     if kind == "activity":
         return {"text": data["text"], "units": data["units"]}
@@ -100,6 +110,18 @@ def _lines(things: Sequence[Thing], letter: str) -> list[str]:
     return lines
 
 
+def _note(text: str) -> str:
+    """Paragraphs, and what is moved to the right as it stands."""
+    found = []
+    for block in re.split(r"\n\s*\n", text.strip("\n")):
+        lines = block.splitlines()
+        if all(line.startswith("    ") for line in lines):
+            found.append(f"<pre>{escape(dedent(block))}</pre>")
+        else:
+            found.append(f"<p>{escape(' '.join(lines))}</p>")
+    return "".join(found).replace("</pre><pre>", "\n\n")
+
+
 # Widgets: what the script fills.
 
 
@@ -118,7 +140,8 @@ def _flow(data: Any) -> str:
     return (
         f'<p class="verdict">{escape(data["diagnosis"])}</p>'
         f'<label>step <input type="range" min="1" max="{count}" value="{count}" class="step">'
-        f' <output class="at">{count}</output></label><table class="values"></table>'
+        f' <output class="at">{count}</output></label><table class="values" '
+        'aria-label="gradient norms at this step"></table>'
     )
 
 

@@ -118,13 +118,17 @@ def curves(rows: Sequence[tuple[str, Sequence[float]]], label: str) -> str:
             f"{_WIDTH * k / max(len(values) - 1, 1):.1f},{height - v / top * (height - 8):.1f}"
             for k, v in enumerate(values)
         )
-        hue = colour(n, -0.5, len(rows) + 0.5)
+        hue = _HUES[n % len(_HUES)]
         body.append(f'<polyline points="{points}" fill="none" stroke="{hue}" stroke-width="2"/>')
         last = f"{values[-1]:,.4g}" if len(values) else ""
-        place = f'x="{_WIDTH + 6:.0f}" y="{14 + 15 * n}" fill="{hue}"'
-        body.append(f"<text {place}>{escape(name)}: {last}</text>")
+        y = 14 + 15 * n
+        body.append(f'<path d="M{_WIDTH + 6:.0f} {y - 4}h14" stroke="{hue}" stroke-width="3"/>')
+        body.append(text(_WIDTH + 24, y, f"{name}: {last}"))
     body.append(text(0, height + 16, label))
-    return svg(_WIDTH + 190, height + 22, body, label)
+    return svg(_WIDTH + 208, height + 22, body, label)
+
+
+_HUES = ("#3b82c4", "#c2571a", "#2e9e5b", "#a855b5")  # seen on white and on black
 
 
 def svg_of_compare(data: dict[str, Any]) -> str:
