@@ -2,16 +2,19 @@
 
 from . import (
     adding,
+    chorales,
     copy_memory,
     forget_bias,
     languages,
     min_char_rnn,
+    online,
     parity,
     reber,
     rwa,
     spectra,
     temporal_order,
     two_sequences,
+    variants,
 )
 
 ORDER = (
@@ -26,5 +29,8 @@ ORDER = (
     copy_memory,
     forget_bias,
     rwa,
+    chorales,
+    variants,
+    online,
 )
 PAGES = {module.PAGE.name: module.PAGE for module in ORDER}
