@@ -12,11 +12,23 @@ from typing import Any
 import numpy as np
 import pytest
 
+import tinygrad_rnn as tg
 from evidence.__main__ import KEPT, main
 from evidence.experiment import Experiment, Outcome, Results, interval
-from evidence.pages import PAGES, copy_memory, languages, min_char_rnn, parity, reber
+from evidence.pages import (
+    PAGES,
+    chorales,
+    copy_memory,
+    languages,
+    min_char_rnn,
+    parity,
+    reber,
+    variants,
+)
 from evidence.pages import temporal_order as order
 from evidence.report import readme
+from evidence.training import Each
+from tinygrad_rnn import nn
 
 
 @pytest.fixture
@@ -188,6 +200,40 @@ def test_sequences_to_copy_and_bits_to_count() -> None:
     bits, lengths, odd = parity.sequences(np.random.default_rng(0), 20, 5, 9)
     for row in range(20):
         assert odd[row] == ((bits[: lengths[row], row] > 0).sum() % 2 == 1)
+
+
+@pytest.mark.parametrize(("variant", "like"), [("V", nn.PeepholeLSTMCell), ("NP", nn.LSTMCell)])
+def test_the_vanilla_of_the_variants_is_the_librarys(variant: str, like: Any) -> None:
+    rng = np.random.default_rng(0)
+    cell, known = variants.VariantCell(variant, 3, 4), like(3, 4)
+    cell.p.data = rng.normal(size=(3, 4)).astype("float32")
+    own = {"weight_ih": cell.w, "weight_hh": cell.u, "bias": cell.b}
+    peepholes = {f"weight_c{gate}": cell.p[k] for k, gate in enumerate("ifo")}
+    known.load_state_dict({**own, **(peepholes if variant == "V" else {})})
+    xs = tg.tensor(rng.normal(size=(6, 2, 3)), "float32")
+    found, expected = (tg.unroll(c, xs)[0].numpy() for c in (cell, known))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_each_variant_differs_from_the_others() -> None:
+    xs = tg.tensor(np.random.default_rng(0).normal(size=(6, 2, 3)), "float32")
+    outputs = []
+    for variant in variants.VARIANTS:
+        tg.manual_seed(0)
+        cell = variants.VariantCell(variant, 3, 4)
+        cell.p.data = np.full((3, 4), 0.5, dtype="float32")
+        outputs.append(tg.unroll(cell, xs)[0].numpy())
+    for k, one in enumerate(outputs):
+        assert all(abs(one - other).max() > 1e-3 for other in outputs[:k])
+
+
+def test_losses_of_chorales_count_no_padding() -> None:
+    rng = np.random.default_rng(0)
+    rolls = [(rng.random((n, 88)) < 0.1).astype("float32") for n in (5, 9, 2)]
+    model = Each(nn.GRUCell(88, 4), 88)
+    alone = [chorales.total(model, chorales.padded([roll])).item() for roll in rolls]
+    together = chorales.total(model, chorales.padded(rolls)).item()
+    assert math.isclose(sum(alone), together, rel_tol=1e-5)
 
 
 @pytest.mark.evidence
