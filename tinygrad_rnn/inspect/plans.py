@@ -150,13 +150,16 @@ def classes_of(plan: Plan) -> list[dict[str, Any]]:
     return found
 
 
+_PRODUCTS: dict[str | None, str] = {"product": "product", "row products": "product"}
+
+
 def sums_of(plan: Plan) -> list[dict[str, Any]]:
     """The sums over time that are taken after the loops, each with the line that it is of."""
     d = plan.distribution
     in_loops = {v for stage in _loops_of(plan) for v in stage.sums}
     return [
         {
-            "operation": "product" if contraction(term.value) == "product" else "sum",
+            "operation": _PRODUCTS.get(contraction(term.value, plan.extents), "sum"),
             "place": _reading(plan, "captured", index),
             "class": "sum over time",
             "pass": "backward",

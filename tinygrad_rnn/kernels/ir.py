@@ -53,7 +53,7 @@ class Slot(NamedTuple):
     stride: int  # elements from one row to the next
     dtype: str = "float32"  # or "float64" on a GPU, "bool", or "int64" for a number that says where
     along: tuple[int, ...] = ()  # 0 is the same at each index
-    step: int = 1  # elements from one column to the next, of what is only loaded
+    step: int = 1  # elements from one column to the next
 
 
 class Instruction(NamedTuple):

@@ -332,8 +332,9 @@ class MultiheadAttention(_Attention):
             query = without_padding(query, asking)
             key, value = without_padding(key, asked), without_padding(value, asked)
         keys, values = moveaxis(self.k_proj(key), 0, 1), moveaxis(self.v_proj(value), 0, 1)
-        out, weights = self._attend(query, keys, values, allowed, bias)
-        out = moveaxis(out, 0, 1) if self.batch_first else out
+        queries = moveaxis(self.q_proj(query), 0, 1)
+        out, weights = self._attend(queries, keys, values, allowed, bias)
+        out = out if self.batch_first else moveaxis(out, 0, 1)
         return (out, weights) if return_weights else out
 
     def _rows_first(self, mask: Any, key: Tensor) -> Tensor:
@@ -367,23 +368,22 @@ class MultiheadAttention(_Attention):
         allowed: Tensor | None,
         bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The output (L, B, E) and the weights (B, num_heads, L, S); keys, values (B, S, E)."""
-        steps, rows, width = query.shape
+        """The output (B, L, E) and the weights (B, num_heads, L, S), of what was projected."""
+        rows, steps, width = query.shape
 
         def heads(x: Tensor) -> Tensor:
             parts = (*x.shape[:-1], self.num_heads, width // self.num_heads)
             return moveaxis(reshape(x, parts), -2, 1)
 
         out, weights = attend(
-            heads(moveaxis(self.q_proj(query), 0, 1)),
+            heads(query),
             heads(keys),
             heads(values),
             allowed,
             bias,
             self.dropout if self.training else 0.0,
         )
-        joined = reshape(moveaxis(out, 1, -2), (rows, steps, width))
-        return moveaxis(self.out_proj(joined), 0, 1), weights
+        return self.out_proj(reshape(moveaxis(out, 1, -2), (rows, steps, width))), weights
 
     def _keys(self, values: Tensor) -> Tensor:
         keys: Tensor = self.k_proj(values)
@@ -394,12 +394,15 @@ class MultiheadAttention(_Attention):
         return projected
 
     def _read(self, query: Tensor, memory: Memory) -> tuple[Tensor, Tensor]:
+        projected = self.q_proj(query)
         single = query.ndim == 2
-        query = expand_dims(query, axis=0) if single else query
+        queries = expand_dims(projected, axis=1) if single else moveaxis(projected, 0, 1)
         allowed = memory.mask[:, None, None, :]
-        out, weights = self._attend(query, memory.keys, memory.values, allowed)
-        weights = moveaxis(mean(weights, axis=1), 0, 1)
-        return (out[0], weights[0]) if single else (out, weights)
+        out, weights = self._attend(queries, memory.keys, memory.values, allowed)
+        weights = mean(weights, axis=1)
+        if single:
+            return squeeze(out, axis=1), squeeze(weights, axis=1)
+        return moveaxis(out, 0, 1), moveaxis(weights, 0, 1)
 
     def extra_repr(self) -> str:
         """Sizes."""

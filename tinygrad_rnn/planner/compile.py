@@ -79,7 +79,7 @@ def compile_step(
         fused = through(FUSE, graph)
         proof = prove(fused, rows, ragged)
         if proof.mixed is None:
-            distribution = distribute(fused, proof.extents, ragged)
+            distribution = distribute(fused, proof.extents, ragged, by_kernels=True)
             distribution = fuse_into_loops(distribution, machine.compiler)
             loops = schedule_loops(distribution, machine.compiler)
     if not loops.schedules:

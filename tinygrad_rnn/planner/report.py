@@ -206,7 +206,8 @@ def _totals(plan: Compiled) -> list[str]:
     ]
     if not found:
         return []
-    products = sum(contraction(term.value) == "product" for _, term in found)
+    kinds = [contraction(term.value, plan.extents) for _, term in found]
+    products = kinds.count("product") + kinds.count("row products")
     return [
         f"  Sums over time, after the loop: {_count(products, 'product')} over all steps",
         *[_row(_sum(plan, term), _reader(plan.graph, "captured", i)) for i, term in found],
@@ -215,15 +216,17 @@ def _totals(plan: Compiled) -> list[str]:
 
 def _sum(plan: Compiled, term: Term) -> str:
     """How a sum over time is computed, as a formula."""
-    read = read_by(term)
+    read = read_by(term, plan.extents)
     shapes = [_shape(plan, x, False) for x in read]
-    kind = contraction(term.value)
+    kind = contraction(term.value, plan.extents)
     if kind == "product":  # of arrays (T, rows, ...) as matrices
         shapes = [
             s.replace("(T, ", "(T*") if len(x.shape) == 2 else s
             for s, x in zip(shapes, read, strict=True)
         ]
         return f"{shapes[0]}.T @ {shapes[1]}"
+    if kind == "row products":
+        return f"of each row {shapes[0]} @ {shapes[1]}, side by side"
     if kind == "places":
         return f"{shapes[0]} added at its places"
     return f"sum of {shapes[0]}"

@@ -25,7 +25,17 @@ from .runtime.pool import rounded
 from .runtime.steps import exact
 from .stages import EACH, ROWS, ROWS_ONCE, Carry, Distribution, Extent, Pass, Stage, states_of
 
-Kind = Literal["given", "steps", "states", "latest", "scratch", "total", "result", "local"]
+Kind = Literal[
+    "given",
+    "steps",
+    "states",
+    "latest",
+    "scratch",
+    "total",
+    "grown",
+    "result",
+    "local",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,8 +44,8 @@ class Memory:
 
     ``given`` to it; over all ``steps``; all ``states``, the one at the start as well; the
     ``latest`` of a state; ``scratch`` that the steps share; the ``total`` of a sum that grows in a
-    loop. What cannot write into memory that is there makes its own: a ``result`` over all steps,
-    or a ``local`` one at each.
+    loop, or what has ``grown`` in one of kernels. What cannot write into memory that is there makes
+    its own: a ``result`` over all steps, or a ``local`` one at each.
     """
 
     kind: Kind
@@ -61,7 +71,9 @@ class Memory:
     def bytes(self, extent: Extent, steps: int, rows: int, most: int) -> int:
         """The bytes of the buffer: one of the pool's is rounded up."""
         size = self.size(extent, steps, rows, most)
-        return rounded(size) if self.kind in ("steps", "states", "scratch", "total") else size
+        return (
+            rounded(size) if self.kind in ("steps", "states", "scratch", "total", "grown") else size
+        )
 
 
 class Place(NamedTuple):
@@ -80,6 +92,7 @@ class Storage:
         self.copies: dict[Value, list[Place]] = {}  # where else a value is put
         self.latest: dict[Value, Memory] = {}  # by the state before, if only the latest is kept
         self.totals: dict[Value, Memory] = {}  # of sums that grow in a loop
+        self.lost: dict[Value, Memory] = {}  # what rounding took from them, in loops of kernels
         self.in_place: set[Value] = set()  # sums in the array of their first part
 
     def of_all_steps(self, value: Value) -> Place:
@@ -95,8 +108,14 @@ class Storage:
     def memories(self) -> list[Memory]:
         """All of them, each once."""
         places = [*self.places.values(), *(p for each in self.copies.values() for p in each)]
-        found = [*(p.memory for p in places), *self.latest.values(), *self.totals.values()]
-        return list(dict.fromkeys(found))
+        found = [*(p.memory for p in places), *self.latest.values()]
+        return list(dict.fromkeys([*found, *self.totals.values(), *self.lost.values()]))
+
+
+def side_by_side(whole: Value) -> bool:
+    """Whether each operand of a concat has neighbouring elements of a row."""
+    axis = whole.parameters["axis"]
+    return elements(whole.shape[1:axis]) == 1 if axis > -len(whole.shape) else False
 
 
 def assign(distribution: Distribution, scheduled: Scheduled, whole: bool = False) -> list[Storage]:
@@ -312,6 +331,9 @@ class _Kernels:
                 self.places[value] = Place(Memory(kind, value))
         for whole in sorted(self.concats, key=lambda whole: not self._of_all_steps(whole)):
             self._parts(whole)
+        for value in self.stage.sums:
+            self.storage.totals[value] = Memory("grown", value)
+            self.storage.lost[value] = Memory("grown", value)
         for value in self.schedule.values:  # a sum's first part is where the sum is
             if self.schedule.whole_sum(value) is not value:
                 self.places[value] = self.places[self.schedule.whole_sum(value)]
@@ -343,21 +365,32 @@ class _Kernels:
             return True
         if self._in_concat(value):
             return False  # its columns there are its memory
-        return value in schedule.outside or any(
-            not all(map(schedule.whole, schedule.reads(reader, value)))
-            or (
-                reader.name != "concat"
-                and (schedule.is_product(reader) or schedule.level[reader] != schedule.level[value])
-            )
-            for reader in schedule.readers[value]
-            if not (reader in schedule.added and schedule.added[reader][0] is value)
-        )
+        if value in schedule.outside or schedule.iterations[value].reduces_axes:
+            return True
+        readers = [r for r in schedule.readers[value] if not self._is_rest(value, r)]
+        return any(not self._reads_no_memory(value, reader) for reader in readers)
+
+    def _is_rest(self, value: Value, reader: Value) -> bool:
+        """Whether a product is added to a value, which is left in the sum's place."""
+        return reader in self.schedule.added and self.schedule.added[reader][0] is value
+
+    def _reads_no_memory(self, value: Value, reader: Value) -> bool:
+        schedule = self.schedule
+        if reader.name == "concat":
+            parts = [x for x in reader.operands if base(x) is value]
+            return all(schedule.owner_in_kernel(x) is not None for x in parts)
+        if schedule.is_product(reader) or schedule.level[reader] != schedule.level[value]:
+            return False
+        return schedule.reads_in_registers(reader, value)
 
     def _in_concat(self, value: Value) -> bool:
         """Whether columns of a concat are a value's memory, of all steps if it needs them."""
         joined = [r for r in self.schedule.readers[value] if r.name == "concat"]
         outside = value in self.schedule.outside
-        return any(value in r.operands and (not outside or self._of_all_steps(r)) for r in joined)
+        return any(
+            value in r.operands and side_by_side(r) and (not outside or self._of_all_steps(r))
+            for r in joined
+        )
 
     def _of_all_steps(self, whole: Value) -> bool:
         if whole in self.places:

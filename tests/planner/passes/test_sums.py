@@ -15,6 +15,7 @@ from op_table import examples
 from small_graphs import Lines, numbers_of
 from tinygrad_rnn.planner.ir import WHOLE, Value
 from tinygrad_rnn.planner.passes.sums import contraction, read_by, terms
+from tinygrad_rnn.planner.runtime.functions import row_products
 from tinygrad_rnn.planner.stages import EACH, ONCE, ROWS, SUMMED, Extent, Term
 from tinygrad_rnn.primitives.indexing import ARRAY
 
@@ -127,13 +128,36 @@ def test_a_sum_of_products_reads_their_factors() -> None:
     g = Lines()
     x, y = g.x(5, 3), g.x(5, 4, index=1)
     product = g.matmul(g.permute_dims(x, axes=(-1, -2)), y)
-    assert contraction(product) == "product"
-    assert read_by(Term(product, False, ())) == [x, y]
+    assert contraction(product, {}) == "product"
+    assert read_by(Term(product, False, ()), {}) == [x, y]
     total = g.sum(x, axis=(-2,), keepdims=False)
-    assert contraction(total) == "sum" and read_by(Term(total, False, ())) == [x]
-    assert read_by(Term(g.tanh(x), False, ())) == [g.tanh(x)]
-    assert contraction(g.sum(x, axis=(-1,), keepdims=False)) is None
-    assert contraction(g.matmul(g.x(3, 5), g.w(5, 4))) is None
+    assert contraction(total, {}) == "sum" and read_by(Term(total, False, ()), {}) == [x]
+    assert read_by(Term(g.tanh(x), False, ()), {}) == [g.tanh(x)]
+    assert contraction(g.sum(x, axis=(-1,), keepdims=False), {}) is None
+    assert contraction(g.matmul(g.x(3, 5), g.w(5, 4)), {}) is None
+
+
+@pytest.mark.parametrize("varying", [ROWS, EACH])
+def test_a_sum_of_products_of_each_row_reads_both_factors(varying: Extent) -> None:
+    g = Lines()
+    x, y = g.x(3, 5, 1), g.x(3, 1, 4, index=1)
+    product = g.matmul(x, y)
+    extents = extents_of(g, product, varying)
+    assert contraction(product, extents) == "row products"
+    assert read_by(Term(product, False, ()), extents) == [x, y]
+    weighted = g.matmul(x, g.w(3, 1, 4))  # of which one factor is the same at each step
+    assert contraction(weighted, extents_of(g, weighted, varying)) is None
+
+
+@pytest.mark.parametrize("steps", [0, 1, 5, 5000])
+def test_products_of_each_row_are_one_over_all_steps(steps: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((steps, 2, 4, 3)).astype(np.float32)
+    y = rng.standard_normal((steps, 2, 3, 5)).astype(np.float32)
+    exact = np.einsum("tbij,tbjk->bik", x.astype(np.float64), y.astype(np.float64))
+    found = row_products(np, x, y)
+    assert found.dtype == np.float32 and found.shape == (2, 4, 5)
+    np.testing.assert_allclose(found, exact, atol=1e-6 * max(steps, 1))
 
 
 def test_what_is_added_at_places_of_zeros_reads_values_and_places() -> None:
@@ -141,12 +165,12 @@ def test_what_is_added_at_places_of_zeros_reads_values_and_places() -> None:
     zeros, values = g.full(0.0, 7, 3), g.x(2, 3)
     places = g.x(2, index=1, dtype="int64")
     added = g.index_add(zeros, values, places, key=(ARRAY, WHOLE))
-    assert contraction(added) == "places"
-    assert read_by(Term(added, False, ())) == [values, places]
-    assert contraction(g.index_add(g.w(7, 3), values, places, key=(ARRAY, WHOLE))) is None
+    assert contraction(added, {}) == "places"
+    assert read_by(Term(added, False, ()), {}) == [values, places]
+    assert contraction(g.index_add(g.w(7, 3), values, places, key=(ARRAY, WHOLE)), {}) is None
     columns = g.index_add(g.full(0.0, 3, 7), g.x(3, 2, index=2), places, key=(WHOLE, ARRAY))
-    assert contraction(columns) is None
-    assert contraction(g.index_add(zeros, values, key=(slice(2), WHOLE))) is None
+    assert contraction(columns, {}) is None
+    assert contraction(g.index_add(zeros, values, key=(slice(2), WHOLE)), {}) is None
 
 
 @pytest.mark.parametrize("varying", [SUMMED, EACH, ROWS])

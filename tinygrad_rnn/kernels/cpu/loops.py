@@ -160,11 +160,11 @@ class _KernelWriter:
                 offset = code.integer("mul", index, slot.along[axis])
                 return self._start(store, axis + 1, code.address(place, offset))
         start = REDUCTIONS[STORES[store.name] or ""].start
-        whole = slot.width - slot.width % lanes
+        whole = slot.width - slot.width % lanes if slot.step == 1 else 0
         with code.loop(0, whole, lanes) as column:
             code.store(code.constant(start, lanes), code.address(place, column))
         for left in range(whole, slot.width):
-            code.store(code.constant(start), code.address(place, left))
+            code.store(code.constant(start), code.address(place, left * slot.step))
 
     def _at_each_index(self, axis: int) -> None:
         """Write the loops over the axes of a row, and in the innermost one all instructions."""
@@ -319,25 +319,28 @@ class _KernelWriter:
                 code.store(vectors[n], place)
 
     def _load(self, slot: Slot, column: str | int, lanes: int) -> Value:
-        if slot.step != 1:
-            return self._gather(slot, column, lanes)
-        place = self.code.address(self.rows[slot], column, _in_memory(_kind(slot)))
-        return self.code.load(place, lanes, _kind(slot))
+        kind = _kind(slot)
+        places = self._places(slot, column, lanes)
+        if len(places) == 1:
+            return self.code.load(places[0], lanes, kind)
+        return self.code.join([self.code.load(place, 1, kind) for place in places])
 
-    def _gather(self, slot: Slot, column: str | int, lanes: int) -> Value:
-        """Columns that are not neighbours in memory."""
+    def _places(self, slot: Slot, column: str | int, lanes: int) -> list[str]:
+        """Where columns are: of the first one if they are neighbours, else of each."""
         code, kind = self.code, _in_memory(_kind(slot))
-        offset = code.integer("mul", column, slot.step)
-        first = code.address(self.rows[slot], offset, kind)
-        places = [code.address(first, lane * slot.step, kind) for lane in range(lanes)]
-        return code.join([code.load(place, 1, _kind(slot)) for place in places])
+        first = code.address(self.rows[slot], code.integer("mul", column, slot.step), kind)
+        if slot.step == 1:
+            return [first]
+        return [code.address(first, lane * slot.step, kind) for lane in range(lanes)]
 
     def _store(self, value: Value, store: Instruction, column: str | int) -> None:
         slot = store.argument
-        place = self.code.address(self.rows[slot], column, _in_memory(_kind(slot)))
         if _kind(slot) != "i1":
             value = value.floating()
         if self.kernel.reduced_axes(store):
             combine = REDUCTIONS[STORES[store.name] or ""].combine
-            value = combine(self.code.load(place, value.lanes), value)
-        self.code.store(value, place)
+            value = combine(self._load(slot, column, value.lanes), value)
+        places = self._places(slot, column, value.lanes)
+        parts = [value] if len(places) == 1 else [value.part(i, 1) for i in range(value.lanes)]
+        for part, place in zip(parts, places, strict=True):
+            self.code.store(part, place)

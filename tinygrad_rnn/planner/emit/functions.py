@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from ...kernels.ir import Kernel, Loop
+from ...kernels.ir import STORES, Kernel, Loop
 from ..facts import called
 from ..ir import Value, hashable, is_view
 from ..passes.schedule import Schedule
@@ -184,9 +184,13 @@ def _describe(loop: Loop) -> str:
     parts = []
     for statement in loop.statements:
         if isinstance(statement, Kernel):
-            moves = ("load", "store", "constant")
+            moves = ("load", "constant", *STORES)
             work = [i.name for i in statement.instructions if i.name not in moves]
-            parts.append(f"a kernel of {len(work)} operations")
+            axes = "".join(f"{length} x " for length in statement.lengths)
+            each = f" at each of {axes.removesuffix(' x ')} places" if axes else ""
+            parts.append(f"a kernel of {len(work)} operations{each}")
         else:
-            parts.append(f"a product with {statement.a.width} x {statement.out.width}")
+            rows = f" of {statement.times} rows each" if statement.times > 1 else ""
+            sizes = f"{statement.a.width} x {statement.out.width}"
+            parts.append(f"a product with {sizes}{rows}")
     return ", ".join(parts)

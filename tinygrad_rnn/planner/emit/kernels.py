@@ -6,16 +6,42 @@ become instructions: what a kernel makes and reads itself stays in registers, al
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...kernels import ir as machine
 from ...kernels.ir import Instruction, Kernel, Loop, Product, Slot
-from ..ir import Number, Value, elements
-from ..passes.schedule import Columns, Schedule, width_of
+from ..ir import Number, Value, elements, is_view
+from ..passes.schedule import Schedule
 from ..passes.slices import parts_of
+from ..passes.windows import (
+    Iteration,
+    Read,
+    Strides,
+    contiguous,
+    iteration,
+    width_of,
+)
 from ..stages import EACH, ONCE, ROWS_ONCE, Stage
-from ..storage import Place
+from ..storage import Place, side_by_side
 from .writer import Writer
+
+
+class Spot(NamedTuple):
+    """Where the rows of a value are in memory, and its elements in a row."""
+
+    array: int
+    place: machine.Place
+    first: int
+    stride: int
+    strides: Strides  # along each axis of a row
+    dtype: str
+
+    def slot(self, over: Iteration, strides: Strides, first: int = 0) -> Slot:
+        """The elements at these strides along all axes, for a kernel."""
+        along, step = over.along(strides)
+        width = over.width if step else 1
+        fields = (self.array, self.place, self.first + first, width, self.stride, self.dtype)
+        return Slot(*fields, along, step or 1)
 
 
 class Lowering:
@@ -30,99 +56,118 @@ class Lowering:
         self.arrays: list[str] = []
 
     def lower(self) -> Loop:
-        """The statements of each level: a kernel, then products."""
+        """The statements of each level: kernels, then products."""
         schedule = self.schedule
         statements: list[Kernel | Product] = []
         for level in range(max(schedule.level.values()) + 1):
             at_level = [v for v in schedule.values if schedule.level[v] == level]
-            kernel = _KernelBuilder(self)
+            kernels: dict[tuple[int, ...], _KernelBuilder] = {}
             for value in at_level:
                 if value in schedule.added:
                     if self._is_to_be_put(value):
-                        kernel.store(kernel.operand(schedule.added[value][0]), self.slot(value))
+                        self._copy(schedule.added[value][0], self.spot(value), kernels)
                 elif value.name == "concat":
-                    self._join(value, kernel)
-                elif value.name != "matmul":
-                    kernel.add(value)
-            for value in self._left_for_later(level):
-                kernel.store(kernel.operand(schedule.added[value][0]), self.slot(value))
-            if kernel.instructions:
-                statements.append(kernel.kernel())
+                    self._join(value, kernels)
+                elif value not in schedule.products:
+                    self._builder(schedule.iterations[value], kernels).add(value)
+            for value, owner in self._left_for_later(level):
+                over = schedule.iterations[owner]
+                spot = self.spot_at(owner, self.storage.places[value])
+                self._builder(over, kernels).put(owner, spot)
+            statements += [kernel.kernel() for kernel in kernels.values() if kernel.instructions]
             for value in at_level:
                 if value in schedule.added:
                     product = schedule.added[value][1]
-                    statements.append(self._product(product, self.slot(value), True))
-                elif value.name == "matmul" and value not in schedule.addends:
-                    statements.append(self._product(value, self.slot(value), False))
+                    statements.append(self._product(product, self.spot(value), True))
+                elif value in schedule.products and value not in schedule.addends:
+                    statements.append(self._product(value, self.spot(value), False))
         return Loop(tuple(statements), self.writer.part.backwards)
 
-    def _left_for_later(self, level: int) -> list[Value]:
-        """Sums of a later level whose first part is made at this one, and left in their place."""
+    def _builder(
+        self, over: Iteration, kernels: dict[tuple[int, ...], _KernelBuilder]
+    ) -> _KernelBuilder:
+        return kernels.setdefault(over.lengths, _KernelBuilder(self, over.lengths))
+
+    def _left_for_later(self, level: int) -> list[tuple[Value, Value]]:
+        """Sums, and the first part of each, that is made at this level and left in their place."""
         schedule, found = self.schedule, []
         for value, (rest, _) in schedule.added.items():
-            owner = schedule.columns(rest).owner
-            early = schedule.level[value] > level and schedule.level.get(owner) == level
-            if early and schedule.left_by_kernel(value):
-                found.append(value)
+            owner = schedule.window(rest).owner
+            made = schedule.left_by_kernel(value) and schedule.level[owner] == level
+            if made and value not in self.storage.in_place:
+                found.append((value, owner))
         return found
 
     def _is_to_be_put(self, value: Value) -> bool:
         """Whether what a product is added to has to be put in its place at the sum's own level."""
         schedule, rest = self.schedule, self.schedule.added[value][0]
-        owner = schedule.columns(rest).owner
+        owner = schedule.window(rest).owner
         merged = owner in schedule.inside and schedule.merges(owner, value)
-        early = schedule.left_by_kernel(value) and schedule.level[owner] < schedule.level[value]
-        return not merged and not early and value not in self.storage.in_place
+        left = schedule.left_by_kernel(value)
+        return not merged and not left and value not in self.storage.in_place
 
-    def _join(self, whole: Value, kernel: _KernelBuilder) -> None:
+    def _join(self, whole: Value, kernels: dict[tuple[int, ...], _KernelBuilder]) -> None:
         """Copy the operands of a concat that no kernel puts there."""
         for part, key in parts_of(whole):
             if self.schedule.owner_in_kernel(part) is None:
                 place = self.storage.places[whole]._replace(key=key)
-                kernel.store(kernel.operand(part), self._slot(part, place))
+                self._copy(part, self.spot_at(part, place), kernels)
 
-    def _product(self, value: Value, out: Slot, accumulate: bool) -> Product:
+    def _copy(self, x: Value, spot: Spot, kernels: dict[tuple[int, ...], _KernelBuilder]) -> None:
+        over = iteration(x.shape[1:])
+        self._builder(over, kernels).copy(x, over, spot)
+
+    def _product(self, value: Value, out: Spot, accumulate: bool) -> Product:
         a, b = value.operands
         k, n = b.shape
+        times = elements(value.shape[1:-1])
         matrix = Slot(self._array(self.writer.over_steps(b)), "all", 0, n, n, b.dtype.name)
-        left = self.read(self.schedule.columns(a))._replace(width=k)
-        return Product(left, matrix, out, accumulate)
+        window = self.schedule.window(a)
+        left = self.read(window.owner)
+        return Product(
+            Slot(left.array, left.place, left.first + window.first, k, left.stride, left.dtype),
+            matrix,
+            Slot(out.array, out.place, out.first, n, out.stride, out.dtype),
+            accumulate,
+            times,
+        )
 
-    # Slots.
+    # Where values are.
 
-    def slot(self, value: Value) -> Slot:
+    def spot(self, value: Value) -> Spot:
         """Where a value of this loop is."""
-        return self._slot(value, self.storage.places[value])
+        return self.spot_at(value, self.storage.places[value])
 
-    def slots(self, value: Value) -> list[Slot]:
+    def spots(self, value: Value) -> list[Spot]:
         """Everywhere that a kernel puts a value."""
         places = [self.storage.places[value]] if value in self.storage.places else []
         places += self.storage.copies.get(value, [])
-        return [self._slot(value, place) for place in places]
+        return [self.spot_at(value, place) for place in places]
 
-    def read(self, columns: Columns) -> Slot:
-        """Where columns of a value are in memory."""
-        owner = columns.owner
-        slot = self.slot(owner) if owner in self.own else self.outside(owner)
-        return slot._replace(column=slot.column + columns.first, width=columns.width)
+    def read(self, owner: Value) -> Spot:
+        """Where a value is that is read: of this loop, of another stage, or given."""
+        return self.spot(owner) if owner in self.own else self.outside(owner)
 
-    def outside(self, x: Value) -> Slot:
+    def outside(self, x: Value) -> Spot:
         """Where a value is that another stage made, or that is given."""
         extent, writer = self.extents[x], self.writer
         if extent in (ONCE, EACH):
             flat = writer.once(("flat", x), "flat", f"np.ascontiguousarray({writer.over_steps(x)})")
             width = elements(x.shape)
             rows: machine.Place = "all" if extent is ONCE else "each"
-            return Slot(self._array(flat), rows, 0, width, width, x.dtype.name)
-        place = self.storage.of_all_steps(x)
-        if place.at != "step" or place.memory.kind == "steps":
-            return self._slot(x, place)
+            return Spot(self._array(flat), rows, 0, width, contiguous(x.shape), x.dtype.name)
+        if not is_view(x):  # of one that is, a copy has regular strides
+            place = self.storage.of_all_steps(x)
+            apart = place.key is not None and not side_by_side(place.memory.like)
+            if place.at != "step" or (place.memory.kind == "steps" and not apart):
+                return self.spot_at(x, place)
         name = writer.once(("whole", x), "whole", f"np.ascontiguousarray({writer.over_steps(x)})")
-        width = width_of(x)
         rows = "rows" if extent is ROWS_ONCE else "step"
-        return Slot(self._array(name), rows, 0, width, width, x.dtype.name)
+        array = self._array(name)
+        return Spot(array, rows, 0, width_of(x), contiguous(x.shape[1:]), x.dtype.name)
 
-    def _slot(self, value: Value, place: Place) -> Slot:
+    def spot_at(self, value: Value, place: Place) -> Spot:
+        """Where a value is at a place."""
         memory = place.memory
         rows: machine.Place = "step" if memory.of_all_steps else "rows"
         if place.at != "step":
@@ -130,10 +175,17 @@ class Lowering:
             if memory.kind == "states" and self.writer.part.backwards:
                 # The timetable is the forward pass's: what is after for it is before backwards.
                 rows = "before" if place.at == "after" else "after"
-        column = 0 if place.key is None else place.key[-1].start
+        shape, strides, first = memory.like.shape[1:], contiguous(memory.like.shape[1:]), 0
+        if place.key is not None:
+            cuts = [entry.indices(n) for entry, n in zip(place.key[1:], shape, strict=True)]
+            first = sum(cut[0] * stride for cut, stride in zip(cuts, strides, strict=True))
+            shape = tuple([len(range(*cut)) for cut in cuts])
+        if value.shape[1:] != shape:  # the same but for axes of length 1
+            long = iter([stride for n, stride in zip(shape, strides, strict=True) if n != 1])
+            strides = tuple([0 if n == 1 else next(long) for n in value.shape[1:]])
         array = self._array(self.writer.array(memory))
-        width, stride = width_of(value), width_of(memory.like)
-        return Slot(array, rows, column, width, stride, memory.like.dtype.name)
+        stride, dtype = width_of(memory.like), memory.like.dtype.name
+        return Spot(array, rows, first, stride, strides, dtype)
 
     def _array(self, expression: str) -> int:
         if expression not in self.arrays:
@@ -142,18 +194,18 @@ class Lowering:
 
 
 class _KernelBuilder:
-    """The instructions of one kernel."""
+    """The instructions of one kernel, over axes of these lengths."""
 
-    def __init__(self, lowering: Lowering) -> None:
+    def __init__(self, lowering: Lowering, lengths: tuple[int, ...]) -> None:
         self.lowering = lowering
+        self.lengths = lengths
         self.instructions: list[Instruction] = []
-        self.stores: list[tuple[int, Slot]] = []
+        self.stores: list[Instruction] = []
         self.known: dict[Any, int] = {}
 
     def kernel(self) -> Kernel:
         """What was built: stores last, since they may overwrite what was loaded."""
-        stores = [Instruction("store", (n,), slot.width, slot) for n, slot in self.stores]
-        return Kernel((*self.instructions, *stores))
+        return Kernel((*self.instructions, *self.stores), self.lengths)
 
     def emit(self, instruction: Instruction) -> int:
         """Add an instruction; its number."""
@@ -164,34 +216,86 @@ class _KernelBuilder:
         """A value of this kernel, stored wherever it is needed."""
         if value in self.known:
             return
-        operands = tuple([self.operand(x) for x in value.inputs])
+        over = self.lowering.schedule.iterations[value]
+        reads = iter(self.lowering.schedule.read_of[value])
+        operands = tuple(
+            [
+                self._read(over, next(reads)) if isinstance(x, Value) else self._number(x)
+                for x in value.inputs
+            ]
+        )
         if value.name == "copied":
             number = operands[0]
+        elif value.name in ("sum", "max", "matmul"):
+            number = self._reduced(value, over, operands)
         else:
-            number = self.emit(Instruction(value.name, operands, width_of(value)))
+            number = self.emit(Instruction(value.name, operands, over.width))
         self.known[value] = number
-        for slot in self.lowering.slots(value):
-            self.store(number, slot)
+        for spot in self.lowering.spots(value):
+            self.put(value, spot)
+        if value in self.lowering.schedule.sums:
+            self._grow(value, over)
 
-    def store(self, number: int, slot: Slot) -> None:
-        """Store what an instruction made."""
-        self.stores.append((number, slot))
+    def _grow(self, value: Value, over: Iteration) -> None:
+        """Add a value to a sum over time, and what rounding takes from it to the next (Kahan)."""
+        storage, lowering = self.lowering.storage, self.lowering
+        places = [Place(each[value]) for each in (storage.totals, storage.lost)]
+        spots = [lowering.spot_at(value, place) for place in places]
+        total, lost = (self._load(spot.slot(over, over.strides(spot.strides))) for spot in spots)
 
-    def operand(self, x: Value | Number) -> int:
+        def apply(name: str, *operands: int) -> int:
+            return self.emit(Instruction(name, operands, over.width if over.wide else 1))
+
+        added = apply("subtract", self.known[value], lost)
+        grown = apply("add", total, added)
+        lost = apply("subtract", apply("subtract", grown, total), added)
+        lost = apply("where", apply("isfinite", grown), lost, self._number(0.0))
+        for number, spot in zip((grown, lost), spots, strict=True):
+            self._store("store", number, over, spot, over.strides(spot.strides))
+
+    def _reduced(self, value: Value, over: Iteration, operands: tuple[int, ...]) -> int:
+        """What is added up over columns, of a product if it is one."""
+        number, name = operands[0], value.name
+        if name == "matmul":
+            widths = [self.instructions[x].width for x in operands]
+            number = self.emit(Instruction("multiply", operands, max(widths)))
+            name = "sum"
+        return self.emit(Instruction(name, (number,), 1)) if over.reduces else number
+
+    def put(self, value: Value, spot: Spot) -> None:
+        """Store a value of this kernel."""
+        over = self.lowering.schedule.iterations[value]
+        name = "store"
+        if over.reduces_axes:
+            name = "store max" if value.name == "max" else "store sum"
+        self._store(name, self.known[value], over, spot, over.strides(spot.strides))
+
+    def copy(self, x: Value, over: Iteration, spot: Spot) -> None:
+        """Store an operand, which a kernel of this level may have made."""
+        schedule = self.lowering.schedule
+        window = schedule.window(x)
+        read = Read(x, window.owner, window.first, window.strides)
+        self._store("store", self._read(over, read), over, spot, spot.strides)
+
+    def _store(self, name: str, number: int, over: Iteration, spot: Spot, strides: Strides) -> None:
+        slot = spot.slot(over, strides)
+        self.stores.append(Instruction(name, (number,), slot.width, slot))
+
+    def _number(self, number: Number) -> int:
+        constant = Instruction("constant", (), 1, float(number))
+        return self._once(("number", float(number)), constant)
+
+    def _read(self, over: Iteration, read: Read) -> int:
         """The instruction that has an operand: computed here, or loaded."""
-        lowering, schedule = self.lowering, self.lowering.schedule
-        if not isinstance(x, Value):
-            return self._once(("number", float(x)), Instruction("constant", (), 1, float(x)))
-        if lowering.extents[x] in (ONCE, EACH):
-            return self._load(lowering.outside(x))
-        owner = schedule.columns(x).owner
-        if schedule.whole(x):
-            made_here = owner in schedule.inside and not schedule.is_product(owner)
-            if made_here and owner not in lowering.storage.places:
+        lowering, owner = self.lowering, read.owner
+        schedule = lowering.schedule
+        made = owner in schedule.iterations and schedule.iterations[owner].lengths == self.lengths
+        if made and schedule.fits_registers(over, read):
+            if owner not in lowering.storage.places:
                 self.add(owner)
             if owner in self.known:
                 return self.known[owner]
-        return self._load(lowering.read(schedule.columns(x)))
+        return self._load(lowering.read(owner).slot(over, read.strides, read.first))
 
     def _load(self, slot: Slot) -> int:
         return self._once(slot, Instruction("load", (), slot.width, slot))

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from ...primitives.indexing import ARRAY
 from ..ir import Value
-from ..passes.sums import contraction, read_by
-from ..runtime.functions import dot_of_many
+from ..passes.sums import contraction, factors, read_by
+from ..runtime.functions import dot_of_many, row_products
 from ..stages import EACH, ONCE, ROWS, Term
 from .text import dtype_text
 from .writer import Writer
@@ -46,14 +46,24 @@ def _term(writer: Writer, term: Term) -> str:
 
 def _contract(writer: Writer, value: Value) -> str:
     """The sum over time of a value, as an expression."""
-    extents, read = writer.extents, read_by(Term(value, False, ()))
+    extents, read = writer.extents, read_by(Term(value, False, ()), writer.extents)
     if any(extents[x] is ROWS for x in read):
         arrays = [writer.with_rows(value, x) for x in read]
     else:
         arrays = [writer.over_steps(x) for x in read]
-    kind = contraction(value)
+    kind = contraction(value, extents)
     if kind == "product":
         return _product(writer, value, read, arrays)
+    if kind == "row products":
+        multiply = writer.constant("row_products", row_products)
+        each = [f"steps.by_step({array})" if extents[value] is ROWS else array for array in arrays]
+        if value.name == "matmul":
+            return f"{multiply}(np, {', '.join(each)})"
+        found = factors(value)
+        assert found is not None
+        shapes = [f"(steps.steps, {', '.join(map(str, shape))})" for shape in found[2:]]
+        each = [f"{array}.reshape{shape}" for array, shape in zip(each, shapes, strict=True)]
+        return f"{multiply}(np, {', '.join(each)}).reshape({value.shape})"
     if kind == "sum":
         return _sum(writer, value, arrays[0])
     if kind == "places":

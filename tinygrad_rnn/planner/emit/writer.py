@@ -102,8 +102,9 @@ class Writer:
         like, extent = memory.like, self.extents[memory.like]
         if memory.kind == "latest":
             return f"np.array({self._start(memory)}, order='C')"
-        if memory.kind == "total":
-            return f"pool.zeros({like.shape}, np.{exact(like.dtype).name})"
+        if memory.kind in ("total", "grown"):
+            dtype = exact(like.dtype) if memory.kind == "total" else like.dtype
+            return f"pool.zeros({like.shape}, np.{dtype.name})"
         by_rows = self.by_rows(like)
         lengths = list(map(str, like.shape[1:] if by_rows else like.shape))
         if memory.kind == "states":
@@ -297,4 +298,5 @@ def _hint(memory: Memory) -> str:
         return source.kind
     if memory.kind == "steps":
         return memory.like.name if source is None else "kept"
-    return {"latest": "carried"}.get(memory.kind, memory.kind)
+    names: dict[str, str] = {"latest": "carried", "grown": "total"}
+    return names.get(memory.kind, memory.kind)

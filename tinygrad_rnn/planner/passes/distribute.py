@@ -19,8 +19,14 @@ from .residuals import residuals
 from .sums import add_in_loops, contraction, read_by, terms
 
 
-def distribute(graph: Graph, extents: dict[Value, Extent], ragged: bool) -> Distribution:
-    """Both passes of a graph as stages, and what has to be held between them."""
+def distribute(
+    graph: Graph, extents: dict[Value, Extent], ragged: bool, by_kernels: bool = False
+) -> Distribution:
+    """Both passes of a graph as stages, and what has to be held between them.
+
+    Where loops may be machine code (``by_kernels``), sums over time of a matrix of each row grow in
+    them, for there a step costs no call.
+    """
     states = [graph.table.source("state", i, v.shape, v.dtype) for i, v in enumerate(graph.states)]
     for before, after in zip(states, graph.states, strict=True):
         extents.setdefault(before, extents[after])
@@ -31,8 +37,8 @@ def distribute(graph: Graph, extents: dict[Value, Extent], ragged: bool) -> Dist
     wanted = [v for v in (*graph.dxs, *asked) if v is not None]
     totals = [None if v is None else terms(v, extents) for v in graph.dcaptured]
     every = [term for each in totals for term in each or ()]
-    sums = [value for term in every for value in read_by(term)]
-    grown = [term.value for term in every if contraction(term.value) is None]
+    sums = [value for term in every for value in read_by(term, extents)]
+    grown = [term.value for term in every if contraction(term.value, extents) is None]
     if not wanted and not sums:
         return Distribution(graph, extents, ragged, forward, None, [], totals)
     cotangents = [
@@ -43,13 +49,17 @@ def distribute(graph: Graph, extents: dict[Value, Extent], ragged: bool) -> Dist
         if cotangent is not None and g is not None:
             extents.setdefault(cotangent, extents[g])
     held = residuals([*wanted, *sums], forward)
-    backward = _pass([*wanted, *sums], cotangents, graph.dstates, held, grown, ragged=ragged)
+    backward = _pass(
+        *([*wanted, *sums], cotangents, graph.dstates, held),
+        *(grown, by_kernels),
+        ragged=ragged,
+    )
     read = {x for value in backward.values for x in value.operands} | set(wanted) | set(sums)
     held = [value for value in held if value in read]
     forward.results += [*held, *states_of(backward)]
     added = {value for stage in backward.stages for value in stage.sums}
     backward.results = [v for v in graph.dxs if v is not None]
-    backward.results += [x for t in every if t.value not in added for x in read_by(t)]
+    backward.results += [x for t in every if t.value not in added for x in read_by(t, extents)]
     return Distribution(graph, extents, ragged, forward, backward, held, totals)
 
 
@@ -59,6 +69,7 @@ def _pass(
     after: Sequence[Value | None],
     held: Iterable[Value],
     sums: Sequence[Value] = (),
+    by_kernels: bool = False,
     *,
     ragged: bool | None = None,
 ) -> Pass:
@@ -84,7 +95,7 @@ def _pass(
         if inside:
             rounds = [c for c in carries if c.after in part and (c.before in part or late)]
             stages.append(Stage(inside, rounds))
-    add_in_loops(stages, sums)
+    add_in_loops(stages, sums, by_kernels)
     for stage in stages:
         if stage.loop:  # it makes what else is carried, too
             stage.carries = [c for c in carries if c.after in stage.values]

@@ -1,7 +1,8 @@
 """Which loops kernels and products can do, and in which order: the levels of a step's values.
 
 A product comes after the elementwise work that it reads, and what reads a product after that. The
-work of one level is one kernel; then follow its products.
+work of one level is one kernel for each shape of axes that its rows have; then follow its products.
+A product in which each row has a matrix of its own is the work of a kernel, too.
 """
 
 from __future__ import annotations
@@ -9,91 +10,80 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ...kernels.machine import Compiler
-from ..ir import Value, base, elements, is_view
-from ..stages import EACH, ONCE, ROWS, Carry, Distribution, Extent, Pass, Stage
-from .slices import find_slice
-
-
-class Columns(NamedTuple):
-    """Columns of a value: what a view of it looks at."""
-
-    owner: Value
-    first: int
-    width: int
-
-
-def width_of(value: Value) -> int:
-    """How many columns a value of rows has; 1 broadcasts."""
-    return elements(value.shape[1:])
-
-
-def columns_of(x: Value, extents: dict[Value, Extent]) -> Columns | None:
-    """The columns that a value of rows has, looking through views; None for another view."""
-    if not is_view(x) or extents[x] in (ONCE, EACH):
-        return Columns(x, 0, width_of(x))
-    viewed = x.operands[0]
-    inner = columns_of(viewed, extents)
-    if inner is None or x.name == "reshape":
-        return inner
-    if x.name == "broadcast_to":
-        return inner if inner.width in (1, width_of(x)) else None
-    if x.name == "getitem" and inner.width == width_of(viewed):
-        place = find_slice(x.parameters["key"], viewed.shape)
-        if place is not None and place[0] == -1 and elements(viewed.shape[1:-1]) == 1:
-            return Columns(inner.owner, inner.first + place[1], place[2] - place[1])
-    return None
+from ..facts import facts_of
+from ..ir import Value, base, is_view
+from ..stages import EACH, ONCE, ROWS, ROWS_ONCE, Carry, Distribution, Extent, Pass, Stage
+from .windows import (
+    Iteration,
+    Read,
+    Window,
+    contiguous,
+    iteration,
+    iteration_of,
+    reads_of,
+    window_of,
+)
 
 
 def why_not(stage: Stage, extents: dict[Value, Extent], compiler: Compiler) -> str | None:
     """Why kernels and products cannot do what a stage does; None if they can."""
-    if stage.sums:
-        return "sums over time that grow in the loop"
+    inside = {*stage.values, *(carry.before for carry in stage.carries)}
     for value in stage.values:
         if not is_view(value):
-            reason = _why_not(value, extents, compiler)
+            reason = why_not_value(value, extents, compiler, inside)
             if reason is not None:
                 return reason
+    if not all(grows_in_kernel(value, extents) for value in stage.sums):
+        return "sums over time that grow in the loop"
     return None
 
 
-def _why_not(value: Value, extents: dict[Value, Extent], compiler: Compiler) -> str | None:
+def grows_in_kernel(value: Value, extents: dict[Value, Extent]) -> bool:
+    """Whether a sum over time can grow in the kernel that makes what is added."""
+    if is_view(value) or value.name == "concat" or extents[value] is not ROWS:
+        return False
+    if multiplies_by_one_matrix(value, extents) or value.dtype.kind != "f":
+        return False
+    return not iteration_of(value, extents).reduces_axes
+
+
+def why_not_value(
+    value: Value, extents: dict[Value, Extent], compiler: Compiler, inside: set[Value]
+) -> str | None:
+    """Why neither kernel nor product can make a value, in a loop with what is ``inside``."""
     dtypes = {x.dtype.name for x in [value, *value.operands]}
     if not dtypes <= compiler.DTYPES:
         return f"{value.name} of {', '.join(sorted(dtypes))}"
     if extents[value] is not ROWS:
         return f"{value.name} does not go by rows"
     if value.name == "matmul":
-        if len(value.shape) != 2 or extents[value.operands[1]] is not ONCE:
-            return "a product of more than two axes, or with a varying matrix"
+        if EACH in (extents[x] for x in value.operands):
+            return "a product with a matrix of each step"
+        if len(value.shape) == 2 and not multiplies_by_one_matrix(value, extents):
+            return f"a product of a view by {value.operands[0].name}"
     elif value.name == "concat":
-        if value.parameters["axis"] != -1 or len(value.shape) != 2:
-            return "a concat along another axis than the last of two"
         if any(x.dtype != value.dtype for x in value.operands):
             return "a concat of several dtypes"
-    elif value.name in ("sum", "max"):
-        if value.parameters["axis"] != (-1,) or len(value.operands[0].shape) != 2:
-            return f"{value.name} over other axes than the last of two"
-    elif value.name not in compiler.SUPPORTED and value.name != "copied":
+    elif value.name not in ("copied", *compiler.SUPPORTED):
         return value.name
-    reasons = (_why_not_beside(value, x, extents) for x in value.operands)
-    return next(filter(None, reasons), None)
+    for x in value.operands:
+        window = window_of(x, extents)
+        if is_view(window.owner) and base(x) in inside and extents[x] not in (ONCE, EACH):
+            return f"a view by {window.owner.name} of {list(window.owner.operands[0].shape)}"
+    return None
 
 
-def _why_not_beside(value: Value, x: Value, extents: dict[Value, Extent]) -> str | None:
-    """Why an operand does not fit its value."""
-    width = width_of(value)
-    if extents[x] in (ONCE, EACH):
-        if elements(x.shape) in (1, width) or (value.name == "matmul" and extents[x] is ONCE):
-            return None
-        return f"{value.name} with {list(x.shape)}" + " of each step" * (extents[x] is EACH)
-    columns = columns_of(x, extents)
-    if columns is None:
-        return f"a view by {x.name} of {list(x.operands[0].shape)}"
-    if value.primitive.kind != "elementwise":  # it reads each column for itself
-        fits = columns.width == width_of(x)
-        return None if fits else f"{value.name} of a number for all of {list(x.shape)}"
-    aligned = columns.width == width and len(x.shape) == len(value.shape)
-    return None if columns.width == 1 or aligned else f"{value.name} with {list(x.shape)}"
+def multiplies_by_one_matrix(value: Value, extents: dict[Value, Extent]) -> bool:
+    """Whether it is a product with a matrix that all rows share, which has more than a column."""
+    if value.name != "matmul":
+        return False
+    x, y = value.operands
+    if extents[y] is not ONCE or len(y.shape) != 2 or extents[x] not in (ROWS, ROWS_ONCE):
+        return False
+    window = window_of(x, extents)
+    if len(x.shape) == 2:
+        return window.strides == contiguous(window.shape)
+    return window.whole and y.shape[1] > 1
 
 
 class Schedule:
@@ -103,6 +93,7 @@ class Schedule:
         self.values = [v for v in stage.values if not is_view(v)]
         self.inside = set(self.values)
         self.outside = outside  # what is read elsewhere, too
+        self.sums = stage.sums
         self.carried = {c.after for c in stage.carries}
         self._extents = extents
         self.readers: dict[Value, list[Value]] = {v: [] for v in self.values}
@@ -110,31 +101,58 @@ class Schedule:
             for x in value.operands:
                 if base(x) in self.inside:
                     self.readers[base(x)].append(value)
+        self.products = {v for v in self.values if multiplies_by_one_matrix(v, extents)}
+        self.read_of = {v: reads_of(v, extents) for v in self.values if self._by_kernel(v)}
         self.added: dict[Value, tuple[Value, Value]] = {}  # a sum: what is there, what is added
+        self.iterations: dict[Value, Iteration] = {}
         self.level: dict[Value, int] = {}
         self._find_sums()
+        self._find_iterations()
         self._find_levels()
         self.addends = {product for _, product in self.added.values()}
 
-    def columns(self, x: Value) -> Columns:
-        """The columns that an operand has; there are some in a stage that kernels can do."""
-        found = columns_of(x, self._extents)
-        assert found is not None
-        return found
+    def _by_kernel(self, value: Value) -> bool:
+        return value not in self.products and value.name != "concat"
+
+    def window(self, x: Value) -> Window:
+        """The elements that an operand has."""
+        return window_of(x, self._extents)
 
     def whole(self, x: Value) -> bool:
-        """Whether an operand is all columns of a value, which a register can hold."""
-        columns = self.columns(x)
-        return columns.owner.name != "concat" and columns.width == width_of(columns.owner)
+        """Whether an operand is all of a value, in its order."""
+        window = self.window(x)
+        return window.owner.name != "concat" and window.whole
 
     def is_product(self, value: Value) -> bool:
-        """Whether a product makes a value, or adds to it."""
-        return value.name == "matmul" or value in self.added
+        """Whether a product with a matrix of all rows makes a value, or adds to it."""
+        return value in self.products or value in self.added
 
-    def reads(self, value: Value, owner: Value) -> list[Value]:
-        """The operands by which a value reads columns of another."""
-        by_rows = [x for x in value.operands if self._extents[x] is ROWS]
-        return [x for x in by_rows if self.columns(x).owner is owner]
+    def in_registers(self, reader: Value, read: Read) -> bool:
+        """Whether a kernel that makes an operand has it at hand where a value is made of it."""
+        mine = self.iterations.get(reader)
+        return mine is not None and self.fits_registers(mine, read)
+
+    def fits_registers(self, mine: Iteration, read: Read) -> bool:
+        """The same of a reader that a kernel goes over so."""
+        made = self.iterations.get(read.owner)
+        if made is None or read.first or made.reduces_axes:
+            return False
+        window = self.window(read.owner)
+        own, step = made.along(made.strides(window.strides))
+        along, column = mine.along(read.strides)
+        if mine.lengths != made.lengths or along != own:
+            return False
+        return column == step and mine.width == made.width if made.wide else column == 0
+
+    def reads(self, value: Value, owner: Value) -> list[Read]:
+        """How a value reads another."""
+        found = self.read_of.get(value) or reads_of(value, self._extents)
+        rows = [read for read in found if self._extents[read.x] not in (ONCE, EACH)]
+        return [read for read in rows if read.owner is owner]
+
+    def reads_in_registers(self, reader: Value, owner: Value) -> bool:
+        """Whether a value reads another only where the kernel that makes both has it."""
+        return all(self.in_registers(reader, read) for read in self.reads(reader, owner))
 
     def merges(self, product: Value, reader: Value) -> bool:
         """Whether a sum's first part is a product into the same place."""
@@ -154,27 +172,33 @@ class Schedule:
 
     def owner_in_kernel(self, part: Value) -> Value | None:
         """What a kernel makes that is an operand of a concat: it can put it there, too."""
-        owner = self.columns(part).owner
+        owner = self.window(part).owner
         made = owner in self.inside and not self.is_product(owner)
-        return owner if made and self.whole(part) else None
+        alike = [n for n in owner.shape if n != 1] == [n for n in part.shape if n != 1]
+        return owner if made and alike and self.whole(part) else None
 
     def overwrites(self, carry: Carry) -> bool:
         """Whether all reads of a state come before it is written, so that it needs one place."""
-        written = self.level[carry.after]
-        product = self.is_product(carry.after)
-        if carry.after in self.added and self.left_by_kernel(carry.after):
-            rest = self.columns(self.added[carry.after][0]).owner
-            written, product = self.level[rest], False  # a kernel leaves it there
-        if carry.after.name == "concat":
+        written, writer = self.level[carry.after], carry.after
+        product = self.is_product(writer)
+        if writer in self.added and self.left_by_kernel(writer):
+            writer = self.window(self.added[writer][0]).owner
+            written, product = self.level[writer], False  # a kernel leaves it there
+        if writer.name == "concat":
             return False
         for value in self.values:
-            for x in self.reads(value, carry.before):
+            for read in self.reads(value, carry.before):
                 level = self.level[value]
                 if self.is_product(value):  # reads after the kernel of its level
                     if value is carry.after or not product or level >= written:
                         return False
-                elif level > written or (level == written and not product and not self.whole(x)):
+                elif level > written:
                     return False
+                elif level == written and not product:
+                    copied = iteration(read.x.shape[1:])  # into a concat
+                    mine = copied if value.name == "concat" else self.iterations[value]
+                    if not self.fits_registers(mine, read._replace(owner=writer)):
+                        return False  # an element is not read where it is written
         return True
 
     def _find_sums(self) -> None:
@@ -186,9 +210,28 @@ class Schedule:
                 alone = product in self.inside and self.readers[product] == [value]
                 alone = alone and product not in self.outside and product not in self.carried
                 fits = product.shape == value.shape == rest.shape and rest is not product
-                if alone and product.name == "matmul" and fits and self._extents[rest] is ROWS:
+                if alone and product in self.products and fits and self._extents[rest] is ROWS:
                     self.added[value] = (rest, product)
                     break
+
+    def _find_iterations(self) -> None:
+        """Whether a kernel has columns of a value, or a number of it at each index of an axis.
+
+        What is made of the numbers that sums over columns give stays where they are, unless it
+        takes long: vectors are quicker.
+        """
+        for value in self.values:
+            if not self._by_kernel(value) or value in self.added:
+                continue
+            wide = self.iterations[value] = iteration_of(value, self._extents)
+            if value.name in ("sum", "max", "matmul") or not facts_of(value.name).cheap:
+                continue
+            reads, matches = self.read_of[value], []
+            for each in (wide, wide.by_number()):
+                self.iterations[value] = each
+                matches.append(sum(self.in_registers(value, read) for read in reads))
+            if matches[0] >= matches[1]:
+                self.iterations[value] = wide
 
     def _find_levels(self) -> None:
         level = self.level
@@ -197,7 +240,7 @@ class Schedule:
                 rest, product = self.added[value]
                 level[value] = max(level[product], self._after(rest, value))
             else:
-                by_rows = [x for x in value.operands if self._extents[x] is ROWS]
+                by_rows = [x for x in value.operands if self._extents[x] not in (ONCE, EACH)]
                 level[value] = max([self._after(x, value) for x in by_rows], default=0)
         for value in self.values[::-1]:  # as late as its readers allow, if nothing else needs it
             free = not self.is_product(value) and value not in self.outside
@@ -207,17 +250,25 @@ class Schedule:
 
     def _after(self, x: Value, reader: Value) -> int:
         """The first level at which a value may read x."""
-        owner = self.columns(x).owner
+        owner = self.window(x).owner
         if owner not in self.inside:
             return 0
-        later = self.is_product(owner) and not self.merges(owner, reader)
-        by_kernel = reader.name != "matmul"
-        return self.level[owner] + int(later or (by_kernel and not self.whole(x)))
+        if self.is_product(owner):
+            return self.level[owner] + int(not self.merges(owner, reader))
+        return self.level[owner] + int(not self._at_hand(owner, reader, x))
+
+    def _at_hand(self, owner: Value, reader: Value, x: Value) -> bool:
+        """Whether what a kernel makes is there for a reader of the same level."""
+        if reader in self.products:
+            return True
+        if reader.name == "concat" or reader in self.added:
+            return self.owner_in_kernel(x) is not None  # the kernel puts it there
+        return self.reads_in_registers(reader, owner)
 
     def _latest(self, value: Value, reader: Value) -> int:
         """The last level at which a value is there for one that reads it."""
-        apart = not all(map(self.whole, self.reads(reader, value)))
-        return self.level[reader] - int(apart and reader.name != "matmul")
+        xs = [x for x in reader.operands if base(x) is value]
+        return self.level[reader] - int(not all(self._at_hand(value, reader, x) for x in xs))
 
 
 class Scheduled(NamedTuple):

@@ -49,6 +49,8 @@ def _movement(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | No
             axes, x = tuple([inner[a] for a in axes]), x.inputs[0]  # type: ignore[assignment]
         if axes == tuple(range(-len(axes), 0)):
             return x
+        if len(axes) > 2 and _keeps_order(axes, x.shape):
+            return reshape(table, x, value.shape)
         return table.value(TABLE["permute_dims"], x, axes=axes)
     if value.name == "getitem":
         whole = keeps_all(value.parameters["key"], x.shape)
@@ -58,6 +60,12 @@ def _movement(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | No
     if value.name == "reshape" and x.name == "reshape":
         return reshape(table, x.operands[0], value.shape)
     return None
+
+
+def _keeps_order(axes: tuple[int, ...], shape: tuple[int, ...]) -> bool:
+    """Whether a permutation moves axes of length 1 only."""
+    long = [axis for axis in axes if shape[axis] != 1]
+    return long == sorted(long)
 
 
 def put_rows_in_front(graph: Graph) -> Graph:

@@ -7,11 +7,12 @@ all steps: a product of (T * B) rows, a sum, or values added at their places.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from ...primitives.indexing import ARRAY
 from ..facts import facts_of
-from ..ir import Value, elements
-from ..stages import ONCE, ROWS, SUMMED, Extent, Stage, Term
+from ..ir import Shape, Value, elements
+from ..stages import EACH, ONCE, ROWS, SUMMED, Extent, Stage, Term
 
 
 def terms(
@@ -34,38 +35,84 @@ def terms(
         return terms(operands[0], extents, not negative, after)
     moved = value.name in ("reshape", "permute_dims") and extents[value] is not ROWS
     scaled = facts_of(value.name).linear and len(operands) == 1 and value.inputs[0] is operands[0]
-    if contraction(value) is None and (moved or (scaled and extents[value] is SUMMED)):
+    if contraction(value, extents) is None and (moved or (scaled and extents[value] is SUMMED)):
         return terms(operands[0], extents, negative, (value, *after))
     return [Term(value, negative, after)]
 
 
-def read_by(term: Term) -> list[Value]:
+def read_by(term: Term, extents: dict[Value, Extent]) -> list[Value]:
     """The values that a sum over time is computed from, all steps of them."""
-    kind = contraction(term.value)
+    kind = contraction(term.value, extents)
     if kind == "product":
         return [term.value.operands[0].operands[0], term.value.operands[1]]
+    if kind == "row products":
+        found = factors(term.value)
+        assert found is not None
+        return [found.x, found.y]
     if kind == "places":
         return [*term.value.operands[1:]]
     return [term.value.operands[0]] if kind == "sum" else [term.value]
 
 
-def add_in_loops(stages: list[Stage], sums: Sequence[Value]) -> None:
-    """Let large sums over time grow in a loop: their terms of all steps would fill memory."""
+def add_in_loops(stages: list[Stage], sums: Sequence[Value], matrices: bool) -> None:
+    """Let large sums over time grow in a loop: their terms of all steps would fill memory.
+
+    With ``matrices`` all do of which each row has more than a vector.
+    """
     for value in dict.fromkeys(sums):
         stage = next((s for s in stages if value in s.values), None)
         largest = max([elements(x.shape) for x in value.operands], default=None)
         if stage is None or largest is None:  # a constant
             continue
-        if elements(value.shape) > 2 * largest:
+        if elements(value.shape) > 2 * largest or (matrices and len(value.shape) > 2):
             stage.sums.append(value)
 
 
-def contraction(value: Value) -> str | None:
-    """How a sum over time is one with a sum over rows: a product, a sum, or added to places."""
+class Factors(NamedTuple):
+    """What a product of matrices is made of, and the shapes in which it is one."""
+
+    x: Value
+    y: Value
+    x_shape: Shape
+    y_shape: Shape
+
+
+def factors(value: Value) -> Factors | None:
+    """The matrices that a value is the product of: one of them, or of a column and a row."""
+    if len(value.operands) != 2:
+        return None
+    if value.name == "matmul":
+        x, y = value.operands
+        return Factors(x, y, x.shape, y.shape) if x.shape[:-2] == y.shape[:-2] else None
+    x, y = (x.operands[0] if x.name == "broadcast_to" else x for x in value.operands)
+    if not len(x.shape) == len(y.shape) == len(value.shape) or x.shape[0] != y.shape[0]:
+        return None
+    for first, second in ((x, y), (y, x)):
+        pairs = zip(first.shape[1:], second.shape[1:], strict=True)
+        axes = [(0 if m == n else 1 if n == 1 else 2, m) for m, n in pairs if max(m, n) > 1]
+        kinds, shared = [kind for kind, _ in axes], [m for kind, m in axes if not kind]
+        # Axes that both have come first, then those of the first alone, then the second's.
+        if {1, 2} <= {*kinds} and kinds == sorted(kinds):
+            front = (value.shape[0], *shared)
+            rows, columns = (elements(v.shape) // elements(front) for v in (first, second))
+            return Factors(first, second, (*front, rows, 1), (*front, 1, columns))
+    return None
+
+
+def contraction(value: Value, extents: dict[Value, Extent]) -> str | None:
+    """How a sum over time is one operation: a product, a sum, or added to places.
+
+    These are sums over rows as well, but for "row products": each row then has one of its own, of
+    all that its factors were at all steps side by side, as in sum_t a_t b_t^T.
+    """
     if value.name == "matmul" and len(value.shape) == 2:
         x = value.operands[0]
         if x.name == "permute_dims" and x.parameters["axes"] == (-1, -2):
             return "product"
+    if value.name in ("matmul", "multiply") and len(value.shape) > 2 and value.dtype.kind == "f":
+        found = factors(value)
+        if found is not None and {extents[v] for v in (value, *found[:2])} in ({ROWS}, {EACH}):
+            return "row products"
     if value.name == "sum" and -len(value.operands[0].shape) in value.parameters["axis"]:
         return "sum"
     if value.name == "index_add" and len(value.operands) == 3:

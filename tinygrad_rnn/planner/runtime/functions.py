@@ -63,6 +63,21 @@ def dot_of_many(np: Any, x: Any, y: Any, out: Any) -> None:
     out[...] = total
 
 
+def row_products(np: Any, x: Any, y: Any) -> Any:
+    """sum_t x_t @ y_t, of matrices with an axis of time in front: one product, side by side."""
+    steps, terms = len(x), x.shape[-1]
+    many = max(1, _TERMS // max(1, terms))
+    parts = []
+    for start in range(0, max(1, steps), many):
+        left, right = (z[start : start + many] for z in (x, y))
+        left, right = np.moveaxis(left, 0, -2), np.moveaxis(right, 0, -3)
+        left = left.reshape(*left.shape[:-2], -1)
+        parts.append(np.matmul(left, right.reshape(*right.shape[:-3], -1, right.shape[-1])))
+    if len(parts) == 1:
+        return parts[0]
+    return sum(part.astype(np.float64) for part in parts).astype(parts[0].dtype)
+
+
 def over_time(primitive: Any, varies: list[bool], *arrays: Any, **parameters: Any) -> Any:
     """A primitive on arrays of which some have an axis of time in front: for all steps at once."""
     steps = next(len(a) for a, flag in zip(arrays, varies, strict=True) if flag)

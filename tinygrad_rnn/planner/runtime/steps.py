@@ -125,6 +125,15 @@ class Steps:
             total[: len(part)] += part
         return total.astype(array.dtype, copy=False)
 
+    def by_step(self, array: Array) -> Array:
+        """An array over all steps as (steps, rows, ...); 0 where a row has ended."""
+        if self.counts is None:
+            return array.reshape(self.steps, self.rows, *array.shape[1:])
+        padded = self.library.zeros((self.steps, self.rows, *array.shape[1:]), dtype=array.dtype)
+        steps = np.repeat(np.arange(self.steps), self.counts)
+        padded[self._index(steps), self._index(self._places)] = array
+        return padded
+
     @cached_property
     def row_of(self) -> Array:
         """Which row each of all rows of all steps is: its number in the user's batch."""
