@@ -429,7 +429,13 @@ class Tensor:
     @property
     def grad(self) -> Tensor | None:
         """What ``backward`` has accumulated here, or None."""
-        return None if self._node is None else self._node.grad
+        node = self._node
+        if node is None:
+            return None
+        if (recorder := MODE.get().recorder) is not None:
+            recorder.read_grad(node)
+        found: Tensor | None = node.grad
+        return found
 
     @grad.setter
     def grad(self, value: Tensor | None) -> None:
@@ -516,6 +522,8 @@ class Tensor:
         )
         with _grad_lock:
             for node, g in found.items():
+                if (recorder := MODE.get().recorder) is not None:
+                    recorder.read_grad(node)
                 note_slot(_GRAD, node)
                 while True:
                     before = node.grad
@@ -570,6 +578,11 @@ def regrading(x: Tensor, grad: Tensor | None) -> Change:
 def regrade(leaf: Node, grad: Tensor | None) -> Change:
     """The same of its node."""
     return _set_grad, leaf, grad
+
+
+def is_regraded(journal: Journal, leaf: Node) -> bool:
+    """Whether the gradient of a leaf was set while a journal was kept."""
+    return (_GRAD, id(leaf)) in journal.slots
 
 
 def regraded(journal: Journal) -> list[Node] | None:

@@ -10,7 +10,7 @@ what it leaves behind itself.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,10 +23,24 @@ import tinygrad_rnn.functional as F
 from both_ways import assert_close
 from op_table import examples
 from tinygrad_rnn import Tensor, nn, optim
+from tinygrad_rnn.planner import planned as module
 from tinygrad_rnn.planner.planner import plan_cache
 from tinygrad_rnn.structure import flatten
 
 V, T, B = 7, 5, 3
+
+RETRACE = [True]  # whether steps are traced at every call
+
+
+@pytest.fixture(params=[True, False], ids=["traced", "known"])
+def form(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Steps that are traced at every call, and steps that are known by what they reach."""
+    RETRACE[0] = request.param
+    yield
+    RETRACE[0] = True
+
+
+both = pytest.mark.usefixtures("form")
 
 
 class Model(nn.Module):
@@ -87,8 +101,9 @@ def train_both(
     make: Callable[[Side], Callable[..., Any]] = usual, steps: int = 4, **options: Any
 ) -> Any:
     """Both sides trained on the same batches; the planned step."""
+    retrace = options.pop("retrace", RETRACE[0])
     one, two = Side(make, **options), Side(make, **options)
-    step = tg.planned(two.step)
+    step = tg.planned(two.step, retrace=retrace)
     tg.manual_seed(3)
     at = tg.random.get_state()
     for i in range(steps):
@@ -110,6 +125,8 @@ def is_planned(step: Any) -> bool:
 # What it does.
 
 
+@both
+@both
 @pytest.mark.parametrize("kind", [optim.SGD, optim.Adam, optim.AdamW, optim.RMSprop, optim.Adagrad])
 def test_a_step_is_one_plan(kind: Any) -> None:
     plan_cache().clear()
@@ -133,6 +150,7 @@ def test_rates_and_counts_make_no_new_plan() -> None:
     assert plan_cache().misses == before
 
 
+@both
 def test_gradients_accumulate_where_nothing_zeroes_them() -> None:
     def make(side: Side) -> Any:
         def step(x: Tensor, y: Tensor) -> Tensor:
@@ -146,6 +164,7 @@ def test_gradients_accumulate_where_nothing_zeroes_them() -> None:
     assert is_planned(train_both(make, kind=optim.SGD))
 
 
+@both
 def test_several_backward_passes_in_a_step() -> None:
     def make(side: Side) -> Any:
         def step(x: Tensor, y: Tensor) -> Any:
@@ -186,6 +205,7 @@ def test_a_state_that_is_carried_over() -> None:
         assert is_planned(step), step.report()
 
 
+@both
 def test_regularised_by_the_weights() -> None:
     def make(side: Side) -> Any:
         def step(x: Tensor, y: Tensor) -> Tensor:
@@ -229,6 +249,7 @@ def test_ragged_masked_and_reset_loops(options: Any) -> None:
     assert is_planned(train_both(make))
 
 
+@both
 def test_attention_in_a_decoder() -> None:
     def make(side: Side) -> Any:
         encoder, decoder = nn.GRU(4, 6), nn.GRUCell(10, 6)
@@ -260,6 +281,7 @@ def test_attention_in_a_decoder() -> None:
     assert is_planned(step), step.report()
 
 
+@both
 def test_a_cell_of_ones_own_is_watched_first() -> None:
     def make(side: Side) -> Any:
         w = tg.tensor(np.eye(4, 4), dtype="float32", requires_grad=True)
@@ -284,6 +306,7 @@ def test_a_cell_of_ones_own_is_watched_first() -> None:
     assert is_planned(step), step.report()
 
 
+@both
 def test_checkpoints_and_vmap_inside() -> None:
     def make(side: Side) -> Any:
         def step(x: Tensor, y: Tensor) -> Tensor:
@@ -315,6 +338,7 @@ def test_a_scheduler_inside() -> None:
     assert is_planned(train_both(make))
 
 
+@both
 def test_two_optimizers() -> None:
     def make(side: Side) -> Any:
         one = optim.SGD(side.parameters[:1], lr=0.1)
@@ -345,6 +369,7 @@ def test_a_step_without_arguments() -> None:
         assert_close(two.found(step()), one.found(one.step()))
 
 
+@both
 def test_gradients_returned_as_values() -> None:
     def make(side: Side) -> Any:
         def step(x: Tensor, y: Tensor) -> Tensor:
@@ -378,6 +403,7 @@ def literally(make: Callable[[Side], Any], reason: str, **options: Any) -> None:
     assert reason in step.report()
 
 
+@both
 def test_what_a_plan_does_not_do() -> None:
     def looking(change: Callable[..., Any]) -> Any:
         def make(side: Side) -> Any:
@@ -416,6 +442,7 @@ def test_what_a_plan_does_not_do() -> None:
     literally(looking(rebound), "rebound inside")
 
 
+@both
 def test_what_is_read_after_the_update() -> None:
     def looking(look: Callable[[Side], Any]) -> Any:
         def make(side: Side) -> Any:
@@ -636,3 +663,265 @@ def test_random_steps(lines: list[int], clips: bool) -> None:
 
     step = train_both(make, steps=2)
     assert is_planned(step), step.report()
+
+
+# Known by what it reaches: ``retrace=False``.
+
+
+def known_beside(make: Callable[[Side], Any] = usual, **options: Any) -> tuple[Side, Side, Any]:
+    """A side that steps itself and one whose planned step is known."""
+    one, two = Side(make, **options), Side(make, **options)
+    return one, two, tg.planned(two.step, retrace=False)
+
+
+def step_both(one: Side, two: Side, step: Any, *args: Any) -> None:
+    """A step of either with the same draws; all that comes of it is compared."""
+    tg.manual_seed(1)
+    expected = one.found(one.step(*args))
+    tg.manual_seed(1)
+    assert_close(two.found(step(*args)), expected)
+    assert is_planned(step), step.report()
+
+
+@pytest.fixture
+def traces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How often anything was traced."""
+    count = [0]
+
+    def counting(prepare: Any) -> Any:
+        def prepared(*args: Any) -> Any:
+            count[0] += 1
+            return prepare(*args)
+
+        return prepared
+
+    for name in ("prepare_step", "prepare_function"):
+        monkeypatch.setattr(module, name, counting(getattr(module, name)))
+    return count
+
+
+def test_python_runs_only_where_something_changed(traces: list[int]) -> None:
+    one, two, step = known_beside(dropout=0.3)
+    for i in range(3):
+        step_both(one, two, step, *batch(i))
+    assert traces == [1]
+    for side in (one, two):
+        side.model.eval()
+    step_both(one, two, step, *batch(3))
+    assert traces == [2]
+
+
+def test_settings_of_an_optimizer_are_read_each_time(traces: list[int]) -> None:
+    one, two, step = known_beside(kind=optim.SGD, momentum=0.9)
+    schedules = [optim.lr_scheduler.ExponentialLR(s.optimizer, 0.5) for s in (one, two)]
+    for i in range(3):
+        step_both(one, two, step, *batch(i))
+        for schedule in schedules:
+            schedule.step()
+    for side in (one, two):
+        side.optimizer.param_groups[0]["weight_decay"] = 0.1
+    step_both(one, two, step, *batch(3))
+    assert traces == [1]
+
+
+def change_nothing(side: Side) -> None:
+    """So that a step is known."""
+
+
+def change_data(side: Side) -> None:
+    p = side.parameters[2]
+    p.data = p.data * 0.5
+
+
+def freeze(side: Side) -> None:
+    side.parameters[1].requires_grad = False
+    side.parameters[1].grad = None
+
+
+def thaw(side: Side) -> None:
+    side.parameters[1].requires_grad = True
+
+
+def load_model(side: Side) -> None:
+    side.model.load_state_dict({k: x.numpy() * 0.5 for k, x in side.model.state_dict().items()})
+
+
+def load_optimizer(side: Side) -> None:
+    side.optimizer.load_state_dict(side.optimizer.state_dict())
+
+
+def add_parameter(side: Side) -> None:
+    extra = tg.tensor(np.ones((4, V)), dtype="float32", requires_grad=True)
+    side.optimizer.add_param_group({"params": [extra], "lr": 1.0})
+    side.parameters.append(extra)
+
+
+def change_rate(side: Side) -> None:
+    side.model.dropout.p = 0.7
+
+
+def replace_layer(side: Side) -> None:
+    tg.manual_seed(9)
+    side.model.out = nn.Linear(6, V)
+
+
+def drop_gradients(side: Side) -> None:
+    side.optimizer.zero_grad()
+
+
+def change_dtype(side: Side) -> None:
+    side.optimizer = optim.SGD(side.parameters, lr=0.01)
+
+
+CHANGES = [
+    *(change_nothing, change_data, freeze, thaw, load_model, load_optimizer, add_parameter),
+    *(change_rate, replace_layer, drop_gradients, change_dtype),
+]
+
+
+def accumulating(side: Side) -> Any:
+    def step(x: Tensor, y: Tensor) -> Any:
+        loss = F.cross_entropy(side.model(x)[0].reshape(-1, V), y.reshape(-1))
+        loss.backward()
+        side.optimizer.step()
+        return loss
+
+    return step
+
+
+@pytest.mark.parametrize("make", [usual, accumulating])
+def test_whatever_changes_outside_is_noticed(make: Any) -> None:
+    one, two, step = known_beside(make, dropout=0.2)
+    for i, change in enumerate(CHANGES):
+        for side in (one, two):
+            change(side)
+        for j in range(2):
+            step_both(one, two, step, *batch(2 * i + j))
+
+
+def test_a_number_that_it_names() -> None:
+    scale = 1.0
+
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor, weight: float = 1.0) -> Any:
+            side.optimizer.zero_grad()
+            loss = F.cross_entropy(side.model(x)[0].reshape(-1, V), y.reshape(-1))
+            loss = loss * scale * weight
+            loss.backward()
+            side.optimizer.step()
+            return loss
+
+        return step
+
+    one, two, step = known_beside(make)
+    for scale in (1.0, 1.0, 0.5, 2.0):  # noqa: B007
+        step_both(one, two, step, *batch(0))
+    for weight in (1.0, 0.5, 0.5):
+        step_both(one, two, step, *batch(0), weight)
+
+
+def test_side_effects_do_not_run_again() -> None:
+    """What the docstring says: logs, counters and schedules belong outside."""
+    log: list[int] = []
+    side = Side(usual)
+    scheduler = optim.lr_scheduler.StepLR(side.optimizer, 1, gamma=0.5)
+
+    def whole(x: Tensor, y: Tensor) -> Any:
+        log.append(len(log))
+        found = side.step(x, y)
+        scheduler.step()
+        return found, len(log)
+
+    step = tg.planned(whole, retrace=False)
+    found = [step(*batch(i))[1] for i in range(4)]
+    assert log == [0]
+    assert found == [1] * 4
+    assert side.optimizer.param_groups[0]["lr"] == 0.05 * 0.5
+
+
+def test_hooks_and_anomalies_of_a_known_step() -> None:
+    one, two, step = known_beside()
+    step_both(one, two, step, *batch(0))
+    seen: list[Any] = []
+    remove = two.parameters[0].register_hook(lambda g: seen.append(1))
+    assert_close(two.found(step(*batch(1))), one.found(one.step(*batch(1))))
+    assert (len(seen), is_planned(step)) == (1, False)
+    remove()
+    with tg.detect_anomaly():
+        assert_close(two.found(step(*batch(2))), one.found(one.step(*batch(2))))
+    assert not is_planned(step)
+    step_both(one, two, step, *batch(3))
+    with pytest.raises(RuntimeError), tg.no_grad():
+        step(*batch(0))
+    assert_close(two.found(()), one.found(()))
+
+
+def test_earlier_results_are_kept() -> None:
+    side = Side(usual)
+    step = tg.planned(side.step, retrace=False)
+    kept = [(step(*batch(i)), side.parameters[0].grad, side.parameters[0].data) for i in range(4)]
+    again = Side(usual)
+    for i, (returned, grad, array) in enumerate(kept):
+        expected = again.step(*batch(i))
+        assert returned["loss"].item() == pytest.approx(expected["loss"].item(), rel=1e-6)
+        np.testing.assert_allclose(grad.numpy(), again.parameters[0].grad.numpy(), atol=1e-6)
+        np.testing.assert_allclose(array, again.parameters[0].numpy(), atol=1e-5)
+
+
+def test_a_known_step_that_raises_changes_nothing() -> None:
+    one, two, step = known_beside()
+    step_both(one, two, step, *batch(0))
+    weights = two.model.out.weight.numpy().copy()
+    two.model.out.weight.data = weights * np.float32(np.inf)
+    before, state = two.found(()), dict(two.optimizer.state)
+    for _ in range(2):
+        with pytest.raises(FloatingPointError):
+            step(*batch(1))
+    assert_close(two.found(()), before)
+    assert two.optimizer.state == state
+    two.model.out.weight.data = weights
+    step_both(one, two, step, *batch(1))
+
+
+def test_arguments_of_a_known_step(traces: list[int]) -> None:
+    def make(side: Side) -> Any:
+        layer = nn.GRU(4, 6)
+        side.parameters = [*layer.parameters(), *side.model.embedding.parameters()]
+        side.optimizer = optim.SGD(side.parameters, lr=0.1)
+
+        def step(x: Tensor, y: Tensor, lengths: Any) -> Any:
+            side.optimizer.zero_grad()
+            out, _ = layer(side.model.embedding(x), lengths=lengths)
+            loss = tg.mean(out * out)
+            loss.backward()
+            side.optimizer.step()
+            return loss, x
+
+        return step
+
+    one, two, step = known_beside(make)
+    for lengths in ([5, 3, 1], np.array([5, 3, 1]), np.array([2, 3, 1]), [5, 3, 1]):
+        x, y = batch(int(np.sum(lengths)))
+        step_both(one, two, step, x, y, lengths)
+        assert step(x, y, lengths)[1] is x
+        one.step(x, y, lengths)
+    assert traces == [3]
+
+
+def test_known_functions_of_tensors(traces: list[int]) -> None:
+    w = tg.tensor(np.ones((200, 200)), dtype="float32", requires_grad=True)
+    x = tg.tensor(np.ones((200, 200)), dtype="float32")
+    scale = 1.0
+    p = tg.planned(lambda x: (F.dropout(tg.tanh(x @ w), 0.5) * scale, x), retrace=False)
+    for scale in (1.0, 1.0, 2.0, 2.0):  # noqa: B007
+        tg.manual_seed(1)
+        y, same = p(x)
+        assert same is x
+        (g,) = tg.grad(tg.sum(y), [w])
+        tg.manual_seed(1)
+        expected, _ = p.function(x)
+        (h,) = tg.grad(tg.sum(expected), [w])
+        np.testing.assert_allclose(y.numpy(), expected.numpy(), rtol=1e-6)
+        np.testing.assert_allclose(g.numpy(), h.numpy(), rtol=1e-5)
+        w.data = w.data * 0.5
+    assert traces == [2]

@@ -71,6 +71,7 @@ WITHIN = {
         "trust",
         "bindings",
         "reach",
+        "guard",
         "evidence",
         "passes",
         "storage",

@@ -184,6 +184,11 @@ class Optimizer:
         commit(changes or ())
         return changes is not None
 
+    def current(self, members: Sequence[Member]) -> list[Member]:
+        """The same parameters with the settings that they have now."""
+        every = {member.position: member for member in self._members()}
+        return [every[member.position] for member in members]
+
     def changes(self, trained: list[tuple[Member, Tensor]]) -> list[Change] | None:
         """What a step with these gradients changes, or None for one that is passed over."""
         for member, grad in trained:

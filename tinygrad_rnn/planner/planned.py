@@ -1,11 +1,12 @@
-"""``planned``: a function of Tensors that runs by a plan.
+"""``planned``: a function of Tensors, or a whole training step, that runs by a plan.
 
 Each call traces the function again, so what it does is what it did just now: values, numbers and
 what it captures are arguments of the plan, and a branch that it takes by a setting leads to another
 plan. What a trace cannot stand for is a function that looks at values, keeps a traced Tensor, or
 writes to what it captures. So a function that is met for the first time runs as it is and is
 watched, by the rules that a cell of ``unroll`` is watched by; what is known of it hangs on what can
-be reached from it.
+be reached from it. A step that differentiates is traced at once, and put back if it cannot be
+planned; with ``retrace=False`` a plan runs without a trace, as long as its ``Guard`` holds.
 
 ``composition`` is the short way for functions of the library, which are known to do nothing but
 compute: what their arguments are says everything, and they are traced once for each kind of them.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -28,13 +29,14 @@ from ..tensor import MODE, Mode, Tensor
 from ..transforms import needs_graph
 from .evidence import ENOUGH, TRIES, Evidence, Operations, watched
 from .function import Ready, prepare_function, run_function, why_not_planned
+from .guard import Guard
 from .lookup import Unplanned, Unseen
 from .plan import Plan
 from .planner import planner
-from .reach import Reach
+from .reach import Reach, digest
 from .report import of_literal
 from .standing import Standing, is_traced
-from .training import prepare_step, run_step
+from .training import ReadyStep, prepare_step, run_step
 from .trust import is_marked
 
 P = ParamSpec("P")
@@ -46,12 +48,29 @@ LEAST = 2**14
 _SMALL = "its arguments are small: it runs as it is"
 
 
+class _Known(NamedTuple):
+    """A plan that runs without a trace."""
+
+    ready: Ready | ReadyStep
+    guard: Guard
+    objects: list[Any]  # among the arguments, which are known by their ids
+
+    def run(self, tensors: Sequence[Tensor]) -> Any:
+        """The results for these arguments."""
+        if isinstance(self.ready, Ready):
+            return run_function(self.ready, tensors)
+        return run_step(self.ready, tensors)
+
+
 class Planned(Generic[P, R]):
     """A function that runs by a plan where there is one; see ``planned``."""
 
-    def __init__(self, function: Callable[P, R]) -> None:
+    def __init__(self, function: Callable[P, R], retrace: bool = True) -> None:
         functools.update_wrapper(self, function)
         self.function = function
+        self.retrace = retrace
+        self._known: dict[Any, _Known] = {}
+        self._hopeless: str | None = None  # why steps are not traced any more
         self._last: Plan | str = "it has not been called yet"
         self._differentiates: bool | None = None
         self._misses = 0  # steps running that could not be planned
@@ -76,21 +95,33 @@ class Planned(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """What the function returns."""
         call = _Arguments(self.function, args, kwargs)
-        reason = why_literal(MODE.get())
+        mode = MODE.get()
+        reason = why_literal(mode)
+        key = None
+        if reason is None and not self.retrace:
+            key = call.key(mode)
+            known = self._known.get(key)
+            if known is not None and known.guard.holds():
+                self._last = known.ready.plan
+                return known.run(call.tensors)  # type: ignore[no-any-return]
         if self._differentiates is None:
             self._differentiates = "backward" in Reach(self.function).attributes
-        if self._differentiates:
-            return self._step(call, reason)
+        run = self._step if self._differentiates else self._function
+        return run(call, reason, key)
+
+    def _function(self, call: _Arguments, reason: str | None, key: Any) -> R:
+        """The result of a function of Tensors."""
         reason = reason or why_not_planned(call.tensors)
         if reason is None and sum(x.size for x in call.tensors) < LEAST:
             reason = _SMALL
         if reason is not None:
             self._last = reason
-            return self.function(*args, **kwargs)
+            return self.function(*call.args, **call.kwargs)
         standing = Standing(call.subject, "function")
-        if standing.known:
+        trusted = standing.trusted or not self.retrace
+        if trusted or standing.known:
             try:
-                ready = _prepare(call.on, call.tensors, standing)
+                ready = _prepare(call.on, call.tensors, None if trusted else standing)
             except Unseen:
                 standing.restore()
             except Unplanned as unplanned:
@@ -98,21 +129,23 @@ class Planned(Generic[P, R]):
                 if not standing.trusted:
                     standing.settle(str(unplanned), (), 0)
                 self._last = str(unplanned)
-                return self.function(*args, **kwargs)
+                return self.function(*call.args, **call.kwargs)
             except BaseException:
                 standing.restore()
                 raise
             else:
                 self._last = ready.plan
-                return run_function(ready, call.tensors)  # type: ignore[no-any-return]
+                result = run_function(ready, call.tensors)
+                self._keep(key, call, ready)
+                return result  # type: ignore[no-any-return]
         return self._as_evidence(standing, call)
 
-    def _step(self, call: _Arguments, reason: str | None) -> R:
+    def _step(self, call: _Arguments, reason: str | None, key: Any) -> R:
         """The result of a function that differentiates inside: a training step."""
-        if self._misses >= TRIES and isinstance(self._last, str):
-            reason = reason or self._last
+        reason = reason or self._hopeless
         reach = Reach(call.subject)
-        if reason is None and reach.refused is not None and not is_marked(self.function):
+        trusted = is_marked(self.function) or not self.retrace
+        if reason is None and reach.refused is not None and not trusted:
             reason = f"the function reaches {reach.refused}"
         if reason is None:
             try:
@@ -128,14 +161,33 @@ class Planned(Generic[P, R]):
                 name = reach.gained(is_traced)
                 if name is None:
                     self._last, self._misses = ready.plan, 0
-                    return run_step(ready, call.tensors)  # type: ignore[no-any-return]
-                ready.recorded.journal.undo()
+                    result = run_step(ready, call.tensors)
+                    self._keep(key, call, ready)
+                    return result  # type: ignore[no-any-return]
+                ready.recorded.recorder.journal.undo()
                 reach.restore()
                 reason = f"it keeps a tensor in {name}; return it, and keep what is returned"
                 self._misses += 1
+            self._hopeless = reason if self._misses >= TRIES else None
         self._last = reason
         with journal():
             return self.function(*call.args, **call.kwargs)
+
+    def _keep(self, key: Any, call: _Arguments, ready: Ready | ReadyStep) -> None:
+        """Have a plan run for calls like this one from now on."""
+        if key is None or any(x._node is not None for x in call.tensors):
+            return
+        if isinstance(ready, Ready):
+            guard = Guard(call.subject, ready.outcome.step.captured, (), ())
+        else:
+            recorder = ready.recorded.recorder
+            guard = Guard(
+                call.subject, recorder.captured, recorder.grads.items(), recorder.live_containers()
+            )
+            recorder.keep()
+        self._known[key] = _Known(ready, guard, call.objects)
+        while len(self._known) > _KINDS:
+            self._known.pop(next(iter(self._known)), None)
 
     def _as_evidence(self, standing: Standing, call: _Arguments) -> R:
         """The result of the function as it is, watched."""
@@ -166,10 +218,30 @@ class _Arguments:
         self.tensors: list[Tensor] = [self.leaves[i] for i in self.places]
 
     @property
+    def objects(self) -> list[Any]:
+        """What may change among them."""
+        return [x for x in self.leaves if type(x) not in _PLAIN and not isinstance(x, Tensor)]
+
+    @property
     def subject(self) -> Any:
         """The function, together with what it is given that may change."""
-        rest = [x for x in self.leaves if type(x) not in _PLAIN and not isinstance(x, Tensor)]
+        rest = self.objects
         return functools.partial(self.function, *rest) if rest else self.function
+
+    def key(self, mode: Mode) -> Any:
+        """What calls have in common that may run by the same plan."""
+        kinds: list[Any] = [self.structure, mode.recording, default_dtype()]
+        for x in self.leaves:
+            if isinstance(x, Tensor):
+                array = x._array
+                kinds.append((type(array), array.shape, array.dtype, x._node is None))
+            elif isinstance(x, np.ndarray):
+                kinds.append((x.shape, x.dtype, digest(x)))
+            elif type(x) in _PLAIN:
+                kinds.append((type(x), x))
+            else:
+                kinds.append(id(x))
+        return tuple(kinds)
 
     def on(self, tensors: Sequence[Tensor]) -> Any:
         """What the function returns for other Tensors; Unplanned if it changes what holds them."""
@@ -185,9 +257,9 @@ class _Arguments:
 
 
 def _prepare(
-    function: Callable[[Sequence[Tensor]], Any], tensors: list[Tensor], standing: Standing
+    function: Callable[[Sequence[Tensor]], Any], tensors: list[Tensor], standing: Standing | None
 ) -> Ready:
-    if standing.trusted:
+    if standing is None:
         return prepare_function(function, tensors)
     operations = Operations(whole=True)
     ready = prepare_function(lambda own: watched(operations, function, own), tensors)
@@ -211,8 +283,19 @@ def why_literal(mode: Mode) -> str | None:
     return None
 
 
-def planned(function: Callable[P, R]) -> Planned[P, R]:
-    """A function of Tensors that runs by a plan; also a decorator.
+def planned(function: Callable[P, R], *, retrace: bool = True) -> Planned[P, R]:
+    """A function of Tensors, or a whole training step, that runs by a plan; also a decorator.
+
+    ::
+
+        @tg.planned
+        def step(x, y):
+            optimizer.zero_grad()
+            loss = tg.cross_entropy(model(x), y)
+            loss.backward()
+            norm = optim.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            return loss, norm
 
     Each call traces the function, on arguments that have shapes and no values, and runs the plan
     for what it did: a program with kernels, prepared once for each structure of operations, shapes
@@ -223,18 +306,41 @@ def planned(function: Callable[P, R]) -> Planned[P, R]:
 
     So does any call that cannot be planned, with the same results: one that looks at a value
     (``if``, ``.item()``, NumPy), keeps a Tensor or changes something that it can reach or is given,
-    differentiates inside, has a loop of ``unroll`` in it (which is planned by itself), runs inside
-    ``vmap`` or another trace, or has arguments of fewer than 2**14 elements, for which tracing
-    takes longer than it saves. A function of yours runs as it is and is watched when it is first
-    called, and planned from the next call on if nothing changed in what it can reach;
-    ``@tinygrad_rnn.pure`` trusts it at once. ``planned(f).report()`` says how the last call ran.
+    has a loop of ``unroll`` in it (which is planned by itself), runs inside ``vmap`` or another
+    trace, or has arguments of fewer than 2**14 elements, for which tracing takes longer than it
+    saves. A function of yours runs as it is and is watched when it is first called, and planned
+    from the next call on if nothing changed in what it can reach; ``@tinygrad_rnn.pure`` trusts it
+    at once. ``planned(f).report()`` says how the last call ran.
+
+    A function that calls ``backward`` is a training step, of any size, with loops in it. Its
+    gradients, parameters and optimiser states are all changed at its end or, if it raises, not at
+    all: also where the step runs literally. The loss comes back released, ``.grad`` is filled, and
+    adds up where nothing zeroes it. Values are there when the step has returned them: whoever asks
+    inside (``loss.item()``, ``if norm > 1``) gets a TypeError that says so. Python runs once for
+    each call, so counters count and schedules step. A step runs literally, with the reason in the
+    report, under ``detect_anomaly``, with ``retain_graph`` or ``create_graph``, with hooks, where
+    it rebinds ``p.data`` by hand, reads a parameter or a state after its update, updates one twice,
+    returns what can still be differentiated, or keeps a Tensor (return it, and keep what is
+    returned). A loop over a cell of yours has to be watched first, as ever.
+
+    Args:
+        function: what to plan.
+        retrace: False is your word that the function does the same in each call with arguments of
+            the same structure, shapes, dtypes, numbers and objects. Its plan then runs without a
+            trace, which is what small models gain most from. It is traced again if something that
+            it reaches is bound to something else, a container is filled otherwise, a Tensor that it
+            captures has another shape, dtype or backend, is frozen or gets a hook, gradients are
+            there that were not, or the grad mode is another. Settings of optimisers are read at
+            each call. But **Python in it does not run**: it prints and logs nothing, a counter does
+            not count, a scheduler inside does not step, and numbers that it gets from elsewhere, as
+            from NumPy, a file or the clock, stay what they were. Put those outside.
 
     Raises:
-        TypeError: for what cannot be called.
+        TypeError: for what cannot be called; at a call, for a value that is asked for in a step.
     """
     if not callable(function):
         raise TypeError(f"planned: a function of Tensors, not a {type(function).__name__}")
-    return Planned(function)
+    return Planned(function, retrace)
 
 
 # Functions of the library.

@@ -439,6 +439,11 @@ class Reach:
         """The names of attributes that functions of the user's ask for."""
         return self._attributes
 
+    @property
+    def bindings(self) -> Iterable[Binding]:
+        """What names and containers hold."""
+        return self._bindings
+
     # What became of it.
 
     def changed(self, now: Reach) -> str | None:

@@ -26,12 +26,12 @@ from ..atomic import Change, Journal, commit, journal
 from ..graph import Node, Primitive, topological_order
 from ..random import Draw
 from ..structure import Structure, flatten, unflatten
-from ..tensor import MODE, Tensor, backend_of, regrade, regraded, wrap
+from ..tensor import MODE, Tensor, backend_of, is_regraded, regrade, regraded, wrap
 from .call import Call
 from .compile import compile_function
 from .facts import called
 from .function import MOST
-from .ir import Graph, Shape, Table, Value
+from .ir import Graph, Shape, Source, Table, Value
 from .lookup import Prepared, Unplanned, Unseen, blame, lay_out, prepare, segment_length
 from .loop import Loop
 from .plan import Plan
@@ -39,6 +39,9 @@ from .planner import planner
 from .trace import Outcome, Step, Trace, TracedArray, Untraceable, Wanted, make_step
 
 Meta = tuple[Shape, np.dtype[Any]]
+Maker = Callable[[bool], Any]
+"""Makes an object for a step; told whether the trace is that of an earlier one."""
+
 OBJECT = np.dtype(object)
 
 
@@ -62,11 +65,14 @@ class Recorder(Trace):
 
     def __init__(self, backend: Any, table: Table) -> None:
         super().__init__(backend, table, whole=True)
-        self.makers: list[Callable[[], Any]] = []  # of the objects that a step calls
+        self.makers: list[Maker] = []  # of the objects that a step calls
         self.events: list[tuple[str, int]] = []  # draws and calls in their order
         self.effects: list[Value] = []  # changes that are part of the result
         self.updated: set[int] = set()  # Tensors that an optimiser has changed, by id
         self.pending: list[tuple[Any, Any]] = []  # those optimisers, and their states
+        self.journal = Journal()  # of what is set while it is traced
+        self.grads: dict[Node, Any] = {}  # the gradients of leaves that it found
+        self.again = False  # whether the trace stands for more calls than its own
 
     # What ``apply`` asks of an array that carries primitives out.
 
@@ -113,6 +119,11 @@ class Recorder(Trace):
         if id(x) in self.updated:
             self.refuse("a parameter is read after it was updated")
 
+    def read_grad(self, leaf: Node) -> None:
+        """The gradient of a leaf is asked for."""
+        if not is_regraded(self.journal, leaf):
+            self.grads.setdefault(leaf, leaf.grad)
+
     @contextmanager
     def walk(self, keeps_graph: bool | None) -> Iterator[None]:
         """Rules of derivatives run in this block."""
@@ -123,6 +134,18 @@ class Recorder(Trace):
             yield
         finally:
             self.deriving = False
+
+    def live_containers(self) -> list[Any]:
+        """Containers of optimisers that an update reads when it runs: settings and state."""
+        found: list[Any] = []
+        for optimizer, state in self.pending:
+            found += [state, *optimizer.param_groups]
+        return found
+
+    def keep(self) -> None:
+        """Stand for more calls than its own: what is set in the trace is not set back for them."""
+        self.again = True
+        self.journal = Journal()
 
     # Calls of objects.
 
@@ -137,7 +160,7 @@ class Recorder(Trace):
             for x, old, new in zip(inputs, values, entered, strict=True)
         ]
 
-    def call_source(self, make: Callable[[], Any]) -> Value:
+    def call_source(self, make: Maker) -> Value:
         """An object that is made anew at each step: at its place among the draws."""
         number = len(self.makers)
         self.makers.append(make)
@@ -155,7 +178,7 @@ class Recorder(Trace):
         self, function: Callable[..., list[Any]], given: Sequence[Tensor], metas: Sequence[Meta]
     ) -> list[Tensor]:
         """What a function of arrays returns: arrays of these shapes and dtypes."""
-        source = self.call_source(lambda: _Function(function))
+        source = self.call_source(lambda again: _Function(function))
         values = self.called(source, "run", [self.lifted(x).value for x in given], tuple(metas))
         return [wrap(TracedArray(self, value), None) for value in values]
 
@@ -163,7 +186,11 @@ class Recorder(Trace):
         """An optimiser's step, committed with all the rest; whether it is not passed over."""
         if any(id(member.p) in self.updated for member in members):
             self.refuse("a parameter is updated twice")
-        source = self.call_source(lambda: _Update(optimizer, members))
+
+        def make(again: bool) -> _Update:
+            return _Update(optimizer, optimizer.current(members) if again else members)
+
+        source = self.call_source(make)
         given = [self.lifted(grad).value for grad in grads]
         metas = (((), OBJECT), ((), np.dtype(bool)))
         changes, done = self.called(source, "run", given, metas)
@@ -263,7 +290,9 @@ def run_in_step(
     kept = _given_back(plan, prepared) if hold else ()
     options = steps, order, every, (len(prepared.xs), len(loop.states)), loop.since
     count = len(tensors)
-    source = recorder.call_source(lambda: _LoopRun(Call(plan, step, *options), hold, kept, count))
+    source = recorder.call_source(
+        lambda again: _LoopRun(Call(plan, step, *options), hold, kept, count)
+    )
     graph = plan.distribution.graph
     metas = [((steps.length, *y.shape), y.dtype) for y in graph.ys]
     metas += [(h.shape, h.dtype) for h in graph.states]
@@ -311,9 +340,9 @@ class Recorded(NamedTuple):
     outcome: Outcome
     in_graph: dict[int, Any]  # of the leaves that it made: the primitive that they come from
     grads: list[tuple[Node, Any]]  # the new gradient of a leaf: a Tensor, None, or a result
+    renewed: list[tuple[int, Node]]  # captured Tensors that are the gradient of a leaf
     changes: int  # the results from this one on are changes
     recorder: Recorder
-    journal: Journal  # of what else it changed
 
 
 class ReadyStep(NamedTuple):
@@ -342,13 +371,13 @@ def record_step(
     token = MODE.set(mode.but(recorder=recorder))
     try:
         with journal() as kept, random.traced(recorder.draw):
+            recorder.journal = kept
             leaves, structure = flatten(function(given))
-            leaves = [_as_given(x, given, tensors) for x in leaves]
             nodes = regraded(kept)
             if nodes is None:
                 recorder.refuse("a tensor is rebound inside, other than by an optimiser")
             grads = [(node, node.grad) for node in nodes]
-            recorded = _finish(recorder, leaves, structure, grads, kept)
+            recorded = _finish(recorder, leaves, structure, given, grads)
             kept.undo_slots()
     finally:
         for optimizer, state in recorder.pending:
@@ -358,24 +387,23 @@ def record_step(
     return recorded
 
 
-def _as_given(x: Any, given: list[Tensor], tensors: Sequence[Tensor]) -> Any:
-    """An argument in place of what stood for it."""
-    return next((t for t, mine in zip(tensors, given, strict=True) if x is mine), x)
-
-
 def _finish(
     recorder: Recorder,
     leaves: list[Any],
     structure: Structure,
+    given: Sequence[Tensor],
     grads: list[tuple[Node, Any]],
-    kept: Journal,
 ) -> Recorded:
     """What a trace has shown, as a graph: what is returned, gradients, and changes."""
     results: list[Value] = []
     made: list[int] = []
+    back: list[tuple[int, Source]] = []
     in_graph: dict[int, Any] = {}
+    places = {id(x): i for i, x in enumerate(given)}
     for i, x in enumerate(leaves):
-        if isinstance(x, Tensor) and type(x._array) is TracedArray:
+        if id(x) in places:
+            back.append((i, Source("x", places[id(x)])))
+        elif isinstance(x, Tensor) and type(x._array) is TracedArray:
             made.append(i)
             results.append(recorder.lifted(x).value)
             if x._node is not None and not x.is_leaf:
@@ -390,8 +418,11 @@ def _finish(
     count = len(results)
     graph = Graph(recorder.table, (*results, *recorder.effects), ())
     step = make_step(recorder, graph, structure, tuple(recorder.events))
-    outcome = Outcome(step, leaves, made, [])
-    return Recorded(outcome, in_graph, new, count, recorder, kept)
+    leaves = [None if i in made else x for i, x in enumerate(leaves)]
+    found = {id(grad): node for node, grad in recorder.grads.items() if grad is not None}
+    renewed = [(i, found[id(x)]) for i, x in enumerate(recorder.captured) if id(x) in found]
+    outcome = Outcome(step, leaves, made, back)
+    return Recorded(outcome, in_graph, new, renewed, count, recorder)
 
 
 def _released(recorder: Recorder, node: Node) -> Any:
@@ -422,7 +453,7 @@ def prepare_step(
         plan = _make_plan(step, len(tensors))
         planner.put(key, plan)
     if isinstance(plan, str):
-        recorded.journal.undo()
+        recorded.recorder.journal.undo()
         raise Unplanned(plan)
     return ReadyStep(plan, recorded)
 
@@ -438,11 +469,15 @@ def _make_plan(step: Step, count: int) -> Plan | str:
 def run_step(ready: ReadyStep, tensors: Sequence[Tensor]) -> Any:
     """What a step returns for these arguments, by its plan; it has changed what it changes."""
     plan, recorded = ready
-    outcome, in_graph, grads, first, recorder, kept = recorded
+    outcome, in_graph, grads, renewed, first, recorder = recorded
+    captured = [x._array for x in outcome.step.captured]
+    for i, leaf in renewed:
+        captured[i] = leaf.grad._array
     try:
-        results = _run(plan, outcome.step, recorder, [x._array for x in tensors])
+        results = _run(plan, outcome.step, recorder, [x._array for x in tensors], captured)
     except BaseException:
-        kept.undo()
+        if not recorder.again:
+            recorder.journal.undo()
         raise
     changes: list[Change] = []
     for node, grad in grads:
@@ -454,11 +489,15 @@ def run_step(ready: ReadyStep, tensors: Sequence[Tensor]) -> Any:
     for result, place in zip(results, outcome.made, strict=False):
         made = in_graph.get(place)
         leaves[place] = wrap(result, None if made is None else Node(made, saved=None))
+    for place, (_, index) in outcome.given:
+        leaves[place] = tensors[index]
     commit(changes)
     return unflatten(outcome.step.output, leaves)
 
 
-def _run(plan: Plan, step: Step, recorder: Recorder, xs: list[Any]) -> list[Any]:
+def _run(
+    plan: Plan, step: Step, recorder: Recorder, xs: list[Any], captured: list[Any]
+) -> list[Any]:
     """The results of the program."""
     places: list[random.Place] = []
     calls: list[Any] = []
@@ -466,7 +505,7 @@ def _run(plan: Plan, step: Step, recorder: Recorder, xs: list[Any]) -> list[Any]
         if kind == "draw":
             places.append(random.take(plan.draws[number]))
         else:
-            calls.append(recorder.makers[number]())
+            calls.append(recorder.makers[number](recorder.again))
     drawn = [
         None if plan.extent("draw", i) is None else random.drawn(plan.backend, *place)
         for i, place in enumerate(places)
@@ -477,7 +516,6 @@ def _run(plan: Plan, step: Step, recorder: Recorder, xs: list[Any]) -> list[Any]
         pool = planner.pool
         pool.begin_call()
     scalars = [library.asarray(number) for number in step.trace.scalars]
-    captured = [x._array for x in step.captured]
     with np.errstate(all="ignore"):
         ys, _, _ = plan.forward(None, pool, xs, calls, captured, scalars, plan.constants, drawn)
     return [y if isinstance(y, list) else library.asarray(y) for y in ys]
