@@ -1,11 +1,12 @@
 """Pages to look around in, made of real runs: the adding problem, the character model, the speller.
 
-    python examples/study/gallery.py             a few minutes; pages in runs/study/
+    python examples/study/gallery.py             a minute or two; pages in runs/study/
     python examples/study/gallery.py --quick     seconds: does it run?
 
 Open the pages in any browser; they ask for nothing. Each shows what has just been trained a little,
 with the tools of ``tinygrad_rnn.inspect``: why an RNN does not learn to add, what the units of a
-character model know, and where a speller looks.
+character model know, and where a speller looks. Those in ``examples/study/gallery/`` were made by
+``--out examples/study/gallery``.
 """
 
 from __future__ import annotations
@@ -51,13 +52,36 @@ def adding(args: argparse.Namespace) -> dict[str, inspect.Study]:
 
         found[f"{name}: training"] = board.study()
         found[f"{name}: how far its gradients reach"] = inspect.flow(cell, xs, missed)
-    with inspect.record():
-        outputs, _ = tg.unroll(cell, xs, mode="literal")
+    few = xs[:12]
+    with inspect.record(values=True):
+        outputs, _ = tg.unroll(cell, few, mode="literal")
         loss = missed(outputs)
+    spoilt = xs.numpy().copy()
+    spoilt[T // 2, 3, 0] = np.inf
     found["LSTM: its graph, folded"] = inspect.fold(loss, cell)
-    found["LSTM: its backward pass"] = inspect.replay(loss, cell).study()
+    found["LSTM: its backward pass, of 12 steps"] = inspect.replay(loss, cell).study()
     found["LSTM: what the planner did"] = inspect.compare(cell, xs)
-    return found
+    found[f"LSTM: one input of step {T // 2 + 1} is inf"] = inspect.explain_nonfinite(
+        cell, tg.tensor(spoilt), loss=missed
+    )
+    vanishing, carried = (
+        found[f"{name}: how far its gradients reach"].data["diagnosis"] for name in ("RNN", "LSTM")
+    )
+    text = f"""
+Of {T} numbers two are marked, and their sum is wanted at the end: what came early has to be
+remembered, so the loss has to reach it. After the same number of steps the error is
+{found["RNN: training"].data["series"]["loss"]["last"]} for the RNN and
+{found["LSTM: training"].data["series"]["loss"]["last"]} for the LSTM.
+
+RNN: {vanishing}
+
+LSTM: {carried}"""
+    return {"What this page shows": note(text), **found}
+
+
+def note(text: str) -> inspect.Study:
+    """Words between studies."""
+    return inspect.Study("note", {"text": text.strip()})
 
 
 def characters(args: argparse.Namespace) -> dict[str, inspect.Study]:
@@ -66,7 +90,7 @@ def characters(args: argparse.Namespace) -> dict[str, inspect.Study]:
 
     corpus = texts.Corpus(texts.python_manual()[: 20_000 if args.quick else None])
     inputs, targets = map(tg.tensor, texts.streams(corpus.training, 32))
-    size, hidden, window = len(corpus.vocabulary), 32 if args.quick else 128, 50
+    size, hidden, window = len(corpus.vocabulary), 32 if args.quick else 64, 50
     embedding, cell, readout = (
         nn.Embedding(size, 32),
         nn.LSTMCell(32, hidden),
@@ -85,17 +109,21 @@ def characters(args: argparse.Namespace) -> dict[str, inspect.Study]:
         loss.backward()
         optim.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    numbers = corpus.held_out[:800]
+    numbers = corpus.held_out[:500]
     passage = "".join(corpus.vocabulary[i] for i in numbers)
     xs = embedding(tg.tensor(numbers)[:, None])
-    return {
-        f"What its units know (loss {loss.item():.2f} nats)": inspect.activity(cell, xs, passage)
-    }
+    found = inspect.activity(cell, xs, passage)
+    text = f"""
+A character model reads text that it was not trained on; it has learnt for a minute only, its loss
+is {loss.item():.2f} nats a character. Each unit is ranked by what it knows of the text: the mutual
+information between its value and a property, in bits. {found.data["units"][0]["name"]} knows most,
+about {found.data["units"][0]["knows"]}."""
+    return {"What this page shows": note(text), "What its units know": found}
 
 
 def spelling(args: argparse.Namespace) -> dict[str, inspect.Study]:
     """The encoder and decoder with attention, on made-up spellings: where it looks."""
-    from seq2seq_g2p import LETTERS, SPECIALS, Pronouncer, learn
+    from seq2seq_g2p import LETTERS, SPECIALS, START, Pronouncer, learn
 
     drawn = np.random.default_rng(0)
     letters = "abcdefgh"
@@ -114,16 +142,27 @@ def spelling(args: argparse.Namespace) -> dict[str, inspect.Study]:
         optimizer.step()
     word = "badcafe"
     said = [*(sounds[c] for c in word), "<stop>"]
-    with tg.no_grad():
-        _, weights = model([word], tg.tensor(phones.encode(said))[:, None])
+    memory, state = model.read([word])
+    start = model.decoder.initial_state(memory, state)
+    given = tg.tensor([[START, *phones.encode(said[:-1])]]).mT  # what each phone is said after
+    decoding = inspect.activity(
+        model.decoder, given, said, start, memory=memory, sources=[*word][: memory.mask.shape[1]]
+    )
     layer = model.encoder.layers[0]
     cell = nn.GRUCell(16, layer.hidden_size)
     for name in ("weight_ih", "weight_hh", "bias", "bias_hn"):
         setattr(cell, name, getattr(layer, f"{name}_l0"))
     xs = model.encoder.embedding(tg.tensor(LETTERS.encode(word))[:, None])
-    looked = weights[:, 0, : len(word)].mT, said  # of each letter, which phones looked at it
-    study = inspect.activity(cell, xs, word, attention=looked)
-    return {f"Reading a word, and who looks at it (loss {loss / count:.2f})": study}
+    looked = np.asarray(decoding.data["attention"]["weights"]).argmax(1)
+    at = ", ".join(f"{p} looks at {word[n]}" for p, n in zip(said, looked, strict=True))
+    text = f"""
+An encoder reads the letters of made-up words, and a decoder says them, looking back at the letters
+at every step. Its loss is {loss / count:.2f} nats a sound. Saying '{word}', {at}."""
+    return {
+        "What this page shows": note(text),
+        "Saying a word, and where it looks": decoding,
+        "Reading the word": inspect.activity(cell, xs, word),
+    }
 
 
 PAGES = {"adding": adding, "characters": characters, "spelling": spelling}

@@ -58,7 +58,8 @@ def test_each_operation_is_in_one_class_and_the_report_counts_them_alike(name: s
             )
             assert counted == reported
     classes = {"before the loop", "in the loop", "after the loop", "sum over time"}
-    assert {v["class"] for v in study.data["values"]} <= classes | {"computed again"}
+    classes |= {"computed again", "rearranged with sums of other lines"}
+    assert {v["class"] for v in study.data["values"]} <= classes
     sums = re.search(r"Sums over time, after the loop: (\d+) product", report)
     products = [v for v in study.data["values"] if v["class"] == "sum over time"]
     assert sum(v["operation"] == "product" for v in products) == int(sums.group(1) if sums else 0)
@@ -88,6 +89,21 @@ def test_a_line_is_linked_to_what_became_of_it_and_to_the_program() -> None:
     assert "state 0 of one step is needed to compute that of the next" in text
     literal = study.data["literal"]
     assert any("tanh" in str(item) for item in literal["items"])
+
+
+def test_no_line_of_a_cell_is_passed_over() -> None:
+    """Sums that the planner takes apart are told of where they were written."""
+    source = inspect.compare(nn.LSTMCell(3, 4), inputs()).data["source"]
+    became = {line["text"].strip(): line["became"] for line in source}
+    bias = next(b for text, b in became.items() if "projected + self.bias" in text)
+    assert {
+        "pass": "forward",
+        "class": "rearranged with sums of other lines",
+        "operations": ["add"],
+    } in bias
+    for text, told in became.items():
+        computes = any(op in text for op in ("@", "tanh(", "activation(", "+ "))
+        assert not computes or any(b["pass"] == "forward" for b in told) or "self.weight_hr" in text
 
 
 def test_the_memory_that_is_plotted_is_that_of_the_graph() -> None:

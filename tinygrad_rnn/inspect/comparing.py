@@ -25,7 +25,7 @@ from ..tensor import Tensor, as_tensor
 from .capture import Captured, captured, record
 from .document import Study
 from .folding import document_of
-from .plans import carries_of, classes_of, place_of, places_of_loops, sums_of
+from .plans import carries_of, classes_of, place_of, places_of_loops, rearranged_of, sums_of
 from .steps import Cell
 
 _STEPS = 60  # of the literal loop that is measured
@@ -54,7 +54,7 @@ def compare(cell: Cell, xs: Any, state: Any = None, **options: Any) -> Study:
     if not plan.planned:
         raise ValueError(f"compare: there is no plan to compare with: {plan.reason}")
     found, memory = _literal(cell, xs, state, options, plan)
-    values = [*classes_of(plan), *sums_of(plan)]
+    values = [*classes_of(plan), *rearranged_of(plan), *sums_of(plan)]
     data = {
         "source": _source(cell, values, plan),
         "values": values,

@@ -482,7 +482,7 @@ def _blamed(seen: Watched, c: Contribution, rows: Any, given: Any) -> dict[str, 
         bad[~rows] = False
     place = tuple(int(n) for n in np.argwhere(bad)[0])
     g = host(c.g[0] if isinstance(c.g, list) else c.g)
-    at_g = float(g[place]) if g.shape == part.shape else math.nan
+    at_g = float(g[place]) if g.shape == part.shape else None
     data: dict[str, Any] = {"operation": primitive.name, "read": [], "line": ""}
     if maker is not None:
         data = _described(seen, maker, part, None, lambda out: True)

@@ -140,8 +140,8 @@ def _flow(data: Any) -> str:
     return (
         f'<p class="verdict">{escape(data["diagnosis"])}</p>'
         f'<label>step <input type="range" min="1" max="{count}" value="{count}" class="step">'
-        f' <output class="at">{count}</output></label><table class="values" '
-        'aria-label="gradient norms at this step"></table>'
+        f' <output class="at">{count}</output></label><div class="roll"><table class="values" '
+        'aria-label="gradient norms at this step"></table></div>'
     )
 
 
@@ -246,13 +246,14 @@ def _activity(data: Any) -> str:
         (name, gate["function"], f"{gate['low']:.0%}", f"{gate['high']:.0%}")
         for name, gate in data["gates"].items()
     ]
-    gates = (
-        table(rows, ("gate", "activation", "at its lower end", "at its upper end")) if rows else ""
-    )
+    head = ("gate", "activation", "at its lower end", "at its upper end")
+    gates = f'<div class="roll">{table(rows, head)}</div>' if rows else ""
+    words = "" if all(len(part) == 1 for part in data["text"]) else " words"
     return (
         f'<label>unit <select class="unit">{options}</select></label>'
         "<p>Select a passage (or shift and arrow keys) to see which units stand out in it.</p>"
-        '<p class="passage" tabindex="0"></p><output class="character" aria-live="polite"></output>'
+        f'<p class="passage{words}" tabindex="0"></p>'
+        '<output class="character" aria-live="polite"></output>'
         f'<div class="chosen" aria-live="polite"></div>{gates}'
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from ..planner.ir import Value, base, is_view, ordered
@@ -151,6 +152,32 @@ def classes_of(plan: Plan) -> list[dict[str, Any]]:
 
 
 _PRODUCTS: dict[str | None, str] = {"product": "product", "row products": "product"}
+
+
+def rearranged_of(plan: Plan) -> list[dict[str, Any]]:
+    """Operations of the cell's lines that no stage carries out as they were written.
+
+    Sums are added in another order, so that what the recurrence does not need comes first; terms
+    are merged with those of other lines. They are no work of their own any more.
+    """
+    forward = plan.distribution.forward
+    left = Counter((v.name, v.line) for stage in forward.stages for v in _work_of(stage.values))
+    found = []
+    for value in _work_of(plan.graph.values()):
+        key = value.name, value.line
+        if left[key] or value.line is None or value.primitive.kind == "movement":
+            left[key] -= 1
+            continue
+        found.append(
+            {
+                "operation": value.name,
+                "place": place_of(value.line),
+                "text": value.line.partition(": ")[2],
+                "class": "rearranged with sums of other lines",
+                "pass": "forward",
+            }
+        )
+    return found
 
 
 def sums_of(plan: Plan) -> list[dict[str, Any]]:

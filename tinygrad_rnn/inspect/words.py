@@ -39,7 +39,7 @@ def text_of_nonfinite(data: dict[str, Any]) -> str:
     made_by = verb if what == "gradients" else data["operation"]
     lines.append(f"  made by {made_by}, {place_of(data['line'])}")
     lines += [f"  read {_shown(r)}" for r in data["read"]]
-    if what == "gradients":
+    if what == "gradients" and data["cotangent"] is not None:
         lines.append(f"  cotangent of its output there: {data['cotangent']:.6g}")
     if data.get("outside"):
         lines.append(f"  it came from {data['outside']}")
