@@ -33,9 +33,9 @@ class NumpyBackend(ArrayNamespace):
     name = "numpy"
     array_types: tuple[type, ...] = (np.ndarray,)
     namespace = np
-    product: Product | None = None
+    product: Product = staticmethod(lambda x, y: None)
     """What is asked first for a product of ``large`` or more multiplications; see ``Product``."""
-    large = 0
+    large = math.inf
 
     def __init__(self) -> None:
         # glibc hands a graph that is freed back to the system, and the next one pays a page fault
@@ -60,13 +60,15 @@ class NumpyBackend(ArrayNamespace):
         return view
 
     def matmul(self, x: Array, y: Array) -> Array:
-        matrices = x.ndim == 2 == y.ndim
-        if self.product is not None and x.ndim >= 2 <= y.ndim:
-            count = len(x) * y.size if matrices else x.size * y.shape[-1]
-            if count >= self.large and (made := self.product(x, y)) is not None:
+        if x.ndim == 2 == y.ndim:
+            if len(x) * y.size >= self.large and (made := self.product(x, y)) is not None:
                 return made
-        # For a product with an inner length of 1, np.matmul leaves BLAS aside: 9 times slower.
-        return np.dot(x, y) if matrices else np.matmul(x, y)
+            # With an inner length of 1, np.matmul leaves BLAS aside: 9 times slower.
+            return np.dot(x, y)
+        if x.ndim >= 2 <= y.ndim and x.size * y.shape[-1] >= self.large:
+            made = self.product(x, y)
+            return np.matmul(x, y) if made is None else made
+        return np.matmul(x, y)
 
     def where(self, condition: Array, x: Array, y: Array) -> Array:
         # np.where branches at every element, and where these are irregular it guesses wrong at half

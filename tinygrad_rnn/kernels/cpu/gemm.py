@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
+from . import desks
 from .llvm import Code, Integer, Value, vector
 
 BLOCK_ROWS = 256
@@ -57,7 +58,7 @@ class Processor(NamedTuple):
 
 
 def library(processor: Processor) -> list[Code]:
-    """The functions, of which @pack, @multiply and @product are to be called from outside."""
+    """The functions, of which @pack, @multiply and those of products are for others."""
     return [
         *(_rows(processor, rows) for rows in range(1, processor.rows + 1)),
         _multiply_block(processor),
@@ -65,6 +66,9 @@ def library(processor: Processor) -> list[Code]:
         _pack(processor),
         _multiply(processor),
         _product(processor),
+        _part(),
+        _product_in_parts(processor),
+        *desks.library("@part"),
     ]
 
 
@@ -348,4 +352,75 @@ def _product(processor: Processor) -> Code:
         size = _panel_size(code, lanes, block.k)
         panel = code.emit(f"select i1 {packs}, i64 {size}, i64 {lanes}")
         _call_multiply_block(code, block, b, row, panel, b)
+    return code
+
+
+# Parts of a product, for several threads.
+
+_KINDS = ["i64"] * 3 + ["ptr"] + ["i64"] * 2 + ["ptr"] + ["i64"] * 2 + ["ptr", "i64", "i1", "ptr"]
+"""The types of the arguments of @product; a part has each in a word of 64 bits."""
+
+
+def _part() -> Code:
+    """A function for a part, given where its words are."""
+    code = Code("define internal void @part(ptr %words)")
+    words = []
+    for n, kind in enumerate(_KINDS):
+        word = code.entry(code.address("%words", n, "i64"), 0, "i64" if kind == "i1" else kind)
+        words.append(code.emit(f"icmp ne i64 {word}, 0") if kind == "i1" else word)
+    told = ", ".join(f"{kind} {word}" for kind, word in zip(_KINDS, words, strict=True))
+    code.do(f"call void @product({told})")
+    return code
+
+
+def _product_in_parts(processor: Processor) -> Code:
+    """A function that cuts a result across its longer side, and hands the parts out.
+
+    It takes memory for the words of as many parts, and for as many packed blocks one after another.
+    """
+    code = Code(
+        f"define void @product_in_parts(ptr %desks, ptr %parts, i64 %count, i64 %rows, i64 %n, "
+        f"i64 %k, {_LEFT}, ptr %b, i64 %b_row, i64 %b_column, {_RESULT}, ptr %packed)"
+    )
+    integer, lanes = code.integer, processor.lanes
+    by_rows = code.emit("icmp sgt i64 %rows, %n")
+    vectors = integer("sdiv", integer("add", "%n", lanes - 1), lanes)
+    pieces = code.emit(f"select i1 {by_rows}, i64 %rows, i64 {vectors}")
+    piece = code.emit(f"select i1 {by_rows}, i64 1, i64 {lanes}")
+    whole = code.emit(f"select i1 {by_rows}, i64 %rows, i64 %n")
+    a_step = code.emit(f"select i1 {by_rows}, i64 %a_row, i64 0")
+    b_step = code.emit(f"select i1 {by_rows}, i64 0, i64 %b_column")
+    c_step = code.emit(f"select i1 {by_rows}, i64 %c_row, i64 1")
+    block = processor.packed_size(BLOCK_ROWS, BLOCK_VECTORS * lanes)
+    packs = code.emit("icmp ne ptr %packed, null")
+    block_step = code.emit(f"select i1 {packs}, i64 {block}, i64 0")
+    accumulate = code.emit("zext i1 %accumulate to i64")
+
+    def bound(number: Integer) -> str:
+        cut = integer("sdiv", integer("mul", pieces, number), "%count")
+        return code.smaller(integer("mul", cut, piece), whole)
+
+    with code.loop(0, "%count") as i:
+        start = bound(i)
+        length = integer("sub", bound(integer("add", i, 1)), start)
+        words = [
+            code.emit(f"select i1 {by_rows}, i64 {length}, i64 %rows"),
+            code.emit(f"select i1 {by_rows}, i64 %n, i64 {length}"),
+            "%k",
+            code.address("%a", integer("mul", start, a_step)),
+            "%a_row",
+            "%a_column",
+            code.address("%b", integer("mul", start, b_step)),
+            "%b_row",
+            "%b_column",
+            code.address("%c", integer("mul", start, c_step)),
+            "%c_row",
+            accumulate,
+            code.address("%packed", integer("mul", i, block_step)),
+        ]
+        part = code.address("%parts", integer("mul", i, desks.WORDS), "i64")
+        for n, (kind, word) in enumerate(zip(_KINDS, words, strict=True)):
+            kind = "i64" if kind == "i1" else kind
+            code.do(f"store {kind} {word}, ptr {code.address(part, n, 'i64')}, align 8")
+    code.do("call void @hand_out(ptr %desks, ptr %parts, i64 %count)")
     return code

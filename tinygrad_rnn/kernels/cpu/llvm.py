@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 Integer = str | int
@@ -195,6 +195,22 @@ class Code:
         self.do(f"{body}:")
         yield
         self.do(f"br label %{end}")
+        self.do(f"{end}:")
+
+    @contextmanager
+    def repeat(self) -> Iterator[Callable[[str], None]]:
+        """What is written inside runs again and again; ``leave(condition)`` goes on behind it."""
+        start, end = self._name()[1:], self._name()[1:]
+
+        def leave(condition: str) -> None:
+            following = self._name()[1:]
+            self.do(f"br i1 {condition}, label %{end}, label %{following}")
+            self.do(f"{following}:")
+
+        self.do(f"br label %{start}")
+        self.do(f"{start}:")
+        yield leave
+        self.do(f"br label %{start}")
         self.do(f"{end}:")
 
 

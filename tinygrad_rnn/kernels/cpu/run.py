@@ -14,6 +14,7 @@ import functools
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from itertools import pairwise
@@ -24,11 +25,21 @@ import numpy as np
 from tinygrad_rnn_backends import locks
 
 from ..ir import Kernel, Loop, Product, Slot, Timetable
-from . import gemm
+from . import desks, gemm
 from .functions import ELEMENTWISE, REDUCTIONS, SLOW
 from .llvm import Code
 from .loops import ARRAY_DATA, slots, write_loop
-from .threads import SHARE, end_with_process, run_at_once, run_before_end, shares
+from .threads import (
+    SHARE,
+    DeskWork,
+    attended,
+    end_with_process,
+    invite,
+    run_at_once,
+    run_before_end,
+    shares,
+    sit_at,
+)
 
 Array = np.ndarray[Any, Any]
 
@@ -72,7 +83,9 @@ class _Machine:
             if features.get("avx512f")
             else gemm.Processor(lanes=8 if features.get("avx2") else 4, registers=16 if x86 else 32)
         )
-        self.functions = Functions(self.compile(gemm.library(self.processor)), self.processor)
+        engine = self.compile(gemm.library(self.processor))
+        self.functions = Functions(engine, self.processor)
+        sit_at(self.functions.desk_work)
 
     def compile(self, functions: Sequence[Code]) -> Any:
         """An execution engine that holds the functions."""
@@ -118,6 +131,15 @@ class Functions:
             engine.get_function_address("pack")
         )
         self.product = ctypes.CFUNCTYPE(None, *matrices)(engine.get_function_address("product"))
+        self.product_in_parts = ctypes.CFUNCTYPE(None, address, address, integer, *matrices)(
+            engine.get_function_address("product_in_parts")
+        )
+        self.desk_work = DeskWork(
+            *[
+                ctypes.CFUNCTYPE(None, address, integer)(engine.get_function_address(name))
+                for name in DeskWork._fields
+            ]
+        )
         self.packed_size = processor.packed_size
         self.block_size = self.packed_size(gemm.BLOCK_ROWS, gemm.BLOCK_VECTORS * processor.lanes)
         self.lanes = processor.lanes
@@ -315,30 +337,34 @@ def product(a: Array, b: Array, out: Array, *, threads: int = 1, accumulate: boo
         return
     if out.strides[-1] != 4 and n > 1:
         raise ValueError(f"product: the strides of out are {out.strides}, none of the last two 4")
-    threads = max(1, min(threads, int(out.size * k / 100 / SHARE)))
+    work = out.size * k / 100  # nanoseconds, roughly
+    many = max(1, min(threads, int(work / SHARE)))
+    # The part of another processor comes out of its cache, which counts the more, the fewer terms.
+    helpers = min(threads, int(work / AWAKE_SHARE * k / (k + 64)))
     if out.ndim > 2:
-        calls = _shares_of_many(functions, accumulate, a, b, out, threads)
-    elif threads > 1:
-        calls = _shares_of_one(functions, accumulate, a, b, out, threads)
+        run_before_end(run_at_once, _shares_of_many(functions, accumulate, a, b, out, many))
+    elif helpers > 1 and k <= _TERMS and (places := attended(helpers - 1)) is not None:
+        run_before_end(_multiply_with_help, functions, accumulate, a, b, out, places, helpers)
+    elif many > 1:
+        multiply = functools.partial(_multiply, functions, accumulate)
+        parts = _parts(a, b, out, many, functions.lanes)
+        run_before_end(run_at_once, [functools.partial(multiply, *part) for part in parts])
     else:
+        if helpers > 1:
+            _ask_for_help(helpers - 1)
         run_before_end(_multiply, functions, accumulate, a, b, out)
-        return
-    run_before_end(run_at_once, calls)
 
 
 Calls = list[Callable[[], None]]
+Matrices = tuple[Array, Array, Array]
 
 
-def _shares_of_one(
-    functions: Functions, accumulate: bool, a: Array, b: Array, out: Array, threads: int
-) -> Calls:
-    """A call for each thread: a part of the result, cut across its longer side."""
+def _parts(a: Array, b: Array, out: Array, count: int, lanes: int) -> list[Matrices]:
+    """A product as several, of parts of the result, which is cut across its longer side."""
     m, n = out.shape
-    multiply = functools.partial(_multiply, functions, accumulate)
     if m > n:
-        return [functools.partial(multiply, a[i], b, out[i]) for i in _cut(m, threads)]
-    columns = _cut(n, threads, functions.lanes)
-    return [functools.partial(multiply, a, b[:, j], out[:, j]) for j in columns]
+        return [(a[rows], b, out[rows]) for rows in _cut(m, count)]
+    return [(a, b[:, columns], out[:, columns]) for columns in _cut(n, count, lanes)]
 
 
 def _shares_of_many(
@@ -373,20 +399,53 @@ SMALL = 1 << 18
 """A product of at most so many multiplications takes OpenBLAS one thread, and NumPy less time than
 a call of ours does."""
 _TERMS = 4096  # so many are summed in float32, such sums in float64
+AWAKE_SHARE = 7_000
+"""As many nanoseconds of a product are worth another thread, if that one is awake."""
+_SOON = 200_000  # nanoseconds in which one product follows another
+_asked = 0  # when help was asked for
 _ROWS_UNPACKED = 64  # up to so many b is read as it is: too few to make up for packing it
 
 
 def _multiply(functions: Functions, accumulate: bool, a: Array, b: Array, out: Array) -> None:
-    (m, n), k = out.shape, a.shape[1]
-    if k > _TERMS:
+    if a.shape[1] > _TERMS:
         _multiply_many(functions, accumulate, a, b, out)
-        return
+    else:
+        memory = _packing_memory(functions, out, b)
+        functions.product(*_words(accumulate, (a, b, out), memory))
+
+
+def _multiply_with_help(
+    functions: Functions,
+    accumulate: bool,
+    a: Array,
+    b: Array,
+    out: Array,
+    places: Any,
+    threads: int,
+) -> None:
+    """A product in as many parts, for threads that wait at these desks."""
+    memory, parts = _packing_memory(functions, out, b, threads), _blocks.parts
+    words = _words(accumulate, (a, b, out), memory)
+    functions.product_in_parts(places, parts, threads, *words)
+
+
+def _ask_for_help(count: int) -> None:
+    """Have threads come for the products after this one, where one follows another."""
+    global _asked
+    before, _asked = _asked, time.perf_counter_ns()
+    if _asked - before < _SOON:
+        invite(count)
+
+
+def _words(accumulate: bool, matrices: Matrices, memory: Array | None) -> tuple[int, ...]:
+    """What machine code is told of a product."""
+    a, b, out = matrices
+    (m, n), k = out.shape, a.shape[1]
     (a_row, a_column), (b_row, b_column) = a.strides, b.strides
-    memory = _packing_memory(functions, m, b_column)
-    functions.product(
+    return (
         *(m, n, k, _address(a), a_row // 4, a_column // 4, _address(b), b_row // 4, b_column // 4),
         *(_address(out), out.strides[0] // 4, accumulate),
-        None if memory is None else _address(memory),
+        0 if memory is None else _address(memory),
     )
 
 
@@ -409,22 +468,24 @@ def _multiply_by_numpy(a: Array, b: Array, out: Array) -> None:
     np.matmul(a, b, out=out)
 
 
-class _Block(threading.local):
-    """Memory of each thread for the block of a matrix that is packed at a time.
+class _Blocks(threading.local):
+    """Memory of each thread for the blocks of matrices that are packed at a time.
 
     Who uses it holds it, too: a thread that Python abandons loses its own.
     """
 
-    memory: Array | None = None
+    def __init__(self) -> None:
+        self.memory: Array = np.empty(0, np.float32)
+        self.parts = desks.desks(65)
 
 
-_block = _Block()
+_blocks = _Blocks()
 
 
-def _packing_memory(functions: Functions, rows: int, b_column: int) -> Array | None:
-    """Where to pack blocks of b; None, where so few rows come that packing takes longer."""
-    if rows <= _ROWS_UNPACKED and b_column == 4:
+def _packing_memory(functions: Functions, out: Array, b: Array, count: int = 1) -> Array | None:
+    """Where to pack so many blocks of b; None, where for so few rows packing takes longer."""
+    if out.shape[0] <= _ROWS_UNPACKED and b.strides[1] == 4:
         return None
-    if _block.memory is None:
-        _block.memory = _allocate_aligned(functions.block_size)
-    return _block.memory
+    if _blocks.memory.size < count * functions.block_size:
+        _blocks.memory = _allocate_aligned(count * functions.block_size)
+    return _blocks.memory

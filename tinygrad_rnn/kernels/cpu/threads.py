@@ -1,7 +1,7 @@
 """The pool of threads among which loops and products share out their rows.
 
 There is one such pool and no BLAS. The threads of a BLAS would spin while these run, and these
-while those run.
+while those run. A thread of this pool looks for more work for a moment (``desks.py``), then sleeps.
 
 An exception, as of Ctrl-C, may reach the thread that shares out between any two lines, and machine
 code knows bare addresses: so a task holds all that it works on, and whoever leaves early cancels or
@@ -13,21 +13,36 @@ because Python frees the memory of threads that it abandons.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from tinygrad_rnn_backends import locks
 
+from . import desks
+
 Array = np.ndarray[Any, Any]
 Result = TypeVar("Result")
 
+
+class DeskWork(NamedTuple):
+    """The functions of ``desks.library`` for the pool."""
+
+    attend: Callable[..., None]
+    send_off: Callable[..., None]
+
+
 SHARE = 50_000  # nanoseconds that a thread is worth waking for: it takes about 20,000
+
+
+_DESKS = 64  # for as many threads at most
+_desk_work: DeskWork | None = None
 
 
 class _Task:
@@ -78,12 +93,16 @@ class _Workers:
         self._threads: list[threading.Thread] = []
         self._starting = locks.lock()
         self._closed = False
+        self._desks = desks.desks(_DESKS)
 
     def run(self, calls: Sequence[Callable[[], None]]) -> None:
         """Make all calls at once, the first in this thread; return when all have returned."""
         tasks = [_Task(call) for call in calls[1:]]
         try:
-            for task in tasks[: self._start(len(tasks))]:
+            count = self._start(len(tasks))
+            if _desk_work is not None and tasks:
+                _desk_work.send_off(self._desks, min(count, _DESKS))
+            for task in tasks[:count]:
                 self._tasks.put(task)
             calls[0]()
             for task in tasks:
@@ -100,7 +119,8 @@ class _Workers:
         if len(self._threads) < count:
             with self._starting:
                 while len(self._threads) < count and not self._closed:
-                    thread = threading.Thread(target=self._work, daemon=True)
+                    number = len(self._threads)
+                    thread = threading.Thread(target=self._work, args=(number,), daemon=True)
                     try:
                         thread.start()
                     except RuntimeError:  # the system has no more
@@ -108,11 +128,25 @@ class _Workers:
                     self._threads.append(thread)
         return 0 if self._closed else len(self._threads)
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         while (task := self._tasks.get()) is not None:
             if task.claim(worker=True):
                 task.run()
+                if _desk_work is not None and number < _DESKS:
+                    desk = ctypes.byref(self._desks, 8 * desks.WORDS * number)
+                    _desk_work.attend(desk, desks.PATIENCE)
         self._tasks.put(None)  # for the others
+
+    def attended(self, count: int) -> Any:
+        """The first desks, if somebody waits for work at each; else None."""
+        ends = range(0, desks.WORDS * count, desks.WORDS)
+        waiting = count <= _DESKS and all(self._desks[n] == desks.WAITING for n in ends)
+        return self._desks if waiting else None
+
+    def invite(self, count: int) -> None:
+        """Have so many threads come to their desks, who knows when."""
+        for _ in range(min(self._start(count), count)):
+            self._tasks.put(_Task(_nothing))
 
     def close(self) -> None:
         """Let all threads end; calls are made by those who ask for them from now on."""
@@ -120,6 +154,10 @@ class _Workers:
         self._tasks.put(None)
         for thread in self._threads:
             thread.join()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _settle(tasks: Sequence[_Task]) -> None:
@@ -140,6 +178,22 @@ _workers = _Workers()
 def run_at_once(calls: Sequence[Callable[[], None]]) -> None:
     """Make all calls at once, the first in this thread; return when all have returned."""
     _workers.run(calls)
+
+
+def sit_at(work: DeskWork) -> None:
+    """Have the threads of the pool come to their desks from now on, between their tasks."""
+    global _desk_work
+    _desk_work = work
+
+
+def attended(count: int) -> Any:
+    """The first desks, if somebody waits for work at each; else None."""
+    return _workers.attended(count)
+
+
+def invite(count: int) -> None:
+    """Have so many threads come to their desks, who knows when."""
+    _workers.invite(count)
 
 
 def shares(count: Array, threads: int) -> list[int]:
