@@ -72,13 +72,13 @@ def by_column(
     columns = np.arange(width)
     if name == "place":
         return np.where(columns == inputs[0], inputs[1], np.zeros_like(inputs[1]))
-    seed, call, step, row, block = np.broadcast_arrays(*inputs)
+    seed, call, site, step, row, block = np.broadcast_arrays(*inputs)
     last = 4 * int(block.max()) + width
     drawn = random._uniform(
         backends.get("numpy"),
         (len(row), last),
         (int(seed[0, 0]), int(call[0, 0])),
-        argument,
+        int(site[0, 0]),
         step[:, 0],
         row[:, 0],
     )

@@ -386,6 +386,13 @@ def drawn(xp: Any, draw: Draw, key: tuple[int, int], step: Any, row: Any = None)
     return xp.asarray(xp.clip(numbers, first, last))  # of shape (), an array, too
 
 
+def counter(xp: Any, draw: Draw, key: tuple[int, int], step: int) -> Any:
+    """What a kernel makes a draw's numbers from: the two words of the key, the site, the step."""
+    step = _ANY_STEP if draw.same else step
+    words = [key[0] & _WORD, key[1] & _WORD, draw.number, step]
+    return xp.from_host(np.array(words, np.int64))
+
+
 @cache
 def _ends(low: float, high: float, dtype: np.dtype[Any]) -> tuple[float, float]:
     """The first and the last number of a dtype in [low, high), or twice ``low`` if that is all."""

@@ -34,15 +34,15 @@ def kernel(width: int) -> Kernel:
         whole(0, width),
         whole(1, width),
         whole(2, 1, "int64"),
-        Slot(3, "all", 0, 1, 2, "int64"),
+        Slot(3, "all", 0, 1, 3, "int64"),
         Slot(4, "step", 0, 1, 3, "int64"),
     )
     index = w.load(place)
-    numbers = [w.load(s) for s in (key, key._replace(column=1))]
+    numbers = [w.load(key._replace(column=c)) for c in range(3)]
     numbers += [w.load(at._replace(column=c)) for c in range(3)]
     picked = w.add("pick", index, width=1, argument=y)
     placed = w.add("place", index, w.reduce("max", w.load(x)), width=width)
-    drawn = w.add("draw", *numbers, width=width, argument=11)
+    drawn = w.add("draw", *numbers, width=width)
     total = w.add("add", w.add("multiply", drawn, w.load(x)), w.add("add", placed, picked))
     w.store(whole(5, width), drawn)
     w.store(whole(6, width), total)
@@ -56,7 +56,7 @@ def arrays(width: int) -> list[Array]:
     place = rng.integers(0, width, (ROWS, 1))
     at = np.stack([np.arange(ROWS) + 2**32 - 3, 10 - np.arange(ROWS), np.arange(ROWS) % 3], 1)
     results = [np.full((ROWS, n), np.nan, np.float32) for n in (width, width, 1)]
-    return [x, y, place, np.array(KEY), at & 0xFFFFFFFF, *results]
+    return [x, y, place, np.array([*KEY, 11]), at & 0xFFFFFFFF, *results]
 
 
 def expected(given: list[Array]) -> list[Array]:

@@ -585,8 +585,8 @@ def test_results_are_nobody_elses_memory() -> None:
     kept = [p(x * float(i)) for i in range(4)]
     for i, (y, part) in enumerate(kept):
         expected = np.exp((x * float(i)).numpy())
-        np.testing.assert_array_equal(y.numpy(), expected)
-        np.testing.assert_array_equal(part.numpy(), expected[:, :50].T)
+        np.testing.assert_allclose(y.numpy(), expected, rtol=1e-6)
+        np.testing.assert_allclose(part.numpy(), expected[:, :50].T, rtol=1e-6)
 
 
 def test_many_shapes_keep_to_a_bound() -> None:
@@ -622,7 +622,7 @@ def test_threads_share_plans() -> None:
 # Compositions of the library.
 
 
-def test_a_composition_is_traced_once_for_each_kind() -> None:
+def test_a_composition_is_traced_once_for_each_kind_that_is_met_again() -> None:
     calls = []
 
     @module.composition(least=1)
@@ -631,7 +631,7 @@ def test_a_composition_is_traced_once_for_each_kind() -> None:
         z = F.dropout(x, 0.5) * y * scale
         return (z * z if square else z), None
 
-    x, y = tensor(4, 4), tensor(4, 4, seed=1)
+    x, y = tensor(80, 80), tensor(80, 80, seed=1)
 
     def run() -> Any:
         tg.manual_seed(3)
@@ -640,18 +640,22 @@ def test_a_composition_is_traced_once_for_each_kind() -> None:
         (g,) = tg.grad(tg.sum(z), [x])
         return z.numpy().copy(), g.numpy().copy()
 
-    found = [run() for _ in range(3)]
-    assert len(calls) == 1
+    found = [run() for _ in range(4)]
+    assert len(calls) == 2  # as it is, then for a plan
     with tg.literal():
         expected = run()
     for pair in found:
         for a, b in zip(pair, expected, strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-6)
-    f(x, y, 3.0)
-    f(x, y.detach(), 3.0)
-    assert len(calls) == 4
+    calls.clear()
+    f(x, y, 3.0, square=True)  # another number is no other structure
+    f(x, y, 3.0, square=True)
+    assert len(calls) == 1
+    for _ in range(3):
+        f(x, y.detach(), 3.0)
+    assert len(calls) == 3
     np.testing.assert_array_equal(
-        tg.vmap(lambda a: f(a, a * 0 + 1)[0] * 0)(x).numpy(), np.zeros((4, 4))
+        tg.vmap(lambda a: f(a, a * 0 + 1)[0] * 0)(x).numpy(), np.zeros((80, 80))
     )
-    y = tg.unroll(lambda a, h: (f(a, h)[0] * 0, h), tensor(3, 4, 4), x, mode="planned")[0]
-    assert y.shape == (3, 4, 4)
+    y = tg.unroll(lambda a, h: (f(a, h)[0] * 0, h), tensor(3, 80, 80), x, mode="planned")[0]
+    assert y.shape == (3, 80, 80)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from ..planner.planned import composition
 from ..primitives.axes import negative_axis
 from ..primitives.creation import one_hot
 from ..primitives.elementwise import (
@@ -52,7 +53,13 @@ __all__ = [
 @in_float32
 def softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
     """exp(x) / sum(exp(x)) along ``axis``; 0 where a whole row is -inf, not nan."""
-    powers = exp(_shifted("softmax", as_tensor(x), axis))
+    x = as_tensor(x)
+    return _softmax(x, negative_axis(axis, x.ndim, "softmax"))
+
+
+@composition()
+def _softmax(x: Tensor, axis: int) -> Tensor:
+    powers = exp(_shifted(x, axis))
     total = sum(powers, axis=axis, keepdims=True)
     return powers / where(total == 0, 1.0, total)
 
@@ -60,7 +67,13 @@ def softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
 @in_float32
 def log_softmax(x: TensorLike, /, axis: int = -1) -> Tensor:
     """x - logsumexp(x) along ``axis``; -inf where a whole row is, not nan."""
-    shifted = _shifted("log_softmax", as_tensor(x), axis)
+    x = as_tensor(x)
+    return _log_softmax(x, negative_axis(axis, x.ndim, "log_softmax"))
+
+
+@composition()
+def _log_softmax(x: Tensor, axis: int) -> Tensor:
+    shifted = _shifted(x, axis)
     if not shifted.size:
         return shifted
     total = sum(exp(shifted), axis=axis, keepdims=True)
@@ -92,28 +105,35 @@ def gumbel_softmax(
     return straight_through(classes, soft)
 
 
-def _shifted(operation: str, x: Tensor, axis: int) -> Tensor:
+def _shifted(x: Tensor, axis: int) -> Tensor:
     """x less its largest element along ``axis``, on which neither softmax depends."""
-    along = negative_axis(axis, x.ndim, operation)
     if not x.size:
         return x
-    largest = max(x.detach(), axis=along, keepdims=True)
+    largest = max(x.detach(), axis=axis, keepdims=True)
     return x - where(isfinite(largest), largest, 0.0)
 
 
 def gelu(x: TensorLike, /, approximate: Literal["none", "tanh"] = "none") -> Tensor:
     """x times the normal distribution function of x (Hendrycks & Gimpel 2016), or its tanh form."""
-    x = as_tensor(x)
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
+    return _gelu(as_tensor(x), approximate)
+
+
+@composition()
+def _gelu(x: Tensor, approximate: str) -> Tensor:
     if approximate == "tanh":
         return 0.5 * x * (1 + tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x * x * x)))
-    if approximate != "none":
-        raise ValueError(f"gelu: approximate is 'none' or 'tanh', not {approximate!r}")
     return 0.5 * x * (1 + erf(x * math.sqrt(0.5)))
 
 
 def silu(x: TensorLike, /) -> Tensor:
     """x * sigmoid(x), also called swish."""
-    x = as_tensor(x)
+    return _silu(as_tensor(x))
+
+
+@composition(least=2**16)
+def _silu(x: Tensor) -> Tensor:
     return x * sigmoid(x)
 
 

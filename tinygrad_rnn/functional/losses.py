@@ -8,11 +8,12 @@ inputs are replaced first, by ``where``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 
+from ..planner.planned import composition
 from ..primitives.axes import negative_axis
 from ..primitives.creation import asarray, place
 from ..primitives.elementwise import (
@@ -24,7 +25,6 @@ from ..primitives.elementwise import (
     isinf,
     log,
     logical_and,
-    positive,
     relu,
     softplus,
     sqrt,
@@ -60,14 +60,22 @@ __all__ = [
 @in_float32
 def mse_loss(input: TensorLike, target: TensorLike, reduction: Reduction = "mean") -> Tensor:
     """(input - target)^2, of tensors of the same shape."""
-    input, target = _pair("mse_loss", input, target)
+    return _mse(*_pair("mse_loss", input, target), reduction)
+
+
+@composition(least=2**17)
+def _mse(input: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
     return reduced("mse_loss", square(input - target), reduction)
 
 
 @in_float32
 def l1_loss(input: TensorLike, target: TensorLike, reduction: Reduction = "mean") -> Tensor:
     """abs(input - target), of tensors of the same shape; the derivative is 0 where they agree."""
-    input, target = _pair("l1_loss", input, target)
+    return _l1(*_pair("l1_loss", input, target), reduction)
+
+
+@composition(least=2**17)
+def _l1(input: Tensor, target: Tensor, reduction: Reduction) -> Tensor:
     return reduced("l1_loss", abs(input - target), reduction)
 
 
@@ -82,7 +90,7 @@ def huber_loss(
     input, target = _pair("huber_loss", input, target)
     if not delta > 0:
         raise ValueError(f"huber_loss: a positive delta, not {delta}")
-    return reduced("huber_loss", _huber(input - target, delta), reduction)
+    return _huber("huber_loss", input, target, delta, 1.0, reduction)
 
 
 @in_float32
@@ -96,9 +104,9 @@ def smooth_l1_loss(
     input, target = _pair("smooth_l1_loss", input, target)
     if not beta >= 0:
         raise ValueError(f"smooth_l1_loss: a beta of 0 or more, not {beta}")
-    difference = input - target
-    losses = _huber(difference, beta) / beta if beta else abs(difference)
-    return reduced("smooth_l1_loss", losses, reduction)
+    if not beta:
+        return _l1(input, target, reduction)
+    return _huber("smooth_l1_loss", input, target, beta, beta, reduction)
 
 
 @in_float32
@@ -138,16 +146,34 @@ def gaussian_nll_loss(
         raise ValueError(
             f"{operation}: var is negative in places; make it positive by softplus or exp"
         )
+    return _gaussian_nll(input, target, var, full, eps, reduction)
+
+
+@composition()
+def _gaussian_nll(
+    input: Tensor, target: Tensor, var: Tensor, full: bool, eps: float, reduction: Reduction
+) -> Tensor:
     raised = clip(var.detach(), min=eps) - var.detach()
     var = var + raised
     losses = 0.5 * (log(var) + square(input - target) / var)
-    return reduced(operation, losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction)
+    losses = losses + 0.5 * math.log(2 * math.pi) if full else losses
+    return reduced("gaussian_nll_loss", losses, reduction)
 
 
-def _huber(difference: Tensor, delta: float) -> Tensor:
+@composition()
+def _huber(
+    operation: str,
+    input: Tensor,
+    target: Tensor,
+    delta: float,
+    divisor: float,
+    reduction: Reduction,
+) -> Tensor:
     """Both cases at once: within ``delta`` the two factors are d and d / 2."""
+    difference = input - target
     near = clip(difference, -delta, delta)
-    return near * (difference - near / 2)
+    losses = near * (difference - near / 2)
+    return reduced(operation, losses if divisor == 1 else losses / divisor, reduction)
 
 
 def _pair(operation: str, input: TensorLike, target: TensorLike) -> tuple[Tensor, Tensor]:
@@ -198,10 +224,17 @@ def binary_cross_entropy(
             f"{operation}: the input is not between 0 and 1; of logits it is "
             "binary_cross_entropy_with_logits(input, target)"
         )
+    factor = None if weight is None else _fitting(operation, "weight", weight, input)
+    return _binary_cross_entropy(input, target, factor, reduction)
+
+
+@composition()
+def _binary_cross_entropy(
+    input: Tensor, target: Tensor, weight: Tensor | None, reduction: Reduction
+) -> Tensor:
     losses = -target * _log_of(input) - (1 - target) * _log_of(1 - input)
-    if weight is not None:
-        losses = losses * _fitting(operation, "weight", weight, input)
-    return reduced(operation, losses, reduction)
+    losses = losses if weight is None else losses * weight
+    return reduced("binary_cross_entropy", losses, reduction)
 
 
 def _log_of(probability: Tensor) -> Tensor:
@@ -230,14 +263,24 @@ def binary_cross_entropy_with_logits(
     """
     operation = "binary_cross_entropy_with_logits"
     input, target = _pair(operation, input, target)
+    factor = None if weight is None else _fitting(operation, "weight", weight, input)
+    hits = None if pos_weight is None else _fitting(operation, "pos_weight", pos_weight, input)
+    return _of_logits(input, target, factor, hits, reduction)
+
+
+@composition()
+def _of_logits(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    pos_weight: Tensor | None,
+    reduction: Reduction,
+) -> Tensor:
     hit = _weighed(target, softplus(-input))
     miss = _weighed(1 - target, softplus(input))
-    if pos_weight is not None:
-        hit = _weighed(_fitting(operation, "pos_weight", pos_weight, input), hit)
-    losses = hit + miss
-    if weight is not None:
-        losses = _weighed(_fitting(operation, "weight", weight, input), losses)
-    return reduced(operation, losses, reduction)
+    losses = (hit if pos_weight is None else _weighed(pos_weight, hit)) + miss
+    losses = losses if weight is None else _weighed(weight, losses)
+    return reduced("binary_cross_entropy_with_logits", losses, reduction)
 
 
 def _weighed(weight: Tensor, loss: Tensor) -> Tensor:
@@ -281,14 +324,21 @@ def kl_div(
         log_target: whether ``target`` holds log-probabilities, too.
     """
     input, target = _pair("kl_div", input, target)
+    if reduction == "batchmean" and not input.ndim:
+        raise ValueError("kl_div: a scalar has no axis 0 for 'batchmean'; use 'sum'")
+    return _kl_div(input, target, reduction, log_target)
+
+
+@composition()
+def _kl_div(
+    input: Tensor, target: Tensor, reduction: Reduction | Literal["batchmean"], log_target: bool
+) -> Tensor:
     never = target == (-math.inf if log_target else 0)
     certain, input = where(never, 0.0 if log_target else 1.0, target), where(never, 0.0, input)
     p, log_p = (exp(certain), certain) if log_target else (certain, log(certain))
     losses = where(never, 0.0, p * (log_p - input))
     if reduction != "batchmean":
         return reduced("kl_div", losses, reduction, others="'batchmean', ")
-    if not input.ndim:
-        raise ValueError("kl_div: a scalar has no axis 0 for 'batchmean'; use 'sum'")
     return reduced("kl_div", losses, "mean", divisor=input.shape[0] or math.nan)
 
 
@@ -305,7 +355,11 @@ def cosine_similarity(x1: TensorLike, x2: TensorLike, axis: int = 1, eps: float 
     x1, x2 = as_tensor(x1), as_tensor(x2)
     shape = broadcast_shape("cosine_similarity", x1.shape, x2.shape)
     along = negative_axis(axis, len(shape), "cosine_similarity")
-    x1, x2 = broadcast_to(x1, shape), broadcast_to(x2, shape)
+    return _cosine(broadcast_to(x1, shape), broadcast_to(x2, shape), along, eps)
+
+
+@composition()
+def _cosine(x1: Tensor, x2: Tensor, along: int, eps: float) -> Tensor:
     return sum(_unit(x1, along, eps) * _unit(x2, along, eps), axis=along)
 
 
@@ -410,7 +464,7 @@ def cross_entropy(
         ignore_index,
         reduction,
         label_smoothing,
-        normalise=log_softmax,
+        are_logits=True,
     )
 
 
@@ -422,9 +476,10 @@ def _nll(
     ignore_index: int,
     reduction: Reduction,
     label_smoothing: float = 0.0,
-    normalise: Callable[[Tensor], Tensor] = positive,
+    *,
+    are_logits: bool = False,
 ) -> Tensor:
-    """Of class indices, under the log-probabilities (..., C) that ``normalise`` makes of scores."""
+    """Of class indices, under the log-probabilities that scores (..., C) are, or are logits of."""
     scores = _classes_last(operation, input)
     classes = scores.shape[-1]
     if target.shape != scores.shape[:-1]:
@@ -438,22 +493,47 @@ def _nll(
     if target.dtype.kind == "f":
         raise TypeError(f"{operation}: targets are {target.dtype}, not class indices")
     target = astype(target, "int64")  # in which numbers of classes and ignore_index fit
-    valid = target != ignore_index
-    # A negative index would count from the end; this way it is out of range like a large one.
-    chosen = where(valid, where(target < 0, classes - target, target), 0)
-    log_p = normalise(where(expand_dims(valid, axis=-1), scores, 0.0))
-    factor = astype(valid, log_p.dtype)
+    factors = None if weight is None else _class_weights(operation, weight, classes)
     try:
-        likelihood = squeeze(take_along_axis(log_p, expand_dims(chosen, axis=-1)), axis=-1)
-        if weight is not None:
-            factors = _class_weights(operation, weight, classes)
-            factor = where(valid, take(factors, chosen), 0.0)
-            log_p = _weighed(factors, log_p)
+        return _nll_of(
+            operation,
+            scores,
+            target,
+            factors,
+            int(ignore_index),
+            label_smoothing,
+            are_logits,
+            reduction,
+        )
     except IndexError as error:
         raise IndexError(
             f"{operation}: a target is neither one of the {classes} classes, 0 to {classes - 1}, "
             f"nor ignore_index={ignore_index}"
         ) from error
+
+
+@composition()
+def _nll_of(
+    operation: str,
+    scores: Tensor,
+    target: Tensor,
+    weight: Tensor | None,
+    ignore_index: int,
+    label_smoothing: float,
+    are_logits: bool,
+    reduction: Reduction,
+) -> Tensor:
+    classes = scores.shape[-1]
+    valid = target != ignore_index
+    # A negative index would count from the end; this way it is out of range like a large one.
+    chosen = where(valid, where(target < 0, classes - target, target), 0)
+    log_p = where(expand_dims(valid, axis=-1), scores, 0.0)
+    log_p = log_softmax(log_p) if are_logits else log_p
+    factor = astype(valid, log_p.dtype)
+    likelihood = squeeze(take_along_axis(log_p, expand_dims(chosen, axis=-1)), axis=-1)
+    if weight is not None:
+        factor = where(valid, take(weight, chosen), 0.0)
+        log_p = _weighed(weight, log_p)
     losses = -_weighed(factor, likelihood)
     if label_smoothing:
         spread = where(valid, -sum(log_p, axis=-1), 0.0)
@@ -469,16 +549,29 @@ def _soft_cross_entropy(
     reduction: Reduction,
     label_smoothing: float,
 ) -> Tensor:
-    log_p = log_softmax(_classes_last("cross_entropy", input))
     if target.shape != as_tensor(input).shape:
         raise ValueError(
             f"cross_entropy: input of shape {as_tensor(input).shape}, target probabilities of "
             f"{target.shape}; they have to agree (class indices are integers: astype('int64'))"
         )
-    wanted = _classes_last("cross_entropy", target)
-    wanted = (1 - label_smoothing) * wanted + label_smoothing / wanted.shape[-1]
+    logits, wanted = (_classes_last("cross_entropy", x) for x in (input, target))
+    factors = None
     if weight is not None:
-        wanted = wanted * _class_weights("cross_entropy", weight, wanted.shape[-1])
+        factors = _class_weights("cross_entropy", weight, wanted.shape[-1])
+    return _soft(logits, wanted, factors, float(label_smoothing), reduction)
+
+
+@composition()
+def _soft(
+    logits: Tensor,
+    wanted: Tensor,
+    weight: Tensor | None,
+    label_smoothing: float,
+    reduction: Reduction,
+) -> Tensor:
+    log_p = log_softmax(logits)
+    wanted = (1 - label_smoothing) * wanted + label_smoothing / wanted.shape[-1]
+    wanted = wanted if weight is None else wanted * weight
     return reduced("cross_entropy", -sum(_weighed(wanted, log_p), axis=-1), reduction)
 
 

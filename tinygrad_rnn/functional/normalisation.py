@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..planner.planned import composition
 from ..primitives.elementwise import TensorLike, sqrt, square
 from ..primitives.reduction import in_float32, mean
 from ..tensor import Tensor, as_tensor
@@ -32,6 +33,13 @@ def layer_norm(
                 f"layer_norm: {name} of shape {as_tensor(factor).shape} for x of shape {x.shape}; "
                 f"one of {x.shape[-1:]} is needed"
             )
+    weight = None if weight is None else as_tensor(weight)
+    bias = None if bias is None else as_tensor(bias)
+    return _layer_norm(x, weight, bias, eps)
+
+
+@composition()
+def _layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
     centred = x - mean(x, axis=-1, keepdims=True)
     out = centred / sqrt(mean(square(centred), axis=-1, keepdims=True) + eps)
     if weight is not None:

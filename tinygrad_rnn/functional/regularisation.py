@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..planner.planned import composition
 from ..primitives.elementwise import TensorLike, where
 from ..random import uniform_like
 from ..tensor import Tensor, as_tensor
@@ -23,4 +24,9 @@ def dropout(x: TensorLike, /, p: float = 0.5, training: bool = True) -> Tensor:
         return x
     if p == 1:
         return x * 0.0
+    return _dropout(x, float(p))
+
+
+@composition()
+def _dropout(x: Tensor, p: float) -> Tensor:
     return where(uniform_like(x) >= p, x * (1 / (1 - p)), 0.0)

@@ -67,8 +67,8 @@ class Instruction(NamedTuple):
 
     * "pick" is the element of a Slot in the column that its operand, an integer, says;
     * "place" is its second operand in the column that the first one says, and 0 elsewhere;
-    * "draw" is a uniform number for each column, in [0, 1): those of the draw ``argument`` of
-      (seed, call, time step, row, block of four columns), its operands, by ``random.py``'s rule.
+    * "draw" is a uniform number for each column, in [0, 1), by ``random.py``'s rule: of (seed,
+      call, draw site, time step, row, block of four columns), its operands.
     """
 
     name: str

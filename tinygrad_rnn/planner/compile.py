@@ -23,6 +23,7 @@ from .ir import Graph
 from .passes.distribute import distribute
 from .passes.fuse import fuse_into_loops, push_slices, put_products_first
 from .passes.rows import Proof, prove
+from .passes.rowwise import Rowwise, fuse_rows, pick_early, sum_places
 from .passes.schedule import Scheduled, schedule_loops
 from .passes.simplify import (
     canonicalize,
@@ -47,6 +48,7 @@ SIMPLIFY = (
     own_carries,
 )
 FUSE = (put_products_first, push_slices)
+ROWWISE = (pick_early, sum_places)
 
 
 def through(passes: Sequence[Callable[[Graph], Graph]], graph: Graph) -> Graph:
@@ -126,8 +128,15 @@ def compile_function(step: Step, wanted: Wanted) -> Plan:
     graph = derive(step, wanted) if any(depends) else step.graph
     graph = replace(graph, dxs=(*graph.dxs, *graph.dcaptured), dcaptured=())
     graph = through(SIMPLIFY, graph)
+    no_kernels = why_not(graph, machine)
+    if no_kernels is None:
+        graph = through(ROWWISE, graph)
     extents = dict.fromkeys(graph.values(), ONCE)
-    distribution = distribute(graph, extents, False)
+    if no_kernels is None:
+        cheap = Rowwise(graph.values(), machine.compiler).cheap
+        distribution = fuse_rows(distribute(graph, extents, False, cheap=cheap), machine.compiler)
+    else:
+        distribution = distribute(graph, extents, False)
     loops = Scheduled({}, [])
     places = storage.assign(distribution, loops, whole=True)
     program = write(distribution, loops, places, step.trace.backend, whole=True)
@@ -147,7 +156,7 @@ def compile_function(step: Step, wanted: Wanted) -> Plan:
         program=program,
         functions=functions_of(program, machine),
         machine=machine,
-        no_kernels=why_not(graph, machine),
+        no_kernels=no_kernels,
         whole=True,
         preparation_seconds=time.perf_counter() - start,
     )

@@ -6,6 +6,7 @@ It holds shapes, primitives and source, and no array of anybody.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from tinygrad_rnn_backends import Backend
@@ -16,6 +17,7 @@ from ..structure import Structure
 from .emit.program import Program
 from .ir import Graph, Value
 from .passes.rows import Proof
+from .passes.rowwise import drawn_in_kernels
 from .passes.schedule import Scheduled
 from .stages import Distribution, Extent
 from .storage import Storage
@@ -59,6 +61,11 @@ class Compiled:
     def has_rows(self) -> bool:
         """Whether the rows of a batch are computed each by itself."""
         return self.proof.mixed is None
+
+    @cached_property
+    def drawn_in_kernels(self) -> frozenset[int]:
+        """The draws that kernels make where they read them."""
+        return drawn_in_kernels(self.distribution)
 
     @property
     def source(self) -> str:

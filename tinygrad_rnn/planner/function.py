@@ -64,7 +64,7 @@ class FunctionCall:
 
     def run(self, arrays: Sequence[Any], hold: bool) -> list[Any]:
         """The forward pass: all outputs."""
-        drawn = self._drawn()
+        drawn = drawn_for(self.plan, self.places)
         with np.errstate(all="ignore"):
             ys, _, held = self.plan.forward(*self._arguments(arrays, drawn))
         self.held = (drawn, held) if hold else None
@@ -89,20 +89,25 @@ class FunctionCall:
         given = arrays[:count], (), arrays[count:]
         return None, pool, *given, self.scalars, self.plan.constants, drawn
 
-    def _drawn(self) -> list[Any]:
-        """The random numbers that the program reads."""
-        plan = self.plan
-        return [
-            None if plan.extent("draw", i) is None else random.drawn(plan.backend, *place)
-            for i, place in enumerate(self.places)
-        ]
-
     @property
     def literal(self) -> Literal:
         """The same function on Tensors."""
         if self._literal is None:
             self._literal = _make_literal(self.plan, self.scalars, self.places)
         return self._literal
+
+
+def drawn_for(plan: Plan, places: Sequence[random.Place]) -> list[Any]:
+    """The random numbers that a program reads, or what its kernels make them from."""
+    made: list[Any] = []
+    for i, place in enumerate(places):
+        if plan.extent("draw", i) is None:
+            made.append(None)
+        elif i in plan.drawn_in_kernels:
+            made.append(random.counter(plan.backend, *place))
+        else:
+            made.append(random.drawn(plan.backend, *place))
+    return made
 
 
 def _make_literal(plan: Plan, scalars: Sequence[Any], places: Sequence[random.Place]) -> Literal:

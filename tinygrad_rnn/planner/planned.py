@@ -349,11 +349,13 @@ def planned(function: Callable[P, R], *, retrace: bool = True) -> Planned[P, R]:
 def composition(least: int = LEAST) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Plan a function of the library: one that computes from its arguments, and nothing else.
 
+    What it is given are Tensors and what can be a key: numbers, strings, tuples of them. It is
+    traced once for each kind of arguments, and captures nothing but constants. It runs as it is
+    where kernels do nothing of it, and when a kind is met for the first time, which may be the
+    last: to prepare a plan takes as long as hundreds of calls.
+
     Args:
         least: elements of all arguments from which on there is a plan.
-
-    What it is given are Tensors and what can be a key: numbers, strings, tuples of them. It is
-    traced once for each kind of arguments, and captures nothing but constants.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -365,7 +367,7 @@ def composition(least: int = LEAST) -> Callable[[Callable[P, R]], Callable[P, R]
             literal = mode.literal or mode.anomaly or mode.watch is not None
             if literal or mode.recorder is not None or needs_graph():
                 return function(*args, **kwargs)
-            size, tensors, kinds = 0, list[Tensor](), list[Any]()
+            size, tensors, kinds, fits = 0, list[Tensor](), list[Any](), False
             for x in (*args, *kwargs.values()):
                 if not isinstance(x, Tensor):
                     kinds.append((type(x), x))
@@ -375,15 +377,14 @@ def composition(least: int = LEAST) -> Callable[[Callable[P, R]], Callable[P, R]
                     return function(*args, **kwargs)
                 size += array.size
                 tensors.append(x)
+                fits = fits or array.dtype == np.float32
                 kinds.append((array.shape, array.dtype, x._node is None))
-            if size < least:
+            if size < least or not fits:
                 return function(*args, **kwargs)
             key = (mode.recording, default_dtype(), *kwargs, *kinds)
             ready = known.get(key)
             if ready is None:
-                if len(known) >= _KINDS:
-                    known.clear()
-                ready = known[key] = _prepare_composition(function, args, kwargs, tensors)
+                ready = _meet(known, key, function, args, kwargs, tensors)
             if isinstance(ready, str) or (ready.plan.draws and random.is_elsewhere()):
                 return function(*args, **kwargs)
             return run_function(ready, tensors)  # type: ignore[no-any-return]
@@ -393,7 +394,27 @@ def composition(least: int = LEAST) -> Callable[[Callable[P, R]], Callable[P, R]
     return decorate
 
 
-_KINDS = 64
+def _meet(
+    known: dict[Any, Any],
+    key: Any,
+    function: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    tensors: list[Tensor],
+) -> Ready | str:
+    """How a function of the library runs on a kind of arguments not known yet, or why as it is."""
+    if len(known) >= _KINDS:
+        known.clear()
+    # A number that changes with every call, such as a probability, is no other structure.
+    structure = "met", *[x[:1] if type(x) is tuple and x[0] is float else x for x in key]
+    if structure not in known:
+        known[structure] = "met"
+        return "it is met for the first time"
+    found = known[key] = _prepare_composition(function, args, kwargs, tensors)
+    return found
+
+
+_KINDS = 128
 """Kinds of arguments that are known of a function of the library, before it begins again."""
 
 
@@ -408,6 +429,7 @@ def _prepare_composition(
         return function(*mine[: len(args)], **dict(zip(kwargs, mine[len(args) :], strict=True)))
 
     try:
-        return prepare_function(on, tensors)
+        ready = prepare_function(on, tensors)
     except Unplanned as reason:
         return str(reason)
+    return ready if ready.plan.program.loops else "kernels do nothing of it"

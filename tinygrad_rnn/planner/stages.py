@@ -34,6 +34,13 @@ class Carry(NamedTuple):
     after: Value
 
 
+class Rows(NamedTuple):
+    """Rows that a kernel goes over: how many, and of how many columns if only elements matter."""
+
+    count: int  # type: ignore[assignment]  # tuples have a method of this name, nobody's here
+    columns: int | None = None
+
+
 @dataclass(eq=False)
 class Stage:
     """Values computed together: step by step if there are carries, else for all steps at once."""
@@ -41,6 +48,7 @@ class Stage:
     values: list[Value]
     carries: list[Carry] = field(default_factory=list)
     sums: list[Value] = field(default_factory=list)  # added up over time, in a loop
+    rows: Rows | None = None  # if one kernel computes it, row by row
 
     @property
     def loop(self) -> bool:

@@ -160,6 +160,8 @@ class _Assignment:
                 _Kernels(self, number, stage, scheduled.schedules[stage]).assign()
             elif stage.loop:
                 self._numpy_loop(number, stage)
+            elif stage.rows is not None:
+                self._row_kernel(number, stage)
             elif whole:
                 self._one_step(number, stage)
             else:
@@ -212,6 +214,12 @@ class _Assignment:
                 writes = value.name == "concat" or writes_into(value)
                 self.places[value] = Place(Memory("steps" if writes else "result", value))
         _share_scratch(stage, self.places, parts, ())
+
+    def _row_kernel(self, number: int, stage: Stage) -> None:
+        """What is read later in memory of its own; a kernel has all else in registers."""
+        for value in stage.values:
+            if self.outside(number, value):
+                self.places[value] = Place(Memory("steps", value))
 
     def _parts(
         self, stage: Stage, together: Callable[[Value, Value], bool]

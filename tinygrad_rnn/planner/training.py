@@ -30,7 +30,7 @@ from ..tensor import MODE, Tensor, backend_of, is_regraded, regrade, regraded, w
 from .call import Call
 from .compile import compile_function
 from .facts import called
-from .function import MOST
+from .function import MOST, drawn_for
 from .ir import Graph, Shape, Source, Table, Value
 from .lookup import Prepared, Unplanned, Unseen, blame, lay_out, prepare, segment_length
 from .loop import Loop
@@ -506,10 +506,7 @@ def _run(
             places.append(random.take(plan.draws[number]))
         else:
             calls.append(recorder.makers[number](recorder.again))
-    drawn = [
-        None if plan.extent("draw", i) is None else random.drawn(plan.backend, *place)
-        for i, place in enumerate(places)
-    ]
+    drawn = drawn_for(plan, places)
     library = plan.machine.np
     pool = library
     if library is np:

@@ -15,7 +15,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..ir import BY_COLUMN, STORES, Instruction, Kernel, Loop, Slot, Timetable
-from .functions import APPROXIMATED, ELEMENTWISE, REDUCTIONS, Keys, Reduction, key_schedule, uniform
+from .functions import (
+    APPROXIMATED,
+    ELEMENTWISE,
+    REDUCTIONS,
+    SLOW,
+    Keys,
+    Reduction,
+    key_schedule,
+    uniform,
+)
 from .gemm import CHAIN
 from .llvm import Code, Value, vector
 
@@ -122,16 +131,18 @@ class _KernelWriter:
         self.rows: dict[Slot, str] = {}  # where this row of each slot is, at this index
         self.loops = kernel.levels()
         overwritten = {i.argument for i in self.instructions if i.name in STORES}
-        self.reloaded = {
-            n
-            for n, i in enumerate(self.instructions)
-            if i.name == "load" and i.width > 1 and i.argument not in overwritten
-        }
+        self.again: set[int] = set()  # what is loaded or computed wherever it is needed
+        for n, i in enumerate(self.instructions):
+            loaded = i.name == "load" and i.argument not in overwritten
+            cheap = i.name in ELEMENTWISE and i.name not in SLOW
+            wide = [x for x in i.operands if self.instructions[x].width > 1]
+            if i.width > 1 and (loaded or (cheap and self.again.issuperset(wide))):
+                self.again.add(n)
         self.scratch = {
             x: self.code.variable("float", self.instructions[x].width)
             for n, i in enumerate(self.instructions)
             for x in i.operands
-            if self.instructions[x].width > 1 and x not in self.reloaded
+            if self.instructions[x].width > 1 and x not in self.again
             if self.loops[n][0] > self.loops[x][0]
         }
         self.kinds: dict[int, str] = {}  # of what is in scratch memory
@@ -178,8 +189,8 @@ class _KernelWriter:
             self._at_each_index(axis + 1)
 
     def _at_one_index(self) -> None:
-        # Loads wait until they are needed, if nothing overwrites them first.
-        of = {n: x for n, x in enumerate(self.loops) if n not in self.reloaded}
+        # These wait until they are needed, if nothing overwrites what they are made of first.
+        of = {n: x for n, x in enumerate(self.loops) if n not in self.again}
         for level in sorted({level for level, _ in of.values()}):
             for n in of:
                 if of[n] == (level, 1):
@@ -224,11 +235,11 @@ class _KernelWriter:
 
     def _by_column(self, n: int, column: str | int, lanes: int) -> Value:
         """Write an instruction that knows columns by their numbers, from ``column`` on."""
-        name, operands, _, number = self.instructions[n]
+        name, operands, _, _ = self.instructions[n]
         if name == "draw":
-            *_, step, row, block = (self.numbers[x] for x in operands)
+            *_, site, step, row, block = (self.numbers[x] for x in operands)
             first = self.code.integer("add", block.text, self.code.integer("sdiv", column, 4))
-            counter = step.like(number), step, row, self.code.whole(first)
+            counter = site, step, row, self.code.whole(first)
             return uniform(self.keys[n], counter, lanes)
         place, value = (self.numbers[x] for x in operands)
         there = self.code.whole(self.code.integer("sub", place.text, column)).is_lane(lanes)
@@ -292,8 +303,11 @@ class _KernelWriter:
             if x not in vectors:
                 if self.instructions[x].width == 1:
                     return self.numbers[x]
-                if x in self.reloaded:
-                    vectors[x] = self._load(self.instructions[x].argument, column, lanes)
+                i = self.instructions[x]
+                if x in self.again and i.name == "load":
+                    vectors[x] = self._load(i.argument, column, lanes)
+                elif x in self.again:
+                    vectors[x] = self._apply(i.name, [operand(y) for y in i.operands])
                 else:
                     place = code.address(self.scratch[x], column, _in_memory(self.kinds[x]))
                     vectors[x] = code.load(place, lanes, self.kinds[x])

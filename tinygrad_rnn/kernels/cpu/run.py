@@ -15,6 +15,7 @@ import math
 import os
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
 from itertools import pairwise
@@ -288,12 +289,26 @@ def _nanoseconds(statement: Kernel | Product) -> float:
     return math.prod(statement.lengths) * once
 
 
+_KEPT = 256
+_compiled: OrderedDict[str, list[Compiled]] = OrderedDict()
+
+
 def compile(loops: Sequence[Loop]) -> list[Compiled]:
-    """The loops as machine code, all in one module.
+    """The loops as machine code, all in one module; those that are the same are compiled once.
 
     Raises:
         ImportError: without llvmlite; ``available()`` says so beforehand.
     """
+    key = repr(loops)  # in which 1 and 1.0 differ
+    found = _compiled.get(key)
+    if found is None:
+        found = _compiled[key] = _compile(loops)
+        while len(_compiled) > _KEPT:
+            _compiled.popitem(last=False)
+    return found
+
+
+def _compile(loops: Sequence[Loop]) -> list[Compiled]:
     machine = _machine()
     multiply, lanes = machine.functions.multiply_address, machine.processor.lanes
     names = [f"loop{i}" for i in range(len(loops))]

@@ -353,8 +353,7 @@ class _KernelWriter:
             place, value = operands
             return f"v{place} == {column} ? {self._floating(value)} : {self.type}(0)"
         if name == "draw":
-            seed, call, step, row, block = (f"v{x}" for x in operands)
-            return f"draw({seed}, {call}, {argument}u, {step}, {row}, {block}, {column})"
+            return f"draw({', '.join(f'v{x}' for x in operands)}, {column})"
         if name == "constant":
             return f"{self.type}({literal(float(argument))})"
         if name == "where":

@@ -13,6 +13,7 @@ from ..runtime.functions import over_time
 from ..stages import EACH, ROWS, ROWS_ONCE, Stage, states_of
 from .kernels import Lowering
 from .loops import LoopWriter
+from .rowwise import RowLowering
 from .sums import write_total
 from .text import key_text
 from .writer import Writer, returns_operand
@@ -35,6 +36,8 @@ class FunctionWriter(Writer):
                 self._call_loop(stage, schedules[stage], loops)
             elif stage.loop:
                 LoopWriter(self, stage).write()
+            elif stage.rows is not None:
+                RowLowering(self, stage, set(self.storage.places)).write(loops)
             else:
                 self._write_all_steps(stage)
         if backwards:

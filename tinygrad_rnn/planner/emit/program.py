@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from tinygrad_rnn_backends import Backend
 
 from ...kernels.ir import Loop
+from ..passes.rowwise import drawn_in_kernels
 from ..passes.schedule import Scheduled
 from ..stages import Distribution
 from ..storage import Storage
@@ -36,7 +37,8 @@ def write(
     whole: bool = False,
 ) -> Program:
     """The program of a distribution whose values have their places; ``whole``: of one step."""
-    context, loops = Context(backend, bool(scheduled.schedules)), list[Loop]()
+    drawn = drawn_in_kernels(distribution)
+    context, loops = Context(backend, bool(scheduled.schedules), drawn), list[Loop]()
     writer = WholeWriter if whole else FunctionWriter
     functions = [
         writer(distribution, part, storage, context).write(scheduled.schedules, loops)

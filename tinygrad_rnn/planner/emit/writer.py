@@ -28,6 +28,7 @@ class Context:
 
     backend: Backend
     fused: bool  # loops are machine code, and products around them by the same threads
+    drawn_in_kernels: frozenset[int] = frozenset()  # of a draw the key and the step are given
     given: dict[str, Any] = field(default_factory=dict)
 
 

@@ -11,21 +11,26 @@ anew whatever is cheap and at hand; only what is neither is held for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ..ir import Graph, Value, ordered
 from ..stages import Carry, Distribution, Extent, Pass, Stage, states_of
-from .residuals import residuals
+from .residuals import is_cheap, residuals
 from .sums import add_in_loops, contraction, read_by, terms
 
 
 def distribute(
-    graph: Graph, extents: dict[Value, Extent], ragged: bool, by_kernels: bool = False
+    graph: Graph,
+    extents: dict[Value, Extent],
+    ragged: bool,
+    by_kernels: bool = False,
+    cheap: Callable[[Value], bool] = is_cheap,
 ) -> Distribution:
     """Both passes of a graph as stages, and what has to be held between them.
 
     Where loops may be machine code (``by_kernels``), sums over time of a matrix of each row grow in
-    them, for there a step costs no call.
+    them, for there a step costs no call. What is ``cheap`` the backward pass computes again rather
+    than hold it.
     """
     states = [graph.table.source("state", i, v.shape, v.dtype) for i, v in enumerate(graph.states)]
     for before, after in zip(states, graph.states, strict=True):
@@ -48,7 +53,7 @@ def distribute(
     for cotangent, g in zip(cotangents, graph.dstates, strict=True):
         if cotangent is not None and g is not None:
             extents.setdefault(cotangent, extents[g])
-    held = residuals([*wanted, *sums], forward)
+    held = residuals([*wanted, *sums], forward, cheap)
     backward = _pass(
         *([*wanted, *sums], cotangents, graph.dstates, held),
         *(grown, by_kernels),

@@ -47,6 +47,22 @@ INTO: dict[str, Callable[..., None]] = {
 """``function(np, *operands, out)`` by the name of the primitive."""
 
 
+def places_in(np: Any, index: Any, length: int) -> Any:
+    """Indices along an axis of this length as int64 from 0 on; IndexError for others.
+
+    A GPU lets them wrap around: to look at them it would have to wait.
+    """
+    flat = np.ascontiguousarray(index, dtype=np.int64).reshape(-1)
+    if np is numpy:
+        low, high = flat.min(), flat.max()
+        if low >= 0 and high < length:
+            return flat
+        if low < -length or high >= length:
+            outside = high if high >= length else low
+            raise IndexError(f"index {outside} is out of bounds for an axis of length {length}")
+    return flat % length
+
+
 _TERMS = 4096
 
 
