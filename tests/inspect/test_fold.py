@@ -223,6 +223,18 @@ def test_recursions_are_kinds_of_nodes() -> None:
         left = choose.randrange(1, count)
         return node(any_tree(left), any_tree(count - left))
 
+    def with_memory(count: int) -> tuple[Tensor, Tensor]:
+        """A tree of LSTMs: each leaf begins with another weight than an inner node."""
+        if count == 1:
+            return leaf(), tg.sigmoid(tg.ones((2, 3)) @ names["w"])
+        left = choose.randrange(1, count)
+        (h, c), (k, d) = with_memory(left), with_memory(count - left)
+        f = tg.sigmoid(h @ names["u"] + k @ names["u"])
+        c = f * c + (1.0 - f) * d
+        return tg.tanh(c) * f, c
+
+    folded = assert_exact(tg.sum(with_memory(60)[0]))
+    assert "kinds" in tg.to_text(folded) and drawn(folded) < 60
     for root in (full(7), fibonacci(11), any_tree(90)):
         folded = assert_exact(tg.sum(root), inspect.fold(tg.sum(root), names))
         text = tg.to_text(folded)

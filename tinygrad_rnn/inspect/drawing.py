@@ -26,7 +26,7 @@ def svg_of_graph(data: dict[str, Any]) -> str:
     if drawn > MOST:
         raise ValueError(
             f"to_svg: {drawn:,} operations are too many to draw (at most {MOST}); "
-            "inspect.fold(y) draws a loop once"
+            "inspect.fold(y) draws a loop once, where its steps are alike"
         )
     leaves, things = view_of(data)
     boxes, width, height = laid_out(things)

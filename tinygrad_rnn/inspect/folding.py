@@ -329,8 +329,13 @@ class _Folding:
                 uses.setdefault(at, []).append(i)
         best, least = items, _size(items) // 2
         most_used = [c for c in sorted(uses.values(), key=len, reverse=True)[:4] if len(c) > 3]
-        for anywhere in (False, True):
-            for cuts in most_used:
+        # Several kinds of nodes, say leaves and others, may each begin with a leaf of its own.
+        together = [sorted({i for c in most_used[:n] for i in c}) for n in (2, 3, 4)]
+        tried = ((False, most_used), (True, most_used), (True, together))
+        for anywhere, ways in tried:
+            if ways is together and _size(best) <= _MANY:
+                break
+            for cuts in ways:
                 found = self._cut(cuts, anywhere)
                 if found is not None and _size(found) < (least // 2 if anywhere else least):
                     best, least = found, _size(found)
