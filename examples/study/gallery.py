@@ -148,10 +148,7 @@ def spelling(args: argparse.Namespace) -> dict[str, inspect.Study]:
     decoding = inspect.activity(
         model.decoder, given, said, start, memory=memory, sources=[*word][: memory.mask.shape[1]]
     )
-    layer = model.encoder.layers[0]
-    cell = nn.GRUCell(16, layer.hidden_size)
-    for name in ("weight_ih", "weight_hh", "bias", "bias_hn"):
-        setattr(cell, name, getattr(layer, f"{name}_l0"))
+    cell = model.encoder.layers[0].cell(0)
     xs = model.encoder.embedding(tg.tensor(LETTERS.encode(word))[:, None])
     looked = np.asarray(decoding.data["attention"]["weights"]).argmax(1)
     at = ", ".join(f"{p} looks at {word[n]}" for p, n in zip(said, looked, strict=True))

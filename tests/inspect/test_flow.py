@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
 
@@ -214,6 +215,22 @@ def test_tokens_have_no_gradient_and_bad_input_is_refused() -> None:
         inspect.flow(nn.GRUCell(D, H), inputs(), lambda y: tg.sum(tg.ones(3)))
     with pytest.raises(ValueError, match="no steps"):
         inspect.flow(nn.GRUCell(D, H), inputs()[:0], last)
+
+
+def test_a_layer_is_no_cell_and_says_which_is() -> None:
+    layer, xs = nn.LSTM(D, H), inputs()
+    looks: list[Callable[[Any], Any]] = [
+        lambda cell: inspect.flow(cell, xs, last),
+        lambda cell: inspect.explain_nonfinite(cell, xs),
+        lambda cell: inspect.compare(cell, xs),
+        lambda cell: inspect.activity(cell, xs, "x" * T),
+    ]
+    for look in looks:
+        with pytest.raises(TypeError, match=r"layer\.cell\(0\)"):
+            look(layer)
+        with pytest.raises(TypeError, match="not a str"):
+            look("lstm")
+        look(layer.cell(0))
 
 
 def test_it_leaves_gradients_and_plans_alone_and_is_drawn_small() -> None:

@@ -26,7 +26,7 @@ from .capture import Captured, captured, record
 from .document import Study
 from .folding import document_of
 from .plans import carries_of, classes_of, place_of, places_of_loops, rearranged_of, sums_of
-from .steps import Cell
+from .steps import Cell, check_cell
 
 _STEPS = 60  # of the literal loop that is measured
 _LOOP = re.compile(r"^\s*loop_(\d+)\(")
@@ -50,6 +50,7 @@ def compare(cell: Cell, xs: Any, state: Any = None, **options: Any) -> Study:
 
     Raises ValueError for a cell that cannot be planned, with the reason.
     """
+    check_cell("compare", cell)
     plan = plan_of(cell, xs, state, **options)
     if not plan.planned:
         raise ValueError(f"compare: there is no plan to compare with: {plan.reason}")

@@ -65,7 +65,7 @@ def flow(
     Raises ValueError for a loss that is no scalar or that nothing led to. A cell that cannot be
     planned is run literally, without gates, and the study says so. Nothing is written to ``.grad``.
     """
-    steps = Steps(cell, xs, state, lengths, mask, None, reverse)
+    steps = Steps("flow", cell, xs, state, lengths, mask, None, reverse)
     if steps.count == 0:
         raise ValueError("flow: there are no steps")
     options = {"lengths": lengths, "mask": mask, "reverse": reverse}

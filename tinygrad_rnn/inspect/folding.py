@@ -330,7 +330,9 @@ class _Folding:
         best, least = items, _size(items) // 2
         most_used = [c for c in sorted(uses.values(), key=len, reverse=True)[:4] if len(c) > 3]
         # Several kinds of nodes, say leaves and others, may each begin with a leaf of its own.
-        together = [sorted({i for c in most_used[:n] for i in c}) for n in (2, 3, 4)]
+        together = [
+            sorted({i for c in most_used[:n] for i in c}) for n in range(2, 1 + len(most_used))
+        ]
         tried = ((False, most_used), (True, most_used), (True, together))
         for anywhere, ways in tried:
             if ways is together and _size(best) <= _MANY:

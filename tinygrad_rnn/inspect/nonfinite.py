@@ -94,7 +94,7 @@ def _explained(
     reset_state: Any,
     reverse: bool,
 ) -> Study:
-    loops = Steps(cell, xs, state, lengths, mask, reset, reverse)
+    loops = Steps("explain_nonfinite", cell, xs, state, lengths, mask, reset, reverse)
     windows = [(0, loops.count)]
     if truncate is not None:
         windows = [(b, min(b + truncate, loops.count)) for b in range(0, loops.count, truncate)]
@@ -146,7 +146,7 @@ class _Search:
         self, cell: Cell, xs: Any, state: Any, options: dict[str, Any], reset_state: Any
     ) -> None:
         self.cell, self.xs, self.options = cell, xs, options
-        self.steps = Steps(cell, xs, state, **options)
+        self.steps = Steps("explain_nonfinite", cell, xs, state, **options)
         self.reset_state = self.steps.initial if reset_state is None else reset_state
         self.why_not: str | None = None
         self.outputs, self.final = None, None
@@ -536,7 +536,7 @@ def _read(x: Any, place: tuple[int, ...], seen: Watched, shape: Any) -> dict[str
         value = np.broadcast_to(array, shape)[place]
     except ValueError:
         finite = array[np.isfinite(array)] if array.dtype.kind == "f" else array
-        largest = float(np.abs(finite).max()) if finite.size else math.nan
+        largest = float(np.abs(finite).max()) if finite.size else None
         lost = int(array.size - finite.size)
         return {"name": name, "largest": largest, "not finite": lost, "shape": list(array.shape)}
     return {"name": name, "value": _plain(value)}

@@ -79,7 +79,7 @@ def activity(
         if not isinstance(state, DecoderState):
             state = decoder.initial_state(memory, state)
         cell = partial(decoder._step, memory=memory)
-    steps = Steps(cell, xs, state, None, None, None, False)
+    steps = Steps("activity", cell, xs, state, None, None, None, False)
     parts = list(text)
     if len(parts) != steps.count:
         raise ValueError(f"activity: {len(parts)} parts of a text for {steps.count} steps of xs")

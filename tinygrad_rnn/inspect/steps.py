@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import random
+from ..nn.module import Module
 from ..planner.trust import pure
 from ..primitives.creation import asarray
 from ..recurrence.unroll import initial_state_beside
@@ -49,12 +50,34 @@ class Tapped:
         return (output, tuple(leaves)), unflatten(structure, tapped)
 
 
+def check_cell(asked: str, cell: Any) -> None:
+    """Raise TypeError for a layer, which is made of cells."""
+    if not callable(cell):
+        raise TypeError(
+            f"{asked}: a cell, cell(x, state) -> (output, state), not a {type(cell).__name__}"
+        )
+    if isinstance(cell, Module) and not hasattr(cell, "initial_state") and hasattr(cell, "cell"):
+        raise TypeError(
+            f"{asked}: {type(cell).__name__} is a layer, which has cells: give one of them, such "
+            "as layer.cell(0), and what that reads"
+        )
+
+
 class Steps:
     """Which rows take which steps, in the order of the loop, and what a step starts from."""
 
     def __init__(
-        self, cell: Cell, xs: Any, state: Any, lengths: Any, mask: Any, reset: Any, reverse: bool
+        self,
+        asked: str,
+        cell: Cell,
+        xs: Any,
+        state: Any,
+        lengths: Any,
+        mask: Any,
+        reset: Any,
+        reverse: bool,
     ) -> None:
+        check_cell(asked, cell)
         self.cell = cell
         self.xs = map_leaves(as_tensor, xs)
         leaves, _ = flatten(self.xs)

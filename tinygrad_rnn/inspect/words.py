@@ -61,8 +61,9 @@ def _shown(read: dict[str, Any]) -> str:
     if "value" in read:
         value = read["value"]
         return f"{name}{value:.9g}" if isinstance(value, float) else f"{name}{value}"
+    size = "" if read["largest"] is None else f", at most {read['largest']:.6g} in size"
     bad = f", {read['not finite']} not finite" if read["not finite"] else ""
-    return f"{name}{tuple(read['shape'])}, at most {read['largest']:.6g} in size{bad}"
+    return f"{name}{tuple(read['shape'])}{size}{bad}"
 
 
 def text_of_flow(data: dict[str, Any]) -> str:
