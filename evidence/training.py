@@ -63,7 +63,11 @@ def train(
         value.backward()
         if clip is not None:
             optim.clip_grad_norm_(parameters, clip)
-        stepper.step()
+        try:
+            stepper.step()
+        except FloatingPointError:  # gradients that are no numbers: it has diverged
+            curve.append((float(step), float("inf")))
+            return Trained(curve, steps, False)
         if step % every == 0 or step == steps:
             with tg.no_grad():
                 curve.append((float(step), measure()))

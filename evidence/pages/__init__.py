@@ -2,8 +2,11 @@
 
 from . import (
     adding,
+    attention,
     chorales,
+    clipping,
     copy_memory,
+    digits,
     forget_bias,
     languages,
     min_char_rnn,
@@ -28,9 +31,12 @@ ORDER = (
     parity,
     copy_memory,
     forget_bias,
+    clipping,
     rwa,
+    digits,
     chorales,
     variants,
+    attention,
     online,
 )
 PAGES = {module.PAGE.name: module.PAGE for module in ORDER}
