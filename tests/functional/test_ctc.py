@@ -20,6 +20,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 import tinygrad_rnn as tg
 from op_table import ROWS, Sample, aligned, examples
 from tinygrad_rnn import Tensor
+from tinygrad_rnn.functional import ctc
+from tinygrad_rnn.planner.planner import plan_cache
 from tinygrad_rnn.testing import check_grads
 
 Array = np.ndarray[Any, Any]
@@ -345,3 +347,43 @@ def test_logits_are_no_log_probabilities() -> None:
     assert math.isfinite(tg.ctc_loss(rounded, *arguments).item())
     each = tg.vmap(lambda z: tg.ctc_loss(z, *arguments))(tg.tensor(x + 5)[None])
     assert each.shape == (1,)  # which is not looked at
+
+
+# The recursion as a loop of machine code.
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_planned_is_literal(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    host = rng.normal(size=(12, 4, 6))
+    host[3, 1, 2] = -np.inf
+    targets, sizes, frames = rng.integers(1, 6, (4, 9)), [3, 0, 4, 9], [12, 7, 0, 5]
+
+    def both() -> list[Any]:
+        x = tg.tensor(host, dtype=dtype, requires_grad=True)
+        loss = tg.ctc_loss(tg.functional.log_softmax(x), targets, frames, sizes, zero_infinity=True)
+        (g,) = tg.grad(loss, [x], create_graph=True)
+        (h,) = tg.grad(tg.sum(g * g), [x])
+        return [y.numpy().copy() for y in (loss, g, h)]
+
+    with tg.literal():
+        expected = both()
+    runs = []
+    run = ctc.unroll
+    monkeypatch.setattr(ctc, "unroll", lambda *a, **k: runs.append(k["mode"]) or run(*a, **k))
+    monkeypatch.setattr(ctc, "LEAST", 0)
+    tolerance = {"float32": 1e-5, "float64": 1e-11}[dtype]
+    for a, b in zip(both(), expected, strict=True):
+        assert np.abs(a - b).max() <= tolerance * np.abs(b).max()
+    assert runs == ["auto"]
+
+
+def test_one_more_label_is_no_other_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ctc, "LEAST", 0)
+    x = tg.tensor(np.log(np.full((6, 2, 4), 0.25)), dtype="float32", requires_grad=True)
+    found = []
+    for labels in (1, 2, 3, 4):
+        before = plan_cache().misses
+        tg.ctc_loss(x, np.ones((2, labels), int) + np.arange(labels) % 3, [6, 6], [labels, labels])
+        found.append(plan_cache().misses - before)
+    assert found[1:] == [0, 0, 0]

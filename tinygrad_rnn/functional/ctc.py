@@ -11,14 +11,15 @@ exponential is 0. No number of float16 is: there the recursion goes on in float3
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from ..primitives.creation import asarray
-from ..primitives.elementwise import TensorLike, clip, where
-from ..primitives.movement import concat, expand_dims, squeeze, stack, unstack
+from ..primitives.elementwise import TensorLike, clip, exp, log, maximum, where
+from ..primitives.movement import concat, expand_dims, squeeze
 from ..primitives.reduction import cumulative_sum, in_float32, logsumexp, max
+from ..recurrence.unroll import unroll
 from ..tensor import Tensor, as_tensor, on_host, seen
 from .reduction import Reduction, reduced
 
@@ -26,6 +27,10 @@ __all__ = ["ctc_loss"]
 
 Host = np.ndarray[Any, Any]
 
+LEAST = 2**14
+"""Elements of all states at all frames below which the recursion runs literally."""
+
+_ALIKE = 8  # so many labels more or less are no other plan
 _ROUNDING = 1e-3  # how far above 0 the logarithm of a probability may come
 
 
@@ -111,24 +116,40 @@ def _log_likelihoods(log_probs: Tensor, rows: _Rows, blank: int, never: float) -
     def place(host: Host) -> Tensor:
         return asarray(host, backend=log_probs.backend)
 
-    row, frames, may_skip = place(np.arange(n)), place(rows.frames), place(skips)
+    row, frames = place(np.arange(n)), place(rows.frames)
     # Beyond a row's last frame the recursion goes on, and nothing comes of it, unless from a nan.
     read = place(np.arange(steps)[:, None, None] < rows.frames[:, None])
     shown = where(read, log_probs[:, row[:, None], place(symbols)], 0.0)
-    outside = place(np.full((n, 2), never, dtype=log_probs.dtype))
-    alpha = place(start)
-    alphas, shifts = [alpha], [place(np.zeros((n, 1), dtype=log_probs.dtype))]
-    for frame in unstack(clip(shown, min=never)):
-        behind = concat([outside, alpha], axis=1)
-        skipped = where(may_skip, behind[:, :-2], never)
-        alpha = logsumexp(stack([alpha, behind[:, 1:-1], skipped]), axis=0) + frame
-        # Logarithms grow with every frame, and with them what rounding loses: keep them near 0.
-        shifts.append(max(alpha.detach(), axis=1, keepdims=True))
-        alpha = alpha - shifts[-1]
-        alphas.append(alpha)
-    last = stack(alphas)[frames[:, None], row[:, None], place(np.maximum(ends, 0))]
-    shift = cumulative_sum(stack(shifts), axis=0)[frames, row, 0]
+    outside = np.full((n, 2), never, dtype=log_probs.dtype)
+    alpha, none = place(start), place(np.zeros((1, n, 1), dtype=log_probs.dtype))
+    frame = _Frame(place(skips), place(outside), never)
+    mode: Literal["auto", "literal"] = "auto" if shown.size >= LEAST else "literal"
+    (alphas, shifts), _ = unroll(frame, clip(shown, min=never), alpha, mode=mode)
+    alphas = concat([expand_dims(alpha, axis=0), alphas], axis=0)
+    last = alphas[frames[:, None], row[:, None], place(np.maximum(ends, 0))]
+    shift = cumulative_sum(concat([none, shifts], axis=0), axis=0)[frames, row, 0]
     return logsumexp(where(place(ends >= 0), last, never), axis=1) + shift
+
+
+class _Frame:
+    """A step of the recursion: a cell, whose state are logarithms (N, S), one for each state.
+
+    Its outputs are the same and what was taken from all of a row: logarithms grow with every frame,
+    and with them what rounding loses, so they are kept near 0.
+    """
+
+    def __init__(self, may_skip: Tensor, outside: Tensor, never: float) -> None:
+        self.may_skip, self.outside, self.never = may_skip, outside, never
+
+    def __call__(self, shown: Tensor, alpha: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        behind = concat([self.outside, alpha], axis=1)
+        ways = alpha, behind[:, 1:-1], where(self.may_skip, behind[:, :-2], self.never)
+        largest = maximum(maximum(*ways[:2]), ways[2]).detach()
+        first, second, third = (exp(way - largest) for way in ways)
+        alpha = log(first + second + third) + largest + shown
+        shift = max(alpha.detach(), axis=1, keepdims=True)
+        alpha = alpha - shift
+        return (alpha, shift), alpha
 
 
 def _checked(
@@ -158,9 +179,10 @@ def _checked(
             f"ctc_loss: target_lengths {sizes.tolist()}, {sizes.sum()} in all, for targets of "
             f"shape {given.shape}, one after the other; the two have to agree"
         )
-    known = np.arange(sizes.max(initial=0)) < sizes[:, None]
+    longest = -(-sizes.max(initial=0) // _ALIKE) * _ALIKE
+    known = np.arange(longest) < sizes[:, None]
     labels = np.full(known.shape, blank)
-    used = given if given.ndim == 1 else given[:, : known.shape[1]][known]
+    used = given if given.ndim == 1 else given[:, :longest][known[:, : given.shape[1]]]
     labels[known] = used
     if ((used < 0) | (used >= classes)).any():
         raise IndexError(f"ctc_loss: a target is none of the symbols, 0 to {classes - 1}")
