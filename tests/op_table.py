@@ -493,6 +493,12 @@ def taken(draw: Any) -> Sample:
 
 
 @st.composite
+def looked_up(draw: Any) -> Sample:
+    shape = draw(shapes(1, each=lengths_above_0))
+    return Sample((Input(draw(shapes(0, 2)), integer(0, shape[0])), Input(shape, real)), {})
+
+
+@st.composite
 def taken_along(draw: Any) -> Sample:
     shape = draw(shapes(1, each=lengths_above_0))
     axis = draw(axis_of(len(shape)))
@@ -1227,6 +1233,9 @@ COMPOSITIONS = (
         lambda x, alpha=1.0: np.where(x > 0, x, alpha * np.expm1(x))),
     Row("hardsigmoid", one(between_integers), lambda x: np.clip(x / 6 + 0.5, 0, 1)),
     Row("logsigmoid", one(), lambda x: -np.log1p(np.exp(-x))),
+    Row("embedding", looked_up(), lambda x, weight: weight[x], argnums=(1,)),
+    Row("embedding", looked_up(), lambda x, weight: weight[x],
+        lambda x, weight: tg.embedding(x, weight, sparse=True), argnums=(1,), variant="sparse"),
     Row("glu", along(each=st.sampled_from((2, 4, 0))),
         lambda x, axis: np.split(x, 2, axis)[0] * _sigmoid(np.split(x, 2, axis)[1])),
     Row("layer_norm", normalised(), _layer_norm, argnums=(0, 1, 2)),

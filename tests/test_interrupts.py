@@ -33,6 +33,7 @@ OPTIMISERS: dict[str, Callable[..., optim.Optimizer]] = {
     "Adadelta": optim.Adadelta,
     "Adam": lambda params: optim.Adam(params, amsgrad=True),
     "AdamW": optim.AdamW,
+    "SparseAdam": optim.SparseAdam,
 }
 
 
@@ -133,6 +134,22 @@ def all_of(run: tuple[Any, ...]) -> Any:
 @pytest.mark.parametrize("kind", OPTIMISERS)
 def test_a_step_is_taken_by_all_parameters_or_by_none(kind: str) -> None:
     all_or_none(lambda: training(kind), lambda run: run[1].step(), all_of)
+
+
+@pytest.mark.parametrize("kind", [optim.SGD, optim.Adagrad, optim.SparseAdam])
+def test_rows_are_written_in_all_parameters_or_in_none(kind: Any) -> None:
+    def about_to_step() -> tuple[nn.Module, optim.Optimizer]:
+        tg.manual_seed(0)
+        module = nn.Sequential(nn.Embedding(9, 4, sparse=True), nn.Linear(4, 2))
+        optimizer = kind(module.parameters(), lr=0.1)
+        for step in range(2):
+            optimizer.zero_grad()
+            module(tg.tensor([step, 3, 3])).sum().backward()
+            if not step:
+                optimizer.step()
+        return module, optimizer
+
+    all_or_none(about_to_step, lambda run: run[1].step(), all_of)
 
 
 @pytest.mark.parametrize("kind", OPTIMISERS)

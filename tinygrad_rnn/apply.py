@@ -20,7 +20,7 @@ from tinygrad_rnn_backends import Backend
 
 from . import anomaly
 from .dtypes import canonical_dtype
-from .graph import Array, Node, Primitive
+from .graph import TABLE, Array, Node, Primitive, Rows, as_rows
 from .tensor import MODE, Tensor, as_tensor, wrap
 
 _backend_of_type = backends._of_type
@@ -138,6 +138,8 @@ def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[s
         array = tensor._array
         if type(array) in _backend_of_type:
             continue
+        if type(array) is Rows:
+            return _on_rows(primitive, inputs, parameters)
         if innermost is None or array.level > innermost.level:
             innermost = array
     inputs = entered
@@ -159,6 +161,21 @@ def _interpreted(primitive: Primitive, inputs: Sequence[Any], parameters: dict[s
     saved, metas = primitive.collector(argnums)(arrays, out)
     parents = tuple([inputs[i]._node for i in argnums])
     return outputs_of(Node(primitive, None, parameters, parents, argnums, saved, metas), out)
+
+
+def _on_rows(primitive: Primitive, inputs: Sequence[Any], parameters: dict[str, Any]) -> Any:
+    """Carry a primitive out on gradients that are rows: as rows, or else on dense arrays."""
+    arrays = [x._array if isinstance(x, Tensor) else x for x in inputs]
+    if not any(isinstance(x, Tensor) and x._node is not None for x in inputs):
+        name = primitive.name if TABLE.get(primitive.name) is primitive else ""
+        made = as_rows(name, *arrays)
+        if made is not None:
+            return wrap(made, None)
+    dense = [
+        wrap(array.dense(), x._node) if type(array) is Rows else x
+        for x, array in zip(inputs, arrays, strict=True)
+    ]
+    return apply(primitive, *dense, **parameters)
 
 
 # Errors: they name the operation, the shapes, dtypes or backends, and the cure.

@@ -75,6 +75,11 @@ def journal() -> Iterator[Journal]:
         _journal.reset(token)
 
 
+def is_journal_kept() -> bool:
+    """Whether changes are noted here, so that they can be undone."""
+    return _journal.get() is not None
+
+
 def note_slot(slot: Any, of: Any) -> None:
     """A slot of an object is about to be set by itself, which ``commit`` does not see."""
     kept = _journal.get()

@@ -52,7 +52,7 @@ from .apply import show
 from .dtypes import native_dtype
 from .serialization import Checkpoint
 from .structure import map_leaves
-from .tensor import Tensor, backend_of, wrap
+from .tensor import Tensor, backend_of, raw, wrap
 
 __all__ = [
     "agree",
@@ -317,7 +317,7 @@ def average_gradients(parameters: Iterable[Any], count: int) -> int:
         count: the tokens (or rows) that this process's loss is a sum over, 0 if it had none.
 
     Returns:
-        the sum of the counts. If it is 0, gradients are divided by 1.
+        the sum of the counts. If it is 0, gradients are divided by 1. Sparse ones become dense.
 
     Raises:
         ValueError: for a count below 0 and no parameters. And in all processes, before anything
@@ -380,7 +380,7 @@ def _put(xp: Any, p: Tensor, part: Any, scale: float) -> None:
     if p.grad is None:
         part[...] = 0
         return
-    flat = xp.reshape(p.grad._array, (-1,))
+    flat = xp.reshape(raw(p.grad, "average_gradients"), (-1,))
     if xp.name in ("numpy", "cupy"):
         xp.multiply(flat, scale, out=part, dtype=part.dtype)
     else:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import math
 import operator
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -163,18 +164,122 @@ class IndexedCotangent(NamedTuple):
 
     Only accumulation understands it. It is added into one dense array, so a loop over ``x[t]``
     costs O(T) in all; a dense array of zeros for each step would cost O(T^2). With an ``axis`` the
-    key is the one array of indices of ``take_along_axis``.
+    key is the one array of indices of ``take_along_axis``; ``as_rows`` says that it is one of rows,
+    which a leaf may keep as ``Rows``.
     """
 
     key: tuple[Any, ...]
     value: Any
     axis: int | None = None
+    as_rows: bool = False
 
     def add_to(self, xp: Any, total: Array) -> Array:
         """``total`` with it added: in place on an array, which is the caller's."""
         if self.axis is not None:
             return xp.add_along_axis(total, *self.key, self.value, axis=self.axis)
         return xp.index_add(total, self.key, self.value)
+
+
+class Rows:
+    """An array (V, ...) that is zero but in some rows: their places (N,), and values (N, ...).
+
+    So a leaf keeps the gradient of ``embedding(sparse=True)``. Values at the same place are added
+    up. It stands in a Tensor in an array's place; operations get the dense array, but for sums of
+    two and products with a number, which are rows again.
+    """
+
+    __slots__ = ("_sum", "backend", "count", "dtype", "parts", "shape")
+    __array_ufunc__ = None  # array + rows asks us
+
+    def __init__(
+        self, backend: Any, shape: tuple[int, ...], dtype: Any, parts: list[tuple[Array, Array]]
+    ) -> None:
+        self.backend = backend
+        self.shape = shape
+        self.dtype = dtype
+        self.parts = parts
+        self.count: int = sum([places.shape[0] for places, _ in parts])
+        self._sum: tuple[Array, Array] | None = None
+
+    def append(self, places: Array, values: Array) -> None:
+        """Add values at places, each 0 or more: for the owner."""
+        xp = self.backend
+        places = xp.reshape(places, (-1,))
+        self.parts.append((places, xp.reshape(values, (*places.shape, *self.shape[1:]))))
+        self.count += places.shape[0]
+        self._sum = None
+        self._shrink()
+
+    def _shrink(self) -> None:
+        """Add up, if that takes less memory in any case: in all it is done for each row once."""
+        if self.count > 2 * self.shape[0]:
+            self.summed()
+
+    def summed(self) -> tuple[Array, Array]:
+        """The places in order, each once, and their values: none that is zero throughout."""
+        if self._sum is None:
+            xp, row = self.backend, self.shape[1:]
+            places = xp.concat([xp.astype(p, xp.int64) for p, _ in self.parts])
+            values = xp.concat([v for _, v in self.parts])
+            each = xp.unique_inverse(places)
+            zeros = xp.zeros((*each.values.shape, *row), dtype=self.dtype)
+            with np.errstate(all="ignore"):  # as in the walk
+                total = xp.index_add(zeros, (each.inverse_indices,), values)
+            flat = xp.reshape(total, (total.shape[0], math.prod(row)))
+            (some,) = xp.nonzero(xp.any(flat != 0, axis=1))
+            found = each.values
+            if some.shape != found.shape:
+                found, total = xp.take(found, some, axis=0), xp.take(total, some, axis=0)
+            self._sum = found, total
+            self.parts, self.count = [self._sum], found.shape[0]
+        return self._sum
+
+    def with_values(self, values: Array) -> Rows:
+        """Other values at the places of ``summed()``."""
+        places, _ = self.summed()
+        return Rows(self.backend, self.shape, self.dtype, [(places, values)])
+
+    def dense(self) -> Array:
+        """All of it: an array."""
+        total = self.backend.zeros(self.shape, dtype=self.dtype)
+        with np.errstate(all="ignore"):
+            for places, values in self.parts:
+                total = self.backend.index_add(total, (places,), values)
+        return total
+
+    def detach(self) -> Rows:
+        """Itself: it comes from no operation."""
+        return self
+
+    def __add__(self, other: Any) -> Any:
+        if type(other) is Rows:
+            both = Rows(self.backend, self.shape, self.dtype, [*self.parts, *other.parts])
+            both._shrink()
+            return both
+        return self.dense() + other
+
+    def __radd__(self, other: Any) -> Any:
+        return other + self.dense()
+
+    def __repr__(self) -> str:
+        return f"{self.dtype} {self.shape}, zero but in {self.count} rows"
+
+
+def as_rows(name: str, *operands: Any) -> Rows | None:
+    """What a primitive makes of rows, if that is rows again: a sum of two, a multiple."""
+    if name == "add":
+        x, y = operands
+        if type(x) is type(y) and (x.shape, x.dtype, x.backend) == (y.shape, y.dtype, y.backend):
+            return x + y  # type: ignore[no-any-return]
+        return None
+    if name not in ("multiply", "divide"):
+        return None
+    x, y = operands if type(operands[0]) is Rows or name == "divide" else operands[::-1]
+    if type(x) is not Rows or not (type(y) in (int, float) or getattr(y, "shape", None) == ()):
+        return None
+    _, values = x.summed()
+    values = values / y if name == "divide" else values * y
+    return x.with_values(values) if values.dtype == x.dtype else None
 
 
 _serials = itertools.count()
@@ -362,6 +467,8 @@ def cotangents(
                 continue
             if wanted is not None and wanted.isdisjoint(parents):
                 continue
+            if type(g) is Rows:
+                g = g.dense()
             if node.index is None:
                 walk.pull_back(node, g)
             else:
@@ -439,6 +546,9 @@ class _Walk:
                 self.watch.after(node, part)
             if total is None:
                 pending[parent] = part
+            elif type(part) is Rows:
+                pending[parent] = part + total
+                self.owned.add(parent)
             elif parent in self.owned and tensors is None:
                 total += part
                 pending[parent] = total
@@ -475,6 +585,16 @@ class _Walk:
         """The cotangent of a parent with an indexed one added."""
         if self.watch is not None:
             self.watch.after(node, part.value)
+        if part.as_rows and self.tensors is None and parent.is_leaf:
+            if total is None or (type(total) is Rows and parent not in self.owned):
+                total = Rows(xp, shape, dtype, [] if total is None else [*total.parts])
+                self.owned.add(parent)
+            if type(total) is Rows:
+                total.append(part.key[0], self._cast(xp, part.value, dtype))
+                return total
+        if type(total) is Rows:
+            total = total.dense()
+            self.owned.add(parent)
         if total is None:
             total = self._zeros(xp, part.value, shape, dtype)
         elif self.tensors is None and parent not in self.owned:

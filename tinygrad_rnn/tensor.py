@@ -21,7 +21,7 @@ from . import anomaly, graph, names
 from .atomic import Change, Journal, note_slot
 from .dtypes import canonical_dtype, default_dtype, native_dtype
 from .entering import native, real, refuse_masked, type_name
-from .graph import Array, Node
+from .graph import Array, Node, Rows
 
 namespace = sys.modules[__package__]
 """The package itself: the array namespace in which rules compute on Tensors."""
@@ -679,17 +679,20 @@ def backend_of(x: Tensor) -> Backend:
 
 
 def raw(x: Tensor, asked: str) -> Array:
-    """The array of a Tensor that must have one."""
-    if backends.of(x._array) is None:
-        if (recorder := MODE.get().recorder) is not None:
-            recorder.ask(asked)
-        raise TypeError(f"{asked}: {x._array.why_no_value}")
+    """The array of a Tensor that must have one; rows are made dense."""
+    array = x._array
     mode = MODE.get()
+    if type(array) is Rows:
+        array = array.dense()
+    elif backends.of(array) is None:
+        if mode.recorder is not None:
+            mode.recorder.ask(asked)
+        raise TypeError(f"{asked}: {array.why_no_value}")
     if mode.watch is not None and asked != "device":
         mode.watch.read(x, asked)
     if mode.recorder is not None:
         mode.recorder.read(x)
-    return x._array
+    return array
 
 
 class _TensorMode:

@@ -348,22 +348,22 @@ def test_any_shape_goes_through_linear_and_layer_norm(
         (
             lambda: nn.Embedding(5, 2)(tg.tensor([2, -1])),
             IndexError,
-            "Embedding: indices from -1 to 2 for 5 embeddings, which are numbered 0 to 4",
+            "embedding: indices from -1 to 2 for 5 embeddings, which are numbered 0 to 4",
         ),
         (
             lambda: tg.vmap(nn.Embedding(5, 2))(tg.tensor([4, 5])),
             IndexError,
-            "Embedding: indices for 5 embeddings",
+            "embedding: indices for 5 embeddings",
         ),
         (
             lambda: nn.Embedding(300, 2)(np.array([-1], np.int8)),
             IndexError,
-            "Embedding: indices from -1 to -1 for 300",
+            "embedding: indices from -1 to -1 for 300",
         ),
         (
             lambda: nn.Embedding(5, 2)(tg.ones(2)),
             TypeError,
-            "Embedding: takes integers, not float32; use astype",
+            "embedding: takes integers, not float32; use astype",
         ),
         (
             lambda: nn.Sequential([nn.Linear(2, 2)]),

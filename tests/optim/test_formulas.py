@@ -95,6 +95,8 @@ def test_a_kernel_computes_the_bits_of_the_literal_step(
     by_kernel = trained(make)
     assert sum(ran) == sum((step + i) % 7 != 0 for step in range(15) for i in range(len(SHAPES)))
     ran.clear()
+    with tg.literal():
+        assert trained(make) == by_kernel
     monkeypatch.setenv("TINYGRAD_RNN_JIT", "0")
     assert trained(make) == by_kernel
     assert not ran

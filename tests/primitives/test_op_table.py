@@ -676,6 +676,7 @@ READS: dict[str, tuple[str, ...]] = {
     "concat": ("arrays_shapes",),
     "matmul": ("y", "x y_shape"),
     "getitem": ("indices",),
+    "take_rows": ("indices",),
     "index_add": ("", "indices"),
     "take_along_axis": ("indices",),
     "add_along_axis": ("", "indices"),

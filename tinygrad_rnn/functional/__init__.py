@@ -30,6 +30,7 @@ from .convolution import (
     max_pool2d,
 )
 from .ctc import ctc_loss
+from .embedding import embedding
 from .losses import (
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
@@ -64,6 +65,7 @@ __all__ = [
     "ctc_loss",
     "dropout",
     "elu",
+    "embedding",
     "gaussian_mixture_nll_loss",
     "gaussian_nll_loss",
     "gelu",

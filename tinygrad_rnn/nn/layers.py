@@ -18,11 +18,10 @@ import numpy as np
 import tinygrad_rnn_backends as backends
 
 from ..anomaly import is_library
-from ..functional import dropout, layer_norm
+from ..functional import dropout, embedding, layer_norm
 from ..primitives.creation import place
-from ..primitives.elementwise import TensorLike, where
-from ..primitives.indexing import take
-from ..primitives.movement import concat, expand_dims, reshape, split
+from ..primitives.elementwise import TensorLike
+from ..primitives.movement import concat, reshape, split
 from ..recurrence.ragged import valid_steps, without_padding
 from ..tensor import Tensor, as_tensor
 from . import init
@@ -152,6 +151,9 @@ class Embedding(Module):
     ``padding_idx``, counted from the end if negative, starts at zero and gets no gradient. Raises
     IndexError for an integer below 0 or beyond the last row.
 
+    With ``sparse`` the gradient of ``weight`` stays rows and their places until the optimiser: see
+    ``functional.embedding``, and ``optim.SparseAdam``.
+
     A list of arrays or Tensors (T_i, ...) are sequences, and gives a list of (T_i, ...,
     embedding_dim). With ``lengths`` (B,) or ``mask`` (T, B), x is (T, B, ...): what stands in the
     padding may be any number and gives zeros.
@@ -166,6 +168,7 @@ class Embedding(Module):
         embedding_dim: int,
         padding_idx: int | None = None,
         *,
+        sparse: bool = False,
         weight_init: init.Initialiser = init.normal,
     ) -> None:
         check_sizes("Embedding", num_embeddings=num_embeddings, embedding_dim=embedding_dim)
@@ -178,7 +181,7 @@ class Embedding(Module):
             padding_idx %= num_embeddings
             initial = np.where(np.arange(num_embeddings)[:, None] == padding_idx, 0, initial)
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.padding_idx = padding_idx
+        self.padding_idx, self.sparse = padding_idx, sparse
         self.weight = Parameter(initial)
 
     def forward(self, x: Any, lengths: Any = None, mask: Any = None) -> Any:
@@ -200,27 +203,13 @@ class Embedding(Module):
         return without_padding(self._rows(without_padding(indices, valid)), valid)
 
     def _rows(self, indices: Tensor) -> Tensor:
-        if indices.dtype.kind not in "iu":
-            raise TypeError(f"Embedding: takes integers, not {indices.dtype}; use astype('int64')")
-        indices = indices.astype("int64")  # in which every number of a row fits
-        # A negative index would count from the end; this way it is out of range like a large one.
-        chosen = where(indices < 0, indices - self.num_embeddings, indices)
-        try:
-            rows = take(self.weight, chosen, axis=0)
-        except IndexError:
-            raise IndexError(
-                f"Embedding: indices{_range(indices)} for {self.num_embeddings} embeddings, which "
-                f"are numbered 0 to {self.num_embeddings - 1}"
-            ) from None
-        if self.padding_idx is None:
-            return rows
-        padding = expand_dims(indices == self.padding_idx, axis=-1)
-        return where(padding, rows.detach(), rows)
+        return embedding(indices, self.weight, self.padding_idx, sparse=self.sparse)
 
     def extra_repr(self) -> str:
         """Sizes."""
         padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}"
+        sparse = ", sparse=True" if self.sparse else ""
+        return f"{self.num_embeddings}, {self.embedding_dim}{padding}{sparse}"
 
 
 class Dropout(Module):
@@ -395,11 +384,3 @@ def _with_last_axis(operation: str, x: Any, size: int, name: str, weight: Tensor
             f"{operation}: expected (..., {size}), not {found.shape}; the last axis is {name}"
         )
     return found
-
-
-def _range(indices: Tensor) -> str:
-    """The range of integers as part of an error, where they are known: not inside ``vmap``."""
-    if backends.of(indices._array) is None:
-        return ""
-    host = indices.numpy()
-    return f" from {host.min()} to {host.max()}"

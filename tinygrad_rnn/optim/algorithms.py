@@ -25,7 +25,8 @@ class SGD(Optimizer):
         p = p - lr * velocity
 
     The velocity begins as the first gradient, not dampened. With ``nesterov`` the step is
-    ``lr * (grad + momentum * velocity)``.
+    ``lr * (grad + momentum * velocity)``. Of a sparse gradient (see ``functional.embedding``) it
+    takes the rows, without momentum and weight decay; otherwise it makes that dense.
     """
 
     moments: ClassVar = {"velocity": "momentum"}
@@ -50,6 +51,9 @@ class SGD(Optimizer):
         if settings["nesterov"] and (not settings["momentum"] or settings["dampening"]):
             raise ValueError("SGD: nesterov needs momentum above 0, and dampening of 0")
         return settings
+
+    def _takes_rows(self, settings: Settings) -> bool:
+        return not settings["momentum"] and not settings["weight_decay"]
 
     def _initial(self, xp: Backend, p: Array, settings: Settings) -> State:
         return {}
@@ -122,7 +126,8 @@ class Adagrad(Optimizer):
         total = total + grad**2
         p = p - lr / (1 + (step - 1) * lr_decay) * grad / (sqrt(total) + eps)
 
-    The total begins at ``initial_accumulator_value``.
+    The total begins at ``initial_accumulator_value``. Of a sparse gradient (see
+    ``functional.embedding``) it takes the rows, without weight decay; else it makes that dense.
     """
 
     counts = ("step",)
@@ -142,6 +147,9 @@ class Adagrad(Optimizer):
         defaults = {"lr": lr, "lr_decay": lr_decay, "weight_decay": weight_decay}
         defaults |= {"initial_accumulator_value": initial_accumulator_value, "eps": eps}
         super().__init__(params, defaults, nonfinite)
+
+    def _takes_rows(self, settings: Settings) -> bool:
+        return not settings["weight_decay"]
 
     def _initial(self, xp: Backend, p: Array, settings: Settings) -> State:
         return {"step": 0, "total": xp.full_like(p, settings["initial_accumulator_value"])}
@@ -202,7 +210,9 @@ class Adam(Optimizer):
         square = beta_2 * square + (1 - beta_2) * grad**2
         p = p - lr * mean / (1 - beta_1**step) / (sqrt(square / (1 - beta_2**step)) + eps)
 
-    With ``amsgrad`` the square there is the largest so far (Reddi, Kale & Kumar 2018).
+    With ``amsgrad`` the square there is the largest so far (Reddi, Kale & Kumar 2018). A sparse
+    gradient is made dense, since moments of rows without one change all the same; ``SparseAdam``
+    passes over them.
     """
 
     counts = ("step",)
@@ -231,7 +241,7 @@ class Adam(Optimizer):
         mean = beta_1 * state["mean"] + (1 - beta_1) * grad
         square = beta_2 * state["square"] + (1 - beta_2) * grad**2
         new = {"step": step, "mean": mean, "square": square}
-        if settings["amsgrad"]:
+        if settings.get("amsgrad"):
             square = new["largest_square"] = xp.maximum(state["largest_square"], square)
         # The corrections of the bias towards zero, where they cost one pass less.
         size = xp.sqrt(square) / math.sqrt(1 - beta_2**step) + settings["eps"]
@@ -260,3 +270,31 @@ class AdamW(Adam):
 
     def _decay(self, p: Array, grad: Array, settings: Settings) -> tuple[Array, Array]:
         return p * (1 - settings["lr"] * settings["weight_decay"]), grad
+
+
+class SparseAdam(Adam):
+    """Adam, lazy: of a sparse gradient, only the rows that it has are updated, with their moments.
+
+    So it is no Adam for an embedding: a row that has not occurred for a while neither moves on by
+    its momentum nor forgets, and ``step`` counts the steps of the whole. Rows that are zero
+    throughout count as none. A parameter with a dense gradient is updated as by ``Adam``, so one
+    optimiser does for a whole model. Defaults are those of PyTorch's ``SparseAdam``, which takes
+    sparse gradients only. There is neither weight decay nor ``amsgrad``.
+    """
+
+    moments: ClassVar = {"mean": None, "square": None}
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        *,
+        nonfinite: str = "raise",
+    ) -> None:
+        defaults = {"lr": lr, "betas": betas, "eps": eps}
+        Optimizer.__init__(self, params, defaults, nonfinite)
+
+    def _takes_rows(self, settings: Settings) -> bool:
+        return True

@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from tinygrad_rnn_backends import Backend
+
 from ..atomic import commit
-from ..dtypes import native_dtype
-from ..graph import Array
+from ..dtypes import canonical_dtype
+from ..graph import Array, Rows
 from ..tensor import MODE, Tensor, backend_of, regrading, wrap
 from .formulas import Kernel, kernel_of, squared_norm, suits
 from .settings import flag, number
@@ -70,7 +72,7 @@ def _clipped_norm(
     kernel = None
     if factor >= _least_factor(np.dtype(np.float32)):
         kernel = _kernel(grads, lambda xp, grad: [grad * factor])
-    return norm, _through(grads, kernel, lambda grad: _scaled(grad, factor))
+    return norm, _through(grads, kernel, lambda xp, array: _scaled(xp, array, factor))
 
 
 def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -> None:
@@ -86,7 +88,7 @@ def clip_grad_value_(parameters: Tensor | Iterable[Tensor], clip_value: float) -
 
     def clipped(grads: list[Tensor]) -> list[Array]:
         kernel = _kernel(grads, lambda xp, grad: [xp.minimum(xp.maximum(grad, -bound), bound)])
-        return _through(grads, kernel, lambda grad: _clipped(grad, bound))
+        return _through(grads, kernel, lambda xp, array: _clipped(xp, array, bound))
 
     recorder = MODE.get().recorder
     if recorder is None:
@@ -121,27 +123,33 @@ def _with_gradients(
     return [(p, p.grad) for p in once if p.grad is not None]
 
 
+def _values(grad: Tensor) -> Array:
+    """What a gradient holds: its array; if that is rows, theirs."""
+    array = grad._array
+    return array.summed()[1] if type(array) is Rows else array
+
+
 def _squared_norm(grads: list[Tensor]) -> float:
     """Together, in float64."""
-    in_kernel = [grad._array for grad in grads if suits(grad._array)]
+    values = [(backend_of(grad), _values(grad)) for grad in grads]
+    in_kernel = [array for _, array in values if suits(array)]
     worth = len(in_kernel) > 1 or sum([array.size for array in in_kernel]) >= _VERY_LITTLE
     total = squared_norm(in_kernel) if worth else None
-    left = grads if total is None else [grad for grad in grads if not suits(grad._array)]
-    return (total or 0.0) + sum(map(_squares, left))
+    left = [(xp, array) for xp, array in values if total is None or not suits(array)]
+    return (total or 0.0) + sum(_squares(xp, array) for xp, array in left)
 
 
-def _squares(grad: Tensor) -> float:
-    xp = backend_of(grad)
-    return float(xp.to_host(xp.asarray(xp.sum(xp.astype(grad._array, xp.float64) ** 2))))
+def _squares(xp: Backend, array: Array) -> float:
+    return float(xp.to_host(xp.asarray(xp.sum(xp.astype(array, xp.float64) ** 2))))
 
 
-def _scaled(grad: Tensor, factor: float) -> Array:
-    """In float64 if the dtype of the gradient would round the factor, float16 or near underflow."""
-    xp = backend_of(grad)
-    if grad.dtype != np.float16 and factor >= _least_factor(grad.dtype):
-        return grad._array * factor
-    wide = xp.astype(grad._array, xp.float64) * factor
-    return xp.astype(xp.asarray(wide), native_dtype(xp, grad.dtype))
+def _scaled(xp: Backend, array: Array, factor: float) -> Array:
+    """In float64 if the dtype would round the factor, float16 or near underflow."""
+    dtype = canonical_dtype(array.dtype)
+    if dtype != np.float16 and factor >= _least_factor(dtype):
+        return array * factor
+    wide = xp.astype(array, xp.float64) * factor
+    return xp.astype(xp.asarray(wide), array.dtype)
 
 
 def _least_factor(dtype: np.dtype[Any]) -> float:
@@ -152,27 +160,32 @@ def _least_factor(dtype: np.dtype[Any]) -> float:
 
 def _kernel(grads: list[Tensor], function: Callable[..., list[Any]]) -> Kernel | None:
     """That of a function of a gradient, if there is one and the gradients are large enough."""
-    worth = sum([grad.size for grad in grads]) >= _LITTLE
+    worth = sum([_values(grad).size for grad in grads]) >= _LITTLE
     return kernel_of(function, 1) if worth else None
 
 
-def _clipped(grad: Tensor, bound: float) -> Array:
-    bound = min(bound, float(np.finfo(grad.dtype).max))
-    return backend_of(grad).clip(grad._array, -bound, bound)
+def _clipped(xp: Backend, array: Array, bound: float) -> Array:
+    bound = min(bound, float(np.finfo(canonical_dtype(array.dtype)).max))
+    return xp.clip(array, -bound, bound)
 
 
 def _through(
-    grads: list[Tensor], kernel: Kernel | None, rule: Callable[[Tensor], Array]
+    grads: list[Tensor], kernel: Kernel | None, rule: Callable[[Backend, Array], Array]
 ) -> list[Array]:
     """What gradients become, by a kernel where it suits."""
-    in_kernel = [kernel is not None and suits(grad._array) for grad in grads]
+    values = [_values(grad) for grad in grads]
+    in_kernel = [kernel is not None and suits(array) for array in values]
     made: Iterator[list[Array]] = iter(())
     if kernel is not None:
-        pairs = zip(grads, in_kernel, strict=True)
-        made = iter(kernel.run([(grad._array,) for grad, suited in pairs if suited])[1])
-    pairs = zip(grads, in_kernel, strict=True)
-    # asarray: what NumPy computes from 0-d arrays are scalars
-    return [next(made)[0] if on else backend_of(g).asarray(rule(g)) for g, on in pairs]
+        pairs = zip(values, in_kernel, strict=True)
+        made = iter(kernel.run([(array,) for array, suited in pairs if suited])[1])
+    arrays: list[Array] = []
+    for grad, array, suited in zip(grads, values, in_kernel, strict=True):
+        xp = backend_of(grad)
+        # asarray: what NumPy computes from 0-d arrays are scalars
+        new = next(made)[0] if suited else xp.asarray(rule(xp, array))
+        arrays.append(grad._array.with_values(new) if type(grad._array) is Rows else new)
+    return arrays
 
 
 def _replace(given: list[tuple[Tensor, Tensor]], arrays: list[Array]) -> None:

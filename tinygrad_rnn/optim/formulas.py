@@ -24,6 +24,7 @@ from ..kernels.cpu.elements import Elements, compile
 from ..kernels.ir import REDUCTIONS, Formula, Instruction
 from ..kernels.machine import threads, warn_once
 from ..planner.planner import planner
+from ..tensor import MODE
 
 _RELATIONS = {"equal", "not_equal", "less", "less_equal", "greater", "greater_equal"}
 _BOOLEAN = _RELATIONS | {"isnan", "isinf", "isfinite"}
@@ -182,7 +183,9 @@ def _squares() -> Elements | None:
 
 
 def _are_there() -> bool:
-    """Whether there are kernels."""
+    """Whether there are kernels, and nobody asks for what is written."""
+    if MODE.get().literal:
+        return False
     jit = "TINYGRAD_RNN_JIT"
     asked = not settings.is_set(jit) or settings.switch(jit) is not False
     return asked and cpu.available() is None

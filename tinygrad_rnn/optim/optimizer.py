@@ -22,9 +22,10 @@ from tinygrad_rnn_backends import Backend
 from ..apply import show
 from ..atomic import Change, attributes, commit
 from ..dtypes import native_dtype
-from ..graph import Array
+from ..graph import Array, Rows
 from ..tensor import MODE, Tensor, backend_of, rebinding, wrap
 from . import formulas
+from .rows import owns_array, owns_rows, with_rows, writing
 from .settings import CHECKS, choice
 
 Settings = Mapping[str, Any]
@@ -43,10 +44,22 @@ class Member(NamedTuple):
 FEW, LITTLE = 4, 2**12
 """Fewer parameters than these, with fewer elements together, are not worth a kernel."""
 
-Trained: TypeAlias = "tuple[Member, Tensor]"
-"""A parameter and its gradient."""
-Update: TypeAlias = "tuple[Member, Array, State]"
-"""A parameter and what it becomes."""
+
+class Trained(NamedTuple):
+    """What is to be updated: a parameter and its gradient, or some rows of both."""
+
+    member: Member
+    array: Array
+    gradient: Array
+    places: Array | None  # of the rows, each once
+
+    def rows_of(self, x: Array) -> Array:
+        """What belongs to it of an array like the parameter."""
+        return x if self.places is None else backend_of(self.member.p).take(x, self.places, axis=0)
+
+
+Update: TypeAlias = "tuple[Trained, Array, State]"
+"""What it becomes, and its state."""
 
 
 class Optimizer:
@@ -189,17 +202,15 @@ class Optimizer:
         every = {member.position: member for member in self._members()}
         return [every[member.position] for member in members]
 
-    def changes(self, trained: list[tuple[Member, Tensor]]) -> list[Change] | None:
+    def changes(self, given: list[tuple[Member, Tensor]]) -> list[Change] | None:
         """What a step with these gradients changes, or None for one that is passed over."""
-        for member, grad in trained:
-            self._check_fit(member, grad)
+        trained = [self._trained(member, grad) for member, grad in given]
         updates, left = self._updated_by_kernels(trained)
-        look = left and self.nonfinite != "allow"
-        bad = _not_finite([grad for _, grad in left]) if look else []
+        bad = [] if self.nonfinite == "allow" else _not_finite(left)
         if bad and self.nonfinite == "skip":
             return None
         if bad:
-            first, p, *_ = left[bad[0]][0]
+            first, p, *_ = left[bad[0]].member
             raise FloatingPointError(
                 f"{type(self).__name__}: {len(bad)} of {len(trained)} gradients are not finite, "
                 f"the first that of {self._called(first)}, {show(p)}; nothing was changed. "
@@ -209,14 +220,53 @@ class Optimizer:
         if left:
             try:
                 with np.errstate(over="warn" if self.nonfinite == "allow" else "raise"):
-                    updates += [(member, *self._updated(member, grad)) for member, grad in left]
+                    updates += [(each, *self._updated(each)) for each in left]
             except FloatingPointError:
                 if self.nonfinite == "skip":
                     return None
                 raise
-        changes = [c for member, array, _ in updates for c in rebinding(member.p, array)]
-        states = {member.position: state for member, _, state in updates}
-        return [*changes, (dict.update, self.state, states)]
+        return [change for update in updates for change in self._changes(*update)]
+
+    def _trained(self, member: Member, grad: Tensor) -> Trained:
+        """A parameter and its gradient; rows of them, if that is what the gradient has."""
+        p, gradient = member.p, grad._array
+        self._check_fit(member, grad)
+        if type(gradient) is not Rows:
+            return Trained(member, p._array, gradient, None)
+        if not self._takes_rows(member.settings):
+            return Trained(member, p._array, gradient.dense(), None)
+        places, values = gradient.summed()
+        return Trained(member, backend_of(p).take(p._array, places, axis=0), values, places)
+
+    def _takes_rows(self, settings: Settings) -> bool:
+        """Whether rows without a gradient stay as they are: then only the others are updated."""
+        return False
+
+    def _changes(self, trained: Trained, array: Array, state: State) -> list[Change]:
+        """What makes a parameter and its state what they become."""
+        (position, p, settings, needed), places = trained.member, trained.places
+        if places is None:
+            return [*rebinding(p, array), (dict.update, self.state, {position: state})]
+        xp, before = backend_of(p), self.state.get(position, {})
+        wide = native_dtype(xp, _wide(p.dtype))
+        initial = {}
+        if not needed <= before.keys():
+            initial = self._initial(xp, xp.astype(p._array, wide, copy=False), settings)
+        changes: list[Change] = []
+        after = dict(state)
+        for name in state.keys() & self.moments.keys():
+            if name in before and owns_rows(before, name) and _alike(before[name], p, wide):
+                after[name] = before[name]
+                changes.append(writing(before[name], places, state[name]))
+            else:
+                whole = before[name] if name in before else initial[name]
+                after[name] = with_rows(xp, _as_moment(whole, p, wide), places, state[name])
+        if owns_array(p):
+            changes.append(writing(p._array, places, array))
+            changes += rebinding(p, p._array)
+        else:
+            changes += rebinding(p, with_rows(xp, p._array, places, array))
+        return [*changes, (dict.update, self.state, {position: after})]
 
     def _check_fit(self, member: Member, grad: Tensor) -> None:
         position, p, *_ = member
@@ -226,15 +276,14 @@ class Optimizer:
                 f"but its gradient is {show(grad)} on {grad.backend!r}; compute it again"
             )
 
-    def _updated(self, member: Member, grad: Tensor) -> tuple[Array, State]:
+    def _updated(self, trained: Trained) -> tuple[Array, State]:
         """The new array and state of a parameter, which can be assigned without a further look."""
-        position, p, settings, _ = member
-        xp = backend_of(p)
-        array, gradient, own = p._array, grad._array, p._array.dtype
+        (position, p, settings, _), array, gradient, _ = trained
+        xp, own, shape = backend_of(p), array.dtype, array.shape
         wide = native_dtype(xp, _wide(p.dtype))
         if wide != own:
             array, gradient = xp.astype(array, wide), xp.astype(gradient, wide)
-        state = self._state_before(member, xp, array, wide)
+        state = self._state_before(trained, xp, array, wide)
         try:
             array, state = self._decayed_update(xp, array, gradient, state, settings)
             array = xp.asarray(array)  # what NumPy computes from 0-d arrays are scalars
@@ -246,18 +295,18 @@ class Optimizer:
                 f"overflows ({error}); nothing was changed. Clip the gradients by "
                 "clip_grad_norm_, or pass over such steps by nonfinite='skip'"
             ) from error
-        if not _alike(array, p, own):
+        if not _alike(array, p, own, shape):
             raise ValueError(
                 f"{type(self).__name__}: {self._called(position)} is {show(p)}, but with the "
                 f"settings {settings} becomes {show(array)}"
             )
         return array, {k: xp.asarray(v) if k in self.moments else v for k, v in state.items()}
 
-    def _state_before(self, member: Member, xp: Backend, array: Array, wide: Any) -> State:
-        """The state of a parameter, as ``_update`` needs it."""
-        position, p, settings, needed = member
+    def _state_before(self, trained: Trained, xp: Backend, array: Array, wide: Any) -> State:
+        """The state of what is updated, as ``_update`` needs it."""
+        position, p, settings, needed = trained.member
         state = {
-            name: _as_moment(value, p, wide) if name in self.moments else value
+            name: trained.rows_of(_as_moment(value, p, wide)) if name in self.moments else value
             for name, value in self.state.get(position, {}).items()
         }
         if needed <= state.keys():
@@ -277,19 +326,18 @@ class Optimizer:
         All is left if a value is not finite on the way: where that comes from, and whether it is an
         error, is found by going the way in which every operation can be looked at.
         """
-        if len(trained) < FEW and sum([m.p._array.size for m, _ in trained]) < LITTLE:
+        if len(trained) < FEW and sum([each.array.size for each in trained]) < LITTLE:
             return [], trained
         alike: dict[Any, list[tuple[Trained, State]]] = {}  # what differs in arrays only
         left: list[Trained] = []
         for each in trained:
-            member = each[0]
-            own = member.p._array
+            (_, p, settings, _), own, _, _ = each
             if not formulas.suits(own):
                 left.append(each)
                 continue
-            state = self._state_before(member, backend_of(member.p), own, own.dtype)
+            state = self._state_before(each, backend_of(p), own, own.dtype)
             counts = [value for name, value in state.items() if name not in self.moments]
-            alike.setdefault((id(member.settings), *state, *counts), []).append((each, state))
+            alike.setdefault((id(settings), *state, *counts), []).append((each, state))
         updates: list[Update] = []
         for those in alike.values():
             made = self._updated_alike(those)
@@ -299,19 +347,19 @@ class Optimizer:
                 return [], trained
             else:
                 updates += made[1]
-        return updates, sorted(left, key=lambda each: each[0].position)
+        return updates, sorted(left, key=lambda each: each.member.position)
 
     def _updated_alike(
         self, those: list[tuple[Trained, State]]
     ) -> tuple[bool, list[Update]] | None:
         """Whether all is finite, and the updates; None if there is no kernel for them."""
-        (member, _), state = those[0]
+        first, state = those[0]
         moments = [name for name in state if name in self.moments]
         after: State = {}
 
         def update(xp: Any, p: Any, grad: Any, *values: Any) -> list[Any]:
             given = state | dict(zip(moments, values, strict=True))
-            p, made = self._decayed_update(xp, p, grad, given, member.settings)
+            p, made = self._decayed_update(xp, p, grad, given, first.member.settings)
             after.update(made)
             return [p, *(value for name, value in made.items() if name in self.moments)]
 
@@ -320,11 +368,11 @@ class Optimizer:
             return None
         kept = [name for name in after if name in self.moments]
         finite, results = found.run(
-            [(m.p._array, grad._array, *(x[name] for name in moments)) for (m, grad), x in those]
+            [(each.array, each.gradient, *(x[name] for name in moments)) for each, x in those]
         )
         return finite, [
-            (m, array, after | dict(zip(kept, values, strict=True)))
-            for ((m, _), _), (array, *values) in zip(those, results, strict=True)
+            (each, array, after | dict(zip(kept, values, strict=True)))
+            for (each, _), (array, *values) in zip(those, results, strict=True)
         ]
 
     def _needed(self, settings: Settings) -> set[str]:
@@ -491,29 +539,29 @@ def _is_named(x: Any) -> bool:
     return isinstance(x, tuple) and len(x) == 2 and isinstance(x[0], str)
 
 
-def _not_finite(grads: Sequence[Tensor]) -> list[int]:
-    """Which of them hold a NaN or an infinity; every backend is waited for once if none does.
+def _not_finite(trained: Sequence[Trained]) -> list[int]:
+    """Which gradients hold a NaN or an infinity; every backend is waited for once if none does.
 
     A sum with either in it is neither finite, so where that of all is, one pass without memory of
     its own was enough. A sum may also overflow, and then the elements are looked at.
     """
+    suspects = [(backend_of(each.member.p), each.gradient) for each in trained]
     sums: dict[Backend, Array] = {}
     with np.errstate(over="ignore", invalid="ignore"):
-        for grad in grads:
-            xp, own = backend_of(grad), grad._array
+        for xp, own in suspects:
             sums[xp] = sums[xp] + xp.sum(own) if xp in sums else xp.sum(own)
     if all(math.isfinite(xp.to_host(xp.asarray(total))) for xp, total in sums.items()):
         return []
-    suspects = [(backend_of(grad), grad._array) for grad in grads]
     return [i for i, (xp, own) in enumerate(suspects) if not bool(xp.all(xp.isfinite(own)))]
 
 
-def _alike(array: Array, p: Tensor, dtype: Any) -> bool:
+def _alike(array: Array, p: Tensor, dtype: Any, shape: Any = None) -> bool:
     """Whether an array has the shape and the backend of a parameter, and a dtype of that."""
     own = p._array
+    found = array.backend if type(array) is Rows else backends.of(array)
     return (
-        (type(array) is type(own) or backends.of(array) is backends.of(own))
-        and tuple(array.shape) == tuple(own.shape)
+        (type(array) is type(own) or found is backends.of(own))
+        and tuple(array.shape) == tuple(own.shape if shape is None else shape)
         and array.dtype == dtype
     )
 

@@ -92,6 +92,13 @@ _getitem = Primitive(
     lambda xp, g, indices, *, key: IndexedCotangent(fill(key, indices), g),
     batch=_batch_getitem,
 )
+_take_rows = Primitive(
+    "take_rows",
+    "indexing",
+    lambda xp, x, indices: xp.getitem(x, (indices,)),
+    lambda xp, g, indices: IndexedCotangent((indices,), g, as_rows=True),
+    batch=lambda size, batched, x, indices: _batch_getitem(size, batched, x, indices, key=(ARRAY,)),
+)
 _index_add = Primitive(
     "index_add",
     "indexing",
@@ -202,6 +209,11 @@ def take(x: TensorLike, indices: Any, /, axis: int | None = None) -> Tensor:
         axis = 0
     along = negative_axis(axis, x.ndim, "take") + x.ndim
     return getitem(x, (*(slice(None),) * along, _as_indices(x, indices, "take")))
+
+
+def take_rows(x: Tensor, indices: Tensor) -> Tensor:
+    """``x[indices]`` for integers from 0; as its gradient, a leaf x gets ``Rows``."""
+    return apply(_take_rows, x, indices)
 
 
 def take_along_axis(x: TensorLike, indices: Any, /, axis: int = -1) -> Tensor:
