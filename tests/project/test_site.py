@@ -19,6 +19,7 @@ import pytest
 import tinygrad_rnn as tg
 import tinygrad_rnn_backends as backends
 from tinygrad_rnn import data, distributed, inspect, interop, linalg, nn, onnx, optim, testing
+from tinygrad_rnn.nn import layers
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -64,6 +65,7 @@ def example(kind: Any, **settings: Any) -> float:
 def test_every_example_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distributed, "_current", None)  # as they were, whoever changes them
     monkeypatch.setattr(backends, "_factories", dict(backends._factories))
+    monkeypatch.setattr(layers, "_promoted", set())
     runner = doctest.DocTestRunner(Close(), verbose=False)
     for name, text, line in entries(page):
         tg.manual_seed(0)
