@@ -151,3 +151,14 @@ def test_bad_input_is_refused() -> None:
         inspect.activity(cell, inputs("abcd"), "abcd", row=3)
     with pytest.raises(ValueError, match="attention"):
         inspect.activity(cell, inputs("abcd"), "abcd", attention=np.ones((3, 2)))
+    with pytest.raises(ValueError, match="no steps"):
+        inspect.activity(cell, inputs("abcd")[:0], "")
+    with pytest.raises(ValueError, match=r"xs\[:, None\]"):
+        inspect.activity(cell, inputs("abcd")[:, 0], "abcd")
+    found = inspect.activity(cell, inputs("abcd"), "abcd")
+    for ask in (units_for, similar):
+        for begin, end in ((3, 2), (-1, 2), (0, 9)):
+            with pytest.raises(ValueError, match="no passage"):
+                ask(found, begin, end)
+        with pytest.raises(ValueError, match="of an activity"):
+            ask(inspect.Study("note", {"text": "?"}), 0, 1)

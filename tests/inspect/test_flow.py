@@ -215,6 +215,10 @@ def test_tokens_have_no_gradient_and_bad_input_is_refused() -> None:
         inspect.flow(nn.GRUCell(D, H), inputs(), lambda y: tg.sum(tg.ones(3)))
     with pytest.raises(ValueError, match="no steps"):
         inspect.flow(nn.GRUCell(D, H), inputs()[:0], last)
+    with pytest.raises(ValueError, match="no rows"):
+        inspect.flow(nn.GRUCell(D, H), inputs()[:, :0], last)
+    with pytest.raises(ValueError, match=r"xs\[:, None\]"):
+        inspect.flow(nn.GRUCell(D, H), inputs()[:, 0], last)
 
 
 def test_a_layer_is_no_cell_and_says_which_is() -> None:

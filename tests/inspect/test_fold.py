@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, inspect, nn
+from tinygrad_rnn.inspect import folding
 from tinygrad_rnn.inspect import text as text_module
 from tinygrad_rnn.inspect.capture import captured
 from tinygrad_rnn.inspect.folding import operations_of
@@ -376,6 +377,11 @@ def test_bad_input_is_refused_with_the_cure() -> None:
     for bad in (tg.ones(2), 3.0, None):
         with pytest.raises(TypeError, match="requires grad"):
             inspect.fold(bad)  # type: ignore[arg-type]
+    x = tg.ones(3, requires_grad=True)
+    with pytest.raises(TypeError, match="names: a module"):
+        inspect.fold(tg.sum(x * 2.0), ["x"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="not 3"):
+        inspect.unfold(3)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="no JSON"):
         inspect.Study.from_json("{")
     with pytest.raises(ValueError, match="no study"):
@@ -402,8 +408,11 @@ def test_a_graph_too_long_to_read_says_so_and_is_folded(monkeypatch: pytest.Monk
     for _ in range(5001):
         h = tg.sin(h)
     monkeypatch.setattr(text_module, "_MOST", 5000)
+    monkeypatch.setattr(folding, "_LONGEST", 5002)
     with pytest.raises(ValueError, match="fold"):
         tg.to_text(h)
     with pytest.raises(ValueError, match="fold"):
         inspect.graph(h).to_svg()
+    with pytest.raises(ValueError, match="5,003 nodes"):
+        inspect.graph(tg.sum(h))
     assert "5000 steps of 1" in tg.to_text(inspect.fold(h))

@@ -86,6 +86,8 @@ def test_bad_input_is_refused(tmp_path: Path) -> None:
         inspect.page(tmp_path / "a.txt", studies())
     with pytest.raises(ValueError, match="no study"):
         inspect.page(tmp_path / "a.html", [])
+    with pytest.raises(TypeError, match="studies, not a int"):
+        inspect.page(tmp_path / "a.html", [3])  # type: ignore[list-item]
 
 
 @pytest.fixture(scope="module")

@@ -95,20 +95,29 @@ def why_no_value(x: Tensor) -> str:
     return reason
 
 
-def captured(asked: str, y: Any, names: Mapping[str, Any] | Module | None = None) -> Captured:
+def captured(
+    asked: str, y: Any, names: Mapping[str, Any] | Module | None = None, most: int | None = None
+) -> Captured:
     """The operations that lead to ``y``.
 
     Args:
         asked: the function that wants to know, for errors.
         y: a Tensor that requires grad.
         names: what to call tensors, ``{"w": w}``, or a module, whose parameters have names.
+        most: how many nodes a graph may have.
 
     Raises:
         TypeError: for what has no graph.
         ReleasedGraphError: for a graph that a backward pass has dropped.
+        ValueError: for a graph of more nodes.
     """
     root = graph_of(asked, y)
     order = topological_order([root])[::-1]
+    if most is not None and len(order) > most:
+        raise ValueError(
+            f"{asked}: a graph of {len(order):,} nodes is too long to read; inspect.fold(y) shows "
+            "its loops once"
+        )
     given = names_of(names)
     place: dict[Node, Use] = {}
     metas: dict[Node, Any] = {root: (y.shape, y.dtype)}
@@ -154,6 +163,8 @@ def _call(found: Captured, node: Node, place: Use, given: dict[Node, str]) -> No
 
 def names_of(names: Mapping[str, Any] | Module | None) -> dict[Node, str]:
     """Names by node, given by tensor or by module."""
+    if names is not None and not isinstance(names, (Module, Mapping)):
+        raise TypeError(f"names: a module, or {{'w': w}}, not a {type(names).__name__}")
     pairs = names.named_parameters() if isinstance(names, Module) else (names or {}).items()
     return {x._node: name for name, x in pairs if isinstance(x, Tensor) and x._node is not None}
 

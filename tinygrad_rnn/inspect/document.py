@@ -117,7 +117,7 @@ def page(path: str | Path, studies: Mapping[str, Study] | Sequence[Study], title
         studies: by heading, or a list of them.
         title: of the page.
 
-    Raises ValueError for another ending, or no study at all.
+    Raises ValueError for another ending, or no study at all; TypeError for what is no study.
     """
     from .render import page_of
 
@@ -127,6 +127,9 @@ def page(path: str | Path, studies: Mapping[str, Study] | Sequence[Study], title
     pairs = list(studies.items()) if isinstance(studies, Mapping) else [("", s) for s in studies]
     if not pairs:
         raise ValueError("page: there is no study to show")
+    for _, study in pairs:
+        if not isinstance(study, Study):
+            raise TypeError(f"page: studies, not a {type(study).__name__}")
     sections = [(heading, study.kind, study.data) for heading, study in pairs]
     place.write_text(page_of(title or "A study", sections), encoding="utf-8")
     return place

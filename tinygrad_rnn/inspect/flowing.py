@@ -68,6 +68,8 @@ def flow(
     steps = Steps("flow", cell, xs, state, lengths, mask, None, reverse)
     if steps.count == 0:
         raise ValueError("flow: there are no steps")
+    if steps.rows == 0:
+        raise ValueError("flow: there are no rows")
     options = {"lengths": lengths, "mask": mask, "reverse": reverse}
     xs = map_leaves(_leaf, steps.xs)
     try:

@@ -37,6 +37,7 @@ from .document import Study
 from .plans import body_of
 from .view import starts_of
 
+_LONGEST = 500_000  # operations of a graph that is not folded
 _COLUMNS = 8  # arguments of an operation that are compared; one with more is its own kind
 _MANY = 100  # things to draw, above which kinds of steps are looked for instead of loops
 
@@ -87,8 +88,11 @@ def document_of(found: Captured) -> dict[str, Any]:
 
 
 def graph(y: Tensor, names: Mapping[str, Any] | Module | None = None) -> Study:
-    """The graph that leads to ``y`` as it is, every step by itself: what ``fold`` folds."""
-    found = captured("graph", y, names)
+    """The graph that leads to ``y`` as it is, every step by itself: what ``fold`` folds.
+
+    Raises as ``fold``, and ValueError for a graph of more than 500,000 operations.
+    """
+    found = captured("graph", y, names, most=_LONGEST)
     return Study("graph", _Folding(found).document(folded=False))
 
 
@@ -97,8 +101,8 @@ def unfold(study: Study) -> Study:
 
     Raises ValueError for a study of another kind, or of a plan, which has any number of steps.
     """
-    if study.kind != "graph":
-        raise ValueError(f"unfold: a study of a graph, as fold gives one, not of a {study.kind}")
+    if not isinstance(study, Study) or study.kind != "graph":
+        raise ValueError(f"unfold: a study of a graph, as fold gives one, not {study!r}")
     if "plan" in study.data:
         raise ValueError("unfold: a plan holds for any number of steps; fold a literal graph")
     items: list[dict[str, Any]] = []

@@ -80,6 +80,8 @@ def activity(
             state = decoder.initial_state(memory, state)
         cell = partial(decoder._step, memory=memory)
     steps = Steps("activity", cell, xs, state, None, None, None, False)
+    if steps.count == 0:
+        raise ValueError("activity: there are no steps")
     parts = list(text)
     if len(parts) != steps.count:
         raise ValueError(f"activity: {len(parts)} parts of a text for {steps.count} steps of xs")
@@ -164,8 +166,10 @@ def values_of(unit: dict[str, Any]) -> Any:
 def units_for(study: Study, begin: int, end: int, most: int = 10) -> list[tuple[str, float]]:
     """The units that tell a passage from the rest of its text: (name, difference of means).
 
-    The difference is in standard deviations of the unit over the text.
+    The difference is in standard deviations of the unit over the text. Raises ValueError for a
+    study of another kind, or no passage of its text.
     """
+    _check_passage("units_for", study, begin, end)
     found = []
     for unit in study.data["units"]:
         values = values_of(unit)
@@ -177,8 +181,20 @@ def units_for(study: Study, begin: int, end: int, most: int = 10) -> list[tuple[
     return sorted(found, key=lambda pair: -abs(pair[1]))[:most]
 
 
+def _check_passage(asked: str, study: Study, begin: int, end: int) -> None:
+    if not isinstance(study, Study) or study.kind != "activity":
+        raise ValueError(f"{asked}: a study of an activity, as activity gives one, not {study!r}")
+    count = len(study.data["text"])
+    if not 0 <= begin < end <= count:
+        raise ValueError(f"{asked}: from {begin} to {end} is no passage of a text of {count} parts")
+
+
 def similar(study: Study, begin: int, end: int, most: int = 5) -> list[tuple[int, int, float]]:
-    """Passages of the same length at which the units do what they do here: (begin, end, cosine)."""
+    """Passages of the same length at which the units do what they do here: (begin, end, cosine).
+
+    Raises ValueError as ``units_for``.
+    """
+    _check_passage("similar", study, begin, end)
     values = np.array([values_of(unit) for unit in study.data["units"]])
     values = values - values.mean(1, keepdims=True)
     length, count = end - begin, values.shape[1]

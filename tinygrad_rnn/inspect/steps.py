@@ -63,6 +63,13 @@ def check_cell(asked: str, cell: Any) -> None:
         )
 
 
+def _is_of_one_row(cell: Any, xs: list[Tensor], states: list[Tensor]) -> bool:
+    """Whether vectors are what a step reads and carries, and not numbers of several rows."""
+    if not states or any(h.ndim != 1 for h in states) or xs[0].ndim != 2:
+        return False
+    return hasattr(cell, "initial_state") or xs[0].shape[1] != states[0].shape[0]
+
+
 class Steps:
     """Which rows take which steps, in the order of the loop, and what a step starts from."""
 
@@ -86,6 +93,11 @@ class Steps:
         self.states, self.structure = flatten(self.initial)
         self.count = leaves[0].shape[0]
         self.rows = next((h.shape[0] for h in self.states if h.shape), 1)
+        if _is_of_one_row(cell, leaves, self.states):
+            raise ValueError(
+                f"{asked}: xs {leaves[0].shape} are of one row without an axis of rows; give xs "
+                "with one, xs[:, None]"
+            )
         valid = np.ones((self.count, self.rows), dtype=bool)
         if lengths is not None:
             valid = np.arange(self.count)[:, None] < np.asarray(host(lengths))
