@@ -273,13 +273,25 @@ def test_a_sum_that_is_larger_than_what_it_is_made_of_grows_in_a_loop() -> None:
     d = g.table.source("dy", 0, (2, WIDTH), FLOAT)
     for wide in (False, True):
         columns = (2, WIDTH, 1) if wide else (2, WIDTH)
-        outer = g.multiply(g.reshape(d, shape=columns), g.reshape(g.sin(x), shape=(2, 1, WIDTH)))
+        outer = g.add(g.reshape(d, shape=columns), g.reshape(g.sin(x), shape=(2, 1, WIDTH)))
         total = outer if wide else g.multiply(d, g.sin(x))
         found = split(Graph(g.table, (after,), (after,), (None,), (None,), (total,), (False,)))
         assert found.backward is not None
         grown: list[Stage] = [s for s in found.backward.stages if s.sums]
         assert [s.sums for s in grown] == ([[total]] if wide else [])
         assert (total in found.backward.results) != wide
+
+
+def test_a_sum_of_products_of_each_row_needs_no_loop() -> None:
+    g, x, h, _ = step()
+    after = g.tanh(g.add(h, x))
+    d = g.table.source("dy", 0, (2, WIDTH), FLOAT)
+    column, row = g.reshape(d, shape=(2, WIDTH, 1)), g.reshape(g.sin(x), shape=(2, 1, WIDTH))
+    for total in (g.multiply(column, row), g.multiply(row, column), g.matmul(column, row)):
+        found = split(Graph(g.table, (after,), (after,), (None,), (None,), (total,), (False,)))
+        assert found.backward is not None
+        assert not any(stage.sums for stage in found.backward.stages)
+        assert {column, row} <= {*found.backward.results}
 
 
 # Residuals.
