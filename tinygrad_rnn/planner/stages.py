@@ -49,11 +49,12 @@ class Stage:
     carries: list[Carry] = field(default_factory=list)
     sums: list[Value] = field(default_factory=list)  # added up over time, in a loop
     rows: Rows | None = None  # if one kernel computes it, row by row
+    by_step: bool = False  # though nothing is carried: each row has matrices, the same at all steps
 
     @property
     def loop(self) -> bool:
         """Whether it goes step by step."""
-        return bool(self.carries or self.sums)
+        return bool(self.carries or self.sums or self.by_step)
 
 
 @dataclass

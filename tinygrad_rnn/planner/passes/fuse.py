@@ -3,7 +3,9 @@
 Two passes on the graph, then one on the stages. Sums are put in order so that products come first:
 one product can add to another's result. Slices are pushed through elementwise operations: the gates
 of a cell are then work on equally wide rows, which one kernel does. And elementwise work beside a
-loop is fused into it, where its operands are in the cache.
+loop is fused into it, where its operands are in the cache. What multiplies matrices that each row
+has once, as attention to a memory does, is a loop by itself where none is beside it: for all steps
+at once, the matrices would have to be repeated.
 
 A loop is one piece, so nothing may be fused into it that depends on what itself depends on the
 loop.
@@ -16,7 +18,8 @@ from typing import Any
 from ...graph import TABLE
 from ...kernels.machine import Compiler
 from ..ir import Graph, Number, Table, Value, base, is_view, users
-from ..stages import ROWS, Distribution, Pass, Stage
+from ..stages import ROWS_ONCE, Distribution, Pass, Stage
+from .schedule import grows_in_kernel, multiplies_by_one_matrix, why_not_value
 from .slices import find_slice, take_slice
 
 
@@ -113,37 +116,84 @@ class _Fusion:
         for loop in loops:
             self._users_of(loop)
             self._made_for(loop)
+        self.part.stages[:] = [x for stage in self.part.stages for x in self._cut(stage)]
         self.part.stages[:] = [stage for stage in self.part.stages if stage.values]
 
     def _fits(self, value: Value) -> bool:
-        stage = self.stage_of[value]
-        joined = value.name == "concat" and value.parameters["axis"] == -1
+        stage, extents = self.stage_of[value], self.distribution.extents
         return (
             not stage.carries
-            and value not in stage.sums
             and value not in self.carried
-            and self.distribution.extents[value] is ROWS
-            and (value.name in self.compiler.SUPPORTED or joined)
-            and len(value.shape) == 2
-            and value.dtype.name in self.compiler.DTYPES
+            and len(value.shape) > 1
+            and (value not in stage.sums or grows_in_kernel(value, extents))
+            and not multiplies_by_one_matrix(value, extents)
+            and why_not_value(value, extents, self.compiler, {*self.stage_of}) is None
         )
 
+    def _has_matrices(self, value: Value) -> bool:
+        """Whether it is made of matrices that each row has once."""
+        extents = self.distribution.extents
+        return any(extents[x] is ROWS_ONCE and len(x.shape) > 2 for x in value.operands)
+
+    def _cut(self, stage: Stage) -> list[Stage]:
+        """A stage in parts, of which some go step by step."""
+        if stage.loop or not any(self._has_matrices(v) and self._fits(v) for v in stage.values):
+            return [stage]
+        before, inside, after = Stage([]), Stage([], by_step=True), Stage([])
+        where: dict[Value, Stage] = {}
+        for value in stage.values:
+            made_of = [where.get(base(x)) for x in value.operands]
+            fits = not is_view(value) and self._fits(value)
+            if after in made_of:
+                where[value] = after
+            elif fits and (inside in made_of or self._has_matrices(value)):
+                where[value] = inside
+            else:
+                where[value] = after if inside in made_of else before
+        outside = {base(x) for x in self.part.results}
+        for value in stage.values[::-1]:  # what nothing but these reads
+            readers = self.used.get(value, set())
+            alone = readers and all(where.get(user) is inside for user in readers)
+            if where[value] is before and alone and value not in outside and self._fits(value):
+                where[value] = inside
+        for value in stage.values:
+            where[value].values.append(value)
+            self.stage_of[value] = where[value]
+        return [before, inside, *self._cut(after)]
+
     def _move(self, value: Value, loop: Stage) -> None:
-        self.stage_of[value].values.remove(value)
+        stage = self.stage_of[value]
+        stage.values.remove(value)
+        if value in stage.sums:
+            stage.sums.remove(value)
+            loop.sums.append(value)
         loop.values.append(value)
         loop.values.sort(key=self.place.__getitem__)
         self.stage_of[value] = loop
 
     def _made_for(self, loop: Stage) -> None:
-        """Values that nothing but the loop reads: computed there instead of before it."""
+        """Values that nothing but the loop reads: computed there instead of before it.
+
+        Those that are made with matrices of each row may be read after it, too.
+        """
         outside = {base(x) for x in self.part.results}
-        before = [s for s in self.part.stages[: self.part.stages.index(loop)] if not s.loop]
+        number = self.part.stages.index(loop)
+        before = [s for s in self.part.stages[:number] if not s.loop]
+        later = {id(stage) for stage in self.part.stages[number + 1 :]}
+        made_with: set[Value] = set()
+        for value in (value for stage in before for value in stage.values):
+            if self._has_matrices(value) or any(base(x) in made_with for x in value.operands):
+                made_with.add(value)
         for stage in before[::-1]:
             for value in stage.values[::-1]:
-                if is_view(value) or value in outside or not self._fits(value):
+                if is_view(value) or not self._fits(value):
                     continue
-                readers = self.used.get(value, ())
-                if readers and all(self.stage_of[user] is loop for user in readers):
+                readers = {self.stage_of[user] for user in self.used.get(value, ())}
+                if value in made_with:
+                    readers = {s for s in readers if id(s) not in later}
+                elif value in outside:
+                    continue
+                if readers == {loop}:
                     self._move(value, loop)
 
     def _users_of(self, loop: Stage) -> None:
@@ -158,7 +208,8 @@ class _Fusion:
                 late = any(self.made_by.get(b, b) in after for b in bases)
                 if is_view(value):
                     continue
-                if stage.loop or not inside or late or not self._fits(value):
+                loop_of_its_own = bool(stage.carries or stage.by_step)
+                if loop_of_its_own or not inside or late or not self._fits(value):
                     after.add(value)
                 else:
                     self._move(value, loop)
