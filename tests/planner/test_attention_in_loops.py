@@ -107,3 +107,140 @@ def test_attentions_without_kernels(attention: str) -> None:
         case = decoding(attention, "luong", "float64")
         case.options = OPTIONS[options]
         assert_planned_is_literal(case)
+
+
+# Decoders as papers write them.
+
+
+def weights(rng: np.random.Generator, dtype: str, **shapes: tuple[int, ...]) -> dict[str, Tensor]:
+    return {
+        name: tg.tensor(rng.normal(size=shape) * 0.5, dtype=dtype, requires_grad=True)
+        for name, shape in shapes.items()
+    }
+
+
+def bahdanau(rng: np.random.Generator, dtype: str) -> Case:
+    """Bahdanau et al. 2015, appendix A.1, in einsum; what was predicted is fed back."""
+    w = weights(
+        *(rng, dtype),
+        **{"Wa": (H, 10), "Ua": (E, 10), "va": (10,), "W": (H, H), "C": (E, H), "memory": (B, S, E)},
+    )
+
+    def cell(x: Tensor, s: Tensor) -> Any:
+        hidden = tg.tanh((s @ w["Wa"])[:, None, :] + tg.einsum("bse,ea->bsa", w["memory"], w["Ua"]))
+        alpha = tg.softmax(tg.einsum("bsa,a->bs", hidden, w["va"]), axis=-1)
+        context = tg.einsum("bs,bse->be", alpha, w["memory"])
+        s = tg.tanh(x + s @ w["W"] + context @ w["C"])
+        return (s, alpha), s
+
+    x = tg.tensor(rng.normal(size=(T, B, H)), dtype=dtype, requires_grad=True)
+    return Case(cell, x, tg.zeros((B, H), dtype=dtype), w)
+
+
+def luong(rng: np.random.Generator, dtype: str) -> Case:
+    """Luong et al. 2015, without input feeding: products by hand, a mask that is added."""
+    w = weights(rng, dtype, W=(H, H), Wc=(2 * H, H), memory=(B, S, H))
+    mask = np.where(np.arange(S) < np.array([[5], [2], [4]]), 0.0, -1e9)
+    mask = tg.tensor(mask, dtype=dtype)
+
+    def cell(x: Tensor, h: Tensor) -> Any:
+        h = tg.tanh(x + h @ w["W"])
+        scores = tg.sum(w["memory"] * h[:, None, :], axis=-1) + mask
+        powers = tg.exp(scores - tg.max(scores, axis=-1, keepdims=True))
+        alpha = powers / tg.sum(powers, axis=-1, keepdims=True)
+        context = tg.sum(alpha[:, :, None] * w["memory"], axis=1)
+        return tg.tanh(tg.concat([context, h], axis=-1) @ w["Wc"]), h
+
+    x = tg.tensor(rng.normal(size=(T, B, H)), dtype=dtype, requires_grad=True)
+    return Case(cell, x, tg.zeros((B, H), dtype=dtype), w)
+
+
+def coverage(rng: np.random.Generator, dtype: str) -> Case:
+    """See et al. 2017, equation 11: what was looked at is a state, and looked at in turn."""
+    w = weights(
+        *(rng, dtype),
+        **{"Ws": (H, 10), "Wh": (E, 10), "wc": (10,), "v": (10, 1), "W": (H + E, H)},
+        memory=(B, S, E),
+    )
+
+    def cell(x: Tensor, state: Any) -> Any:
+        s, seen = state
+        features = w["memory"] @ w["Wh"] + (s @ w["Ws"])[:, None, :]
+        features = features + seen[:, :, None] * w["wc"]
+        alpha = tg.softmax((tg.tanh(features) @ w["v"])[:, :, 0], axis=-1)
+        context = (alpha[:, None, :] @ w["memory"])[:, 0]
+        s = tg.tanh(tg.concat([s, context], axis=-1) @ w["W"] + x)
+        repeated = tg.sum(tg.minimum(alpha, seen), axis=-1)
+        return (s, repeated), (s, seen + alpha)
+
+    x = tg.tensor(rng.normal(size=(T, B, H)), dtype=dtype, requires_grad=True)
+    state = tg.zeros((B, H), dtype=dtype), tg.zeros((B, S), dtype=dtype)
+    return Case(cell, x, state, w)
+
+
+def fast_weights(rng: np.random.Generator, dtype: str) -> Case:
+    """Ba et al. 2016: a matrix of each row is a state, to which outer products are added."""
+    w = weights(rng, dtype, W=(H, H))
+
+    def cell(x: Tensor, state: Any) -> Any:
+        h, matrix = state
+        matrix = 0.9 * matrix + 0.5 * h[:, :, None] * h[:, None, :]
+        first = h @ w["W"] + x
+        h = tg.tanh(tg.layer_norm(first + (matrix @ tg.tanh(first)[:, :, None])[:, :, 0]))
+        return h, (h, matrix)
+
+    x = tg.tensor(rng.normal(size=(T, B, H)), dtype=dtype, requires_grad=True)
+    state = tg.tensor(rng.normal(size=(B, H)), dtype=dtype), tg.zeros((B, H, H), dtype=dtype)
+    return Case(cell, x, state, w)
+
+
+def read_by_two_queries(rng: np.random.Generator, dtype: str) -> Case:
+    """Two queries a step, scaled and over heads; every product is one of matrices."""
+    w = weights(rng, dtype, Q=(H, 2 * H), O=(2 * H, H), keys=(B, 2, S, 4), values=(B, 2, S, 4))
+
+    def cell(x: Tensor, h: Tensor) -> Any:
+        queries = tg.permute_dims(tg.reshape(h @ w["Q"], (B, 2, 2, 4)), (0, 2, 1, 3))
+        scores = queries @ tg.matrix_transpose(w["keys"]) * 0.5
+        read = tg.softmax(scores, axis=-1) @ w["values"]  # (B, 2, 2, 4)
+        joined = tg.reshape(read, (B, 2 * H))
+        h = tg.tanh(joined @ w["O"] + x)
+        return (h, tg.max(scores, axis=(-1, -2))), h
+
+    x = tg.tensor(rng.normal(size=(T, B, H)), dtype=dtype, requires_grad=True)
+    return Case(cell, x, tg.zeros((B, H), dtype=dtype), w)
+
+
+def in_time_first(rng: np.random.Generator, dtype: str) -> Case:
+    """A memory (S, B, H), as encoders give it, and a softmax over its axis 0."""
+    w = weights(rng, dtype, W=(2 * H, H), memory=(S, B, H))
+
+    def cell(x: Tensor, h: Tensor) -> Any:
+        scores = tg.sum(w["memory"] * h, axis=-1)
+        alpha = tg.softmax(scores, axis=0)
+        context = tg.sum(alpha[:, :, None] * w["memory"], axis=0)
+        h = tg.tanh(tg.concat([h, context], axis=-1) @ w["W"] + x)
+        return h, h
+
+    x = tg.tensor(rng.normal(size=(T, B, H)), dtype=dtype, requires_grad=True)
+    return Case(cell, x, tg.zeros((B, H), dtype=dtype), w)
+
+
+PAPERS = [bahdanau, luong, coverage, fast_weights, read_by_two_queries]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda f: f.__name__)
+def test_decoders_as_papers_write_them(paper: Any, options: str) -> None:
+    case = paper(np.random.default_rng(0), "float64")
+    case.options = OPTIONS[options]
+    with interpreted():
+        assert_planned_is_literal(case)
+        only_kernels(case)
+
+
+@NATIVE
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda f: f.__name__)
+def test_decoders_as_papers_write_them_as_machine_code(paper: Any) -> None:
+    case = paper(np.random.default_rng(0), "float32")
+    assert_planned_is_literal(case)
+    only_kernels(case)

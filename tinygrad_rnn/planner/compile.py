@@ -21,7 +21,7 @@ from . import storage
 from .emit.program import Program, write
 from .ir import Graph
 from .passes.distribute import distribute
-from .passes.fuse import fuse_into_loops, push_slices, put_products_first
+from .passes.fuse import copy_irregular, fuse_into_loops, push_slices, put_products_first
 from .passes.rows import Proof, prove
 from .passes.rowwise import Rowwise, fuse_rows, pick_early, sum_places
 from .passes.schedule import Scheduled, schedule_loops
@@ -47,7 +47,7 @@ SIMPLIFY = (
     subtract_negatives,
     own_carries,
 )
-FUSE = (put_products_first, push_slices)
+FUSE = (put_products_first, push_slices, copy_irregular)
 ROWWISE = (pick_early, sum_places)
 
 

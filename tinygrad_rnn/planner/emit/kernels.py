@@ -224,7 +224,7 @@ class _KernelBuilder:
                 for x in value.inputs
             ]
         )
-        if value.name == "copied":
+        if value.name in ("copied", "copy"):
             number = operands[0]
         elif value.name in ("sum", "max", "matmul"):
             number = self._reduced(value, over, operands)

@@ -21,6 +21,7 @@ from ..ir import Graph, Number, Table, Value, base, is_view, users
 from ..stages import ROWS_ONCE, Distribution, Pass, Stage
 from .schedule import grows_in_kernel, multiplies_by_one_matrix, why_not_value
 from .slices import find_slice, take_slice
+from .windows import is_irregular
 
 
 def is_product(value: Value | Number) -> bool:
@@ -87,6 +88,22 @@ def _push_slice_of(table: Table, x: Value, axis: int, start: int, stop: int) -> 
             return None
         inputs.append(part)
     return table.again(x, tuple(inputs))
+
+
+def copy_irregular(graph: Graph) -> Graph:
+    """What is to have another shape and is not in order, as heads are not, is copied before."""
+    return graph.rebuild(_copy_irregular)
+
+
+def _copy_irregular(table: Table, value: Value, inputs: tuple[Any, ...]) -> Value | None:
+    if value.name != "reshape":
+        return None
+    made = table.again(value, inputs)
+    source = base(made).source
+    given = source is not None and source.kind in ("captured", "constant", "scalar")
+    if given or not is_irregular(made):  # of what is given, a copy is made beside the loop
+        return None
+    return table.again(value, (table.value(TABLE["copy"], inputs[0]),))
 
 
 def fuse_into_loops(distribution: Distribution, compiler: Compiler) -> Distribution:

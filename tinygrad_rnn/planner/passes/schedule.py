@@ -64,7 +64,7 @@ def why_not_value(
     elif value.name == "concat":
         if any(x.dtype != value.dtype for x in value.operands):
             return "a concat of several dtypes"
-    elif value.name not in ("copied", *compiler.SUPPORTED):
+    elif value.name not in ("copied", "copy", *compiler.SUPPORTED):
         return value.name
     for x in value.operands:
         window = window_of(x, extents)

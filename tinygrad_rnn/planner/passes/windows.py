@@ -95,6 +95,22 @@ def _through(x: Value, inner: Window) -> Window | None:
     return Window(owner, first, x.shape[1:], tuple(kept))
 
 
+def is_irregular(x: Value) -> bool:
+    """Whether a view of rows has no regular strides, only because it is another shape."""
+    if x.name != "reshape" or x.shape[:1] != x.operands[0].shape[:1]:
+        return False
+    inner = _regular(x.operands[0])
+    return inner is not None and _through(x, inner) is None
+
+
+def _regular(x: Value) -> Window | None:
+    """The elements of a value that has rows, through views; None if it has no regular strides."""
+    if not is_view(x) or not x.shape:
+        return Window(x, 0, x.shape[1:], contiguous(x.shape[1:])) if x.shape else None
+    inner = _regular(x.operands[0])
+    return None if inner is None else _through(x, inner)
+
+
 def _reshaped(shape: Shape, strides: Strides, wanted: Shape) -> Strides | None:
     """The strides of the same elements in another shape, if there are such."""
     runs: list[tuple[int, int]] = []  # of elements at one distance
