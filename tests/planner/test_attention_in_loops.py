@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from both_ways import Case, assert_planned_is_literal
+from both_ways import Case, assert_planned_is_literal, planned
 from loop_interpreter import interpreted
-from tinygrad_rnn import nn
+from tinygrad_rnn import Tensor, nn
 from tinygrad_rnn.kernels import machine
+from tinygrad_rnn.kernels.cpu import run as native
 
 T, B, S, H, E, V = 4, 3, 5, 8, 6, 7
 NATIVE = pytest.mark.skipif(
@@ -123,7 +124,14 @@ def bahdanau(rng: np.random.Generator, dtype: str) -> Case:
     """Bahdanau et al. 2015, appendix A.1, in einsum; what was predicted is fed back."""
     w = weights(
         *(rng, dtype),
-        **{"Wa": (H, 10), "Ua": (E, 10), "va": (10,), "W": (H, H), "C": (E, H), "memory": (B, S, E)},
+        **{
+            "Wa": (H, 10),
+            "Ua": (E, 10),
+            "va": (10,),
+            "W": (H, H),
+            "C": (E, H),
+            "memory": (B, S, E),
+        },
     )
 
     def cell(x: Tensor, s: Tensor) -> Any:
@@ -210,21 +218,6 @@ def read_by_two_queries(rng: np.random.Generator, dtype: str) -> Case:
     return Case(cell, x, tg.zeros((B, H), dtype=dtype), w)
 
 
-def in_time_first(rng: np.random.Generator, dtype: str) -> Case:
-    """A memory (S, B, H), as encoders give it, and a softmax over its axis 0."""
-    w = weights(rng, dtype, W=(2 * H, H), memory=(S, B, H))
-
-    def cell(x: Tensor, h: Tensor) -> Any:
-        scores = tg.sum(w["memory"] * h, axis=-1)
-        alpha = tg.softmax(scores, axis=0)
-        context = tg.sum(alpha[:, :, None] * w["memory"], axis=0)
-        h = tg.tanh(tg.concat([h, context], axis=-1) @ w["W"] + x)
-        return h, h
-
-    x = tg.tensor(rng.normal(size=(T, B, H)), dtype=dtype, requires_grad=True)
-    return Case(cell, x, tg.zeros((B, H), dtype=dtype), w)
-
-
 PAPERS = [bahdanau, luong, coverage, fast_weights, read_by_two_queries]
 
 
@@ -244,3 +237,38 @@ def test_decoders_as_papers_write_them_as_machine_code(paper: Any) -> None:
     case = paper(np.random.default_rng(0), "float32")
     assert_planned_is_literal(case)
     only_kernels(case)
+
+
+@NATIVE
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_threads_change_no_bit(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native, "SHARE", 1)  # all work is worth a thread
+    case = decoding(attention, "luong", "float32")
+    found = []
+    for threads in (1, 2, 3):
+        monkeypatch.setattr(machine, "chosen_threads", lambda n=threads: (n, "a test says so"))
+        found.append(case.results(planned))
+    assert all(np.array_equal(found[0][k], each[k]) for each in found[1:] for k in found[0])
+
+
+def test_no_matrix_is_repeated_for_all_steps() -> None:
+    """Attention after the recurrence: beside it, or behind a product of all steps at once."""
+    rng = np.random.default_rng(0)
+    for case in (luong(rng, "float64"), behind_a_product(rng, "float64")):
+        with interpreted():
+            only_kernels(case)
+            source = tg.plan(case.cell, case.xs, case.state).source
+        assert "repeated" not in source and "row_products" in source
+
+
+def behind_a_product(rng: np.random.Generator, dtype: str) -> Case:
+    """A query that is a product with the state after the step, which needs no loop."""
+    w = weights(rng, dtype, W=(H, H), Q=(H, H), memory=(B, S, H))
+
+    def cell(x: Tensor, h: Tensor) -> Any:
+        h = tg.tanh(x + h @ w["W"])
+        alpha = tg.softmax((w["memory"] @ (h @ w["Q"])[:, :, None])[:, :, 0], axis=-1)
+        return (alpha[:, None, :] @ w["memory"])[:, 0] @ w["Q"], h
+
+    x = tg.tensor(rng.normal(size=(T, B, H)), dtype=dtype, requires_grad=True)
+    return Case(cell, x, tg.zeros((B, H), dtype=dtype), w)
