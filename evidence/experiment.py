@@ -14,6 +14,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -77,10 +78,9 @@ class Experiment:
 
 @dataclass
 class Results:
-    """The runs of one experiment, and the machine they were had on."""
+    """The runs of one experiment."""
 
     experiment: Experiment
-    machine: str = ""
     runs: list[dict[str, Any]] = field(default_factory=list)
 
     @property
@@ -113,6 +113,11 @@ class Results:
         """Wall time of all runs."""
         return float(sum(run["seconds"] for run in self.runs))
 
+    @property
+    def machines(self) -> list[str]:
+        """Where they were carried out."""
+        return sorted({run["machine"] for run in self.runs})
+
     def verdict(self) -> str:
         """Whether the criterion is met by the seeds that are complete."""
         if not self.seeds:
@@ -126,19 +131,19 @@ class Results:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.experiment.name}.json"
         part = path.with_suffix(".part")
-        content = {**self.belonging, "machine": self.machine, "runs": self.runs}
+        content = {**self.belonging, "runs": self.runs}
         part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         part.replace(path)
 
     @classmethod
     def read(cls, experiment: Experiment, folder: Path) -> Results:
         """Those of the file, or none if there is none or it belongs to something else."""
-        results = cls(experiment, machine())
+        results = cls(experiment)
         path = folder / f"{experiment.name}.json"
         if path.exists():
             content = json.loads(path.read_text(encoding="utf-8"))
             if {key: content.get(key) for key in results.belonging} == results.belonging:
-                results.machine, results.runs = content["machine"], content["runs"]
+                results.runs = content["runs"]
         return results
 
 
@@ -161,6 +166,7 @@ def carry_out(
                 "curve": [[float(x), float(f"{y:.4g}")] for x, y in outcome.curve],
                 "seconds": round(time.monotonic() - began, 1),
                 "load": load,
+                "machine": machine(),
             }
 
 
@@ -169,6 +175,7 @@ def load_average() -> float:
     return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else math.nan
 
 
+@cache
 def machine() -> str:
     """Processor, cores, Python, NumPy."""
     processor = platform.processor() or platform.machine()

@@ -67,7 +67,7 @@ def readme(every: list[Results]) -> str:
         cells = [title, page.paper, page.published, ours, bold(results.verdict()), minutes, command]
         lines.append("| " + " | ".join(" ".join(cell.split()) for cell in cells) + " |")
     total = sum(results.seconds for results in every) / 60
-    machines = sorted({results.machine for results in every if results.runs})
+    machines = sorted({name for results in every for name in results.machines})
     lines.append(f"\nAll runs together: {total:.0f} minutes, on {'; '.join(machines)}.")
     return "\n".join([HEAD, *lines, "", *map(section, every)])
 
@@ -86,7 +86,7 @@ def section(results: Results) -> str:
         f"**Published.** {page.published}",
         f"**Here.** {page.setting}",
         f"**Criterion.** {page.criterion}",
-        f"**Verdict: {results.verdict()}**" + (f", {results.machine}." if results.runs else "."),
+        f"**Verdict: {results.verdict()}**, {'; '.join(results.machines) or 'nowhere'}.",
     ]
     if results.runs:
         rows = [f"| case | seeds | {' | '.join(page.shown)} | seconds a run | load |"]

@@ -84,7 +84,7 @@ PAGE = Experiment(
         "together": 500,
         "aim": 29060,
     },
-    quick={"shortest": 50, "longest": 60},
+    quick={"shortest": 50, "longest": 60, "aim": 100_000},
     judge=judge,
     seeds=10,
 )
