@@ -339,14 +339,37 @@ def test_on_every_backend(backend: backends.Backend) -> None:
         assert {g.backend for g in last.gradients} == {backend.name}
 
 
+@pytest.mark.parametrize("method", ["rtrl", "snap1", "uoro"])
+def test_no_steps_no_rows_no_state_and_no_parameters(method: Any) -> None:
+    cell, (xs, targets) = nn.GRUCell(INPUT, HIDDEN), data()
+
+    def learn(*args: Any, loss: Any = squared, **options: Any) -> Any:
+        return gradients(*args, loss, method=method, **options)
+
+    assert learn(cell, xs[:0], targets[:0]) == []
+    assert learn(cell, xs, targets, parameters=[]) == [[]] * T
+    summed = lambda y, z: (y.sum(axis=-1, keepdims=True) - z).sum()  # noqa: E731
+    (*_, last) = learn(cell, xs[:, :0], targets[:, :0], loss=summed)
+    assert not any(g.numpy().any() for g in last)
+    w = tg.tensor(np.ones((INPUT, 1)), requires_grad=True)
+    for state in ((), tg.zeros(B, dtype="int64"), tg.zeros(B)):  # none, or none that changes
+
+        def stateless(x: Tensor, s: Any) -> Any:
+            return x @ w, s
+
+        expected = by_bptt(stateless, xs, targets, squared, [w], state)
+        found = gradients(stateless, xs, targets, squared, state, parameters=[w], method=method)
+        agree(found, expected)
+
+
 # Bad input.
 
 
 def test_what_cannot_be_asked_for() -> None:
     cell, (xs, targets) = nn.RNNCell(INPUT, HIDDEN), data()
 
-    def learn(loss: Any = squared, xs: Any = xs, **options: Any) -> Any:
-        return next(tg.learn_online(cell, xs, targets, loss, **options))
+    def learn(cell: Any = cell, loss: Any = squared, xs: Any = xs, **options: Any) -> Any:
+        return tg.learn_online(cell, xs, targets, loss, **options)
 
     for options, error, message in (
         ({"method": "RTRL"}, ValueError, "'rtrl', 'bptt', 'snap1', 'uoro', not 'RTRL'"),
@@ -357,19 +380,23 @@ def test_what_cannot_be_asked_for() -> None:
         ({"parameters": [1.0]}, TypeError, "there is a float"),
         ({"parameters": cell}, TypeError, r"list\(module.parameters\(\)\)"),
         ({"parameters": [tg.ones(2)]}, ValueError, "does not require grad"),
-        (
-            {"max_bytes": 12 * 28 * 8 - 1},
-            ValueError,
-            "28 elements of parameters on 12 of the state takes",
-        ),
-        ({"loss": lambda y, z: y}, ValueError, r"a scalar Tensor, not \(3, 4\)"),
-        ({"loss": lambda y, z: 1.0}, ValueError, "a scalar Tensor, not float"),
         ({"xs": [xs[:, 0], xs[:, 1]]}, TypeError, "learn_online: put a list"),
         ({"xs": xs[:3]}, ValueError, "learn_online"),
+        ({"cell": lambda x, h: (h, h)}, TypeError, "initial_state"),
+        ({"cell": lambda x, h: (h, h), "method": "bptt", "k2": 1}, TypeError, "initial_state"),
+        ({"cell": nn.LSTM(INPUT, HIDDEN)}, TypeError, "learn_online: LSTM is a layer"),
+        ({"max_bytes": 0.5}, ValueError, "max_bytes is a number of bytes, not 0.5"),
     ):
         with pytest.raises(error, match=message):
-            learn(**options)
-    learn(max_bytes=12 * 28 * 8)
+            learn(**options)  # the call itself
+    for options, message in (
+        ({"max_bytes": 12 * 28 * 8 - 1}, "28 elements of parameters on 12 of the state takes"),
+        ({"loss": lambda y, z: y}, r"a scalar Tensor, not \(3, 4\)"),
+        ({"loss": lambda y, z: 1.0}, "a scalar Tensor, not float"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            next(learn(**options))
+    next(learn(max_bytes=12 * 28 * 8))
 
 
 @pytest.mark.parametrize("options", [{"method": "rtrl"}, {"method": "bptt", "k2": 2}], ids=str)

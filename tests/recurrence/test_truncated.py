@@ -451,6 +451,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         "lengths or a mask, not both",
     ),
     "no initial state": ({"state": None}, TypeError, "initial_state"),
+    "a layer": ({"cell": nn.GRU(INPUT, 3)}, TypeError, "truncated_bptt: GRU is a layer"),
 }
 
 

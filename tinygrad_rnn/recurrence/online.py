@@ -27,7 +27,7 @@ from .. import random
 from ..batching import vmap
 from ..graph import Node, topological_order
 from ..planner.loop import Cell
-from ..primitives.creation import eye, zeros, zeros_like
+from ..primitives.creation import eye, ones, zeros, zeros_like
 from ..primitives.elementwise import logical_or, not_equal, sqrt, square, where
 from ..primitives.movement import concat, reshape, split
 from ..structure import flatten, map_leaves, unflatten
@@ -129,12 +129,17 @@ def learn_online(
         names = ", ".join(map(repr, METHODS))
         raise ValueError(f"learn_online: method is one of {names}, not {method!r}")
     _check_k2(method, k2)
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
+        raise ValueError(f"learn_online: max_bytes is a number of bytes, not {max_bytes!r}")
     sequence = truncated.Sequence("learn_online", cell, xs, targets, state, lengths, mask, reset)
     wanted = _Wanted(parameters, cell, loss)
     if k2 is not None:
         return _by_walking_back(sequence, loss, wanted, int(k2))
+    with with_graph():
+        initial = map_leaves(as_tensor, sequence.initial())
     matrix = _Matrix(max_bytes, sparse=method == "snap1")
-    return _by_walking_on(sequence, loss, wanted, _Signs() if method == "uoro" else matrix)
+    influence: _Influence = _Signs() if method == "uoro" else matrix
+    return _by_walking_on(sequence, loss, wanted, influence, initial)
 
 
 def _check_k2(method: str, k2: Any) -> None:
@@ -209,8 +214,13 @@ def _by_walking_back(
         wanted.refuse_others([value], [])
         found.append(_gradients([value], wanted.tensors, None))
 
-    for window in Windows(sequence, of_step, 1, k2, walk).run():
-        yield OnlineStep(window.loss, unflatten(wanted.structure, found.pop()), window.state)
+    windows = Windows(sequence, of_step, 1, k2, walk)
+
+    def run() -> Generator[OnlineStep, None, None]:
+        for window in windows.run():
+            yield OnlineStep(window.loss, unflatten(wanted.structure, found.pop()), window.state)
+
+    return run()
 
 
 def _only(x: Tensor) -> Tensor:
@@ -228,10 +238,9 @@ def _by_walking_on(
     loss: Callable[[Any, Any], Tensor],
     wanted: _Wanted,
     influence: _Influence,
+    state: Any,
 ) -> Generator[OnlineStep, None, None]:
-    """The methods that carry an influence on."""
-    with with_graph():
-        state = map_leaves(as_tensor, sequence.initial())
+    """The methods that carry an influence on, from an initial state."""
     start = _Derivative(_floating(state), [])
     wanted.refuse_others(start.outputs, [])
     acting = wanted.reached(start.outputs, [])  # on which the state has depended so far
@@ -404,10 +413,10 @@ class _Signs:
         moved = step.push(self.of_state)
         loss, moved = moved[0], moved[1:]
         signs = self._draw(moved)
-        none = zeros_like(signs[:1])
-        of_loss = concat([none + 1, zeros_like(signs)])
+        one = ones((1,), dtype=moved.dtype, backend=moved.backend)
+        of_loss = concat([one, zeros_like(signs)])
         gradient = loss * self.of_parameters + step.pull(of_loss, step.parameters)
-        drawn = step.pull(concat([none, signs]), step.parameters)
+        drawn = step.pull(concat([one * 0, signs]), step.parameters)
         r = self._ratio(self.of_parameters, moved)
         q = self._ratio(drawn, signs)
         self.of_state = r * moved + q * signs

@@ -158,6 +158,11 @@ class Sequence:
                 f"{operation}: put a list of sequences into one batch first: "
                 "xs, lengths = pad_sequences(xs)"
             )
+        if getattr(cell, "reads_sequences", False):
+            raise TypeError(
+                f"{operation}: {type(cell).__name__} is a layer, which reads whole sequences; give "
+                "a cell, such as those in nn"
+            )
         self.operation, self.cell = operation, cell
         self.xs, self.targets = map_leaves(as_tensor, xs), map_leaves(as_tensor, targets)
         parts, targets = (flatten(given)[0] for given in (self.xs, self.targets))
