@@ -38,6 +38,7 @@ class Side(NamedTuple):
 
 SIDES = {
     "ours": Side("tinygrad_rnn", ("layer",)),
+    "ours-step": Side("tinygrad_rnn", ("step",)),
     "ours-cell": Side("tinygrad_rnn", ("cell",)),
     "ours-numpy": Side("tinygrad_rnn", ("layer",), environment={"TINYGRAD_RNN_JIT": "0"}),
     "ours-literal": Side("tinygrad_rnn", ("literal",)),
@@ -50,7 +51,7 @@ SIDES = {
 }
 LITERAL = "ours-literal"
 QUICK_SIZES = ("charrnn", "small")
-COMPILED = ("ours", "ours-cell", "ours-numpy", "jax")  # those that prepare anything
+COMPILED = ("ours", "ours-step", "ours-cell", "ours-numpy", "jax")  # those that prepare anything
 
 MEDIANS = "Medians over the rounds; 10th and 90th percentile in brackets."
 BY_HAND = ("torch-cell", LITERAL)  # compared with our cell that is written by hand
@@ -62,6 +63,8 @@ PAIRS = (
     ("torch-cell", "ours-cell"),
     ("ours", "ours-cell"),
     ("jax", "ours"),
+    ("jax", "ours-step"),
+    ("ours", "ours-step"),
     ("autograd", "ours"),
     ("mygrad", "ours"),
     (LITERAL, "ours-cell"),

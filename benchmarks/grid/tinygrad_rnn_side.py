@@ -30,27 +30,35 @@ for extra in ("llvmlite", "scipy-openblas32"):
 LOOK_UPS = 200
 
 
-def training(problem: Problem, outputs_of: Callable[[Any], Any], parameters: list[Any]) -> Training:
+def training(
+    problem: Problem,
+    outputs_of: Callable[[Any], Any],
+    parameters: list[Any],
+    whole: Callable[[Any], Any] = lambda step: step,
+) -> Training:
+    """A step of training; ``whole`` is what is made of it."""
     x, target = tg.tensor(problem.x), tg.tensor(problem.target)
     optimiser = optim.SGD(parameters, lr=LEARNING_RATE)
 
-    def step() -> float:
+    @whole
+    def step(x: Any, target: Any) -> Any:
         optimiser.zero_grad()
         loss = F.mse_loss(outputs_of(x), target)
         loss.backward()
         optimiser.step()
-        return loss.item()
+        return loss
 
-    return Training(step, lambda: [parameter.grad.numpy() for parameter in parameters])
+    gradients = lambda: [parameter.grad.numpy() for parameter in parameters]  # noqa: E731
+    return Training(lambda: step(x, target).item(), gradients)
 
 
-def layer(problem: Problem) -> Training:
+def layer(problem: Problem, whole: Callable[[Any], Any] = lambda step: step) -> Training:
     inputs, hidden = problem.x.shape[-1], problem.zeros.shape[-1]
     model = getattr(nn, problem.kind)(inputs, hidden)
     names = ("weight_ih_l0", "weight_hh_l0", "bias_l0", "bias_hn_l0")
     model.load_state_dict(dict(zip(names, problem.parameters, strict=False)))
     parameters = [getattr(model, name) for name in names[: len(problem.parameters)]]
-    return training(problem, lambda x: model(x)[0], parameters)
+    return training(problem, lambda x: model(x)[0], parameters, whole)
 
 
 def lstm(x: Any, state: Any, w_ih: Any, w_hh: Any, bias: Any) -> tuple[Any, Any]:
@@ -118,6 +126,10 @@ def look_up(problem: Problem) -> float:
 
 FORMS = {
     "layer": ("nn, F.mse_loss, optim.SGD", layer),
+    "step": (
+        "the same, the whole step planned with retrace=False",
+        partial(layer, whole=partial(tg.planned, retrace=False)),
+    ),
     "cell": ("the cell in primitives, unroll", unrolled),
     "literal": ("the cell in primitives, unroll", partial(unrolled, mode="literal")),
 }

@@ -57,10 +57,10 @@ def test_memory_that_anything_looks_at_is_nobody_elses(kept: Any) -> None:
 
 def test_what_is_returned_is_used_again_also_for_what_is_smaller() -> None:
     pool = Pool()
-    place = address(pool.empty((100, 100)))
-    assert address(pool.empty((100, 100))) == place
-    assert address(pool.empty((100, 51))) == place
-    assert address(pool.empty((100, 40))) != place
+    place = address(pool.empty((1000, 100)))
+    assert address(pool.empty((1000, 100))) == place
+    assert address(pool.empty((1000, 51))) == place
+    assert address(pool.empty((1000, 40))) != place
 
 
 def test_cycles_return_what_they_held() -> None:

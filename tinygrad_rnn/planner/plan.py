@@ -8,12 +8,21 @@ are is one, too, so preparing one never grows with time.
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from . import report
 from .compiled import Compiled
-from .ir import Kind, Source
-from .stages import EACH, Extent
+from .ir import Kind, Source, Value, base
+from .stages import EACH, ROWS, Extent
+
+
+class Rows(NamedTuple):
+    """What has the rows of all steps, one below the other: by position."""
+
+    xs: list[bool]
+    dys: list[bool]
+    ys: list[bool]
+    dxs: list[bool]
 
 
 class Plan(Compiled):
@@ -66,6 +75,23 @@ class Plan(Compiled):
     @cached_property
     def _sources(self) -> dict[Source, Extent]:
         return {v.source: extent for v, extent in self.extents.items() if v.source is not None}
+
+    @cached_property
+    def shared_by_rows(self) -> Rows:
+        """Which parts of x, outputs and cotangents of either have the rows of all steps."""
+        rows = self._rows_of("x", len(self.wanted.xs)), self._rows_of("dy", len(self.graph.ys))
+        d = self.distribution
+        made = [
+            [v is not None and self._stands(v) for v in part] for part in (d.graph.ys, d.graph.dxs)
+        ]
+        return Rows(*rows, *made)
+
+    def _rows_of(self, kind: Kind, count: int) -> list[bool]:
+        return [self.extent(kind, i) is ROWS for i in range(count)]
+
+    def _stands(self, value: Value) -> bool:
+        """Whether a result is an array of the plan's own with the rows of all steps."""
+        return self.extents[value] is ROWS and base(value).source is None
 
     @property
     def reads_steps(self) -> bool:

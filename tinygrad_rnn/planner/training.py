@@ -13,6 +13,7 @@ not there yet is told so, and the step runs literally.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, NoReturn
@@ -186,11 +187,8 @@ class Recorder(Trace):
         """An optimiser's step, committed with all the rest; whether it is not passed over."""
         if any(id(member.p) in self.updated for member in members):
             self.refuse("a parameter is updated twice")
-
-        def make(again: bool) -> _Update:
-            return _Update(optimizer, optimizer.current(members) if again else members)
-
-        source = self.call_source(make)
+        now = _Members(optimizer, members)
+        source = self.call_source(lambda again: now.update(again))
         given = [self.lifted(grad).value for grad in grads]
         metas = (((), OBJECT), ((), np.dtype(bool)))
         changes, done = self.called(source, "run", given, metas)
@@ -219,6 +217,26 @@ class _Function(NamedTuple):
     def run(self, arrays: Sequence[Any]) -> list[Any]:
         """What it returns."""
         return self.function(*arrays)
+
+
+class _Members:
+    """Parameters of an optimiser that a step updates, and their settings as they are."""
+
+    def __init__(self, optimizer: Any, members: Sequence[Any]) -> None:
+        self.optimizer, self.members = optimizer, members
+        self._groups = self._values()
+
+    def _values(self) -> list[Any]:
+        return [value for group in self.optimizer.param_groups for value in group.values()]
+
+    def update(self, again: bool) -> _Update:
+        """The update of this step, by the settings of now if it is another one than was traced."""
+        if again:
+            values = self._values()
+            known = self._groups
+            if len(values) != len(known) or not all(map(operator.is_, values, known)):
+                self.members, self._groups = self.optimizer.current(self.members), values
+        return _Update(self.optimizer, self.members)
 
 
 class _Update(NamedTuple):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
+
 from ...kernels.ir import STORES, Kernel, Loop
-from ..facts import called
+from ..facts import called, full
 from ..ir import Value, hashable, is_view
 from ..passes.schedule import Schedule
 from ..passes.slices import parts_of
@@ -145,6 +147,9 @@ class FunctionWriter(Writer):
         return final if self.by_rows(before) else f"{final}[0]"
 
 
+_LITTLE = 2**16  # bytes of an array of one number that a program keeps
+
+
 class WholeWriter(FunctionWriter):
     """The function of a pass of one step, where each value is an array that there is once."""
 
@@ -152,6 +157,11 @@ class WholeWriter(FunctionWriter):
 
     def expression(self, value: Value, operands: list[str]) -> str:
         """An operation that makes an array of its own; one of several outputs is done once."""
+        little = value.primitive is full and value.bytes <= _LITTLE
+        if little and self.context.backend.name == "numpy":
+            array = np.full(value.shape, value.parameters["number"], value.dtype)
+            array.flags.writeable = False
+            return self.constant("filled", array)
         if value.output is None:
             return super().expression(value, operands)
         if value.primitive is called:

@@ -25,7 +25,7 @@ from tinygrad_rnn_backends import locks
 
 Array: TypeAlias = Any  # of NumPy or CuPy
 
-SMALL = 2**14  # bytes that C's allocator has at hand: a lease on them would take longer
+SMALL = 2**17  # bytes that C's allocator has at hand: a lease on them would take longer
 _GRAIN = 64
 _CALLS = 16  # as many of the last calls of plans say what is needed
 _SPARE = 0.5  # of that is kept beyond it: free, or lost in blocks larger than asked for
