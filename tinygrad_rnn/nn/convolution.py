@@ -104,8 +104,8 @@ class Conv1d(_Convolution):
 class Conv2d(_Convolution):
     """``conv2d`` with weights: (..., in_channels, H, W) to (..., out_channels, ., .).
 
-    As ``Conv1d``; ``weight`` is (out_channels, in_channels / groups, *kernel_size), and sizes are
-    one number or a pair.
+    As ``Conv1d``; ``weight`` is (out_channels, in_channels / groups, kernel height and width), and
+    sizes are one number or a pair.
     """
 
     axes = 2
