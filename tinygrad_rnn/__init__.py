@@ -270,7 +270,7 @@ if not _TYPE_CHECKING:
         raise AttributeError(_names.of_package(name))
 
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "abs",
