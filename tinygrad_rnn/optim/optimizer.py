@@ -225,12 +225,26 @@ class Optimizer:
                 if self.nonfinite == "skip":
                     return None
                 raise
-        return [change for update in updates for change in self._changes(*update)]
+        changes: list[Change] = []
+        states: dict[int, State] = {}
+        for each, array, state in updates:
+            position, p, *_ = each.member
+            if each.places is None:
+                changes += rebinding(p, array)
+                states[position] = state
+            else:
+                changes += self._changes_of_rows(each, array, state)
+        return [*changes, (dict.update, self.state, states)]
 
     def _trained(self, member: Member, grad: Tensor) -> Trained:
         """A parameter and its gradient; rows of them, if that is what the gradient has."""
         p, gradient = member.p, grad._array
-        self._check_fit(member, grad)
+        if not _alike(gradient, p, p._array.dtype):
+            raise ValueError(
+                f"{type(self).__name__}: {self._called(member.position)} is {show(p)} on "
+                f"{p.backend!r}, but its gradient is {show(grad)} on {grad.backend!r}; compute it "
+                "again"
+            )
         if type(gradient) is not Rows:
             return Trained(member, p._array, gradient, None)
         if not self._takes_rows(member.settings):
@@ -242,11 +256,9 @@ class Optimizer:
         """Whether rows without a gradient stay as they are: then only the others are updated."""
         return False
 
-    def _changes(self, trained: Trained, array: Array, state: State) -> list[Change]:
-        """What makes a parameter and its state what they become."""
+    def _changes_of_rows(self, trained: Trained, array: Array, state: State) -> list[Change]:
+        """What makes rows of a parameter and its state what they become."""
         (position, p, settings, needed), places = trained.member, trained.places
-        if places is None:
-            return [*rebinding(p, array), (dict.update, self.state, {position: state})]
         xp, before = backend_of(p), self.state.get(position, {})
         wide = native_dtype(xp, _wide(p.dtype))
         initial = {}
@@ -267,14 +279,6 @@ class Optimizer:
         else:
             changes += rebinding(p, with_rows(xp, p._array, places, array))
         return [*changes, (dict.update, self.state, {position: after})]
-
-    def _check_fit(self, member: Member, grad: Tensor) -> None:
-        position, p, *_ = member
-        if not _alike(grad._array, p, p._array.dtype):
-            raise ValueError(
-                f"{type(self).__name__}: {self._called(position)} is {show(p)} on {p.backend!r}, "
-                f"but its gradient is {show(grad)} on {grad.backend!r}; compute it again"
-            )
 
     def _updated(self, trained: Trained) -> tuple[Array, State]:
         """The new array and state of a parameter, which can be assigned without a further look."""
@@ -557,13 +561,13 @@ def _not_finite(trained: Sequence[Trained]) -> list[int]:
 
 def _alike(array: Array, p: Tensor, dtype: Any, shape: Any = None) -> bool:
     """Whether an array has the shape and the backend of a parameter, and a dtype of that."""
-    own = p._array
-    found = array.backend if type(array) is Rows else backends.of(array)
-    return (
-        (type(array) is type(own) or found is backends.of(own))
-        and tuple(array.shape) == tuple(own.shape if shape is None else shape)
-        and array.dtype == dtype
-    )
+    own, kind = p._array, type(array)
+    if kind is not type(own):
+        found = array.backend if kind is Rows else backends.of(array)
+        if found is not backends.of(own):
+            return False
+    shape = tuple(own.shape) if shape is None else shape
+    return tuple(array.shape) == shape and array.dtype == dtype  # type: ignore[no-any-return]
 
 
 @cache
