@@ -33,7 +33,7 @@ DENSE: dict[str, Callable[..., optim.Optimizer]] = {
     "Adam": lambda p: optim.Adam(p, lr=0.1),
     "AdamW": lambda p: optim.AdamW(p, lr=0.1),
 }
-SAME = {**DENSE, **{name: make for name, make in ROWS.items() if name != "SparseAdam"}}
+ALL = {**ROWS, **DENSE}
 
 
 def is_rows(grad: Tensor | None) -> bool:
@@ -79,7 +79,7 @@ def trained(
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
-@pytest.mark.parametrize("make", SAME.values(), ids=SAME)
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
 def test_training_is_that_with_dense_gradients(make: Any, dtype: str, backend: Backend) -> None:
     if backend.name != "numpy" and dtype == "float16":
         pytest.skip("the standard has no float16")
@@ -122,10 +122,40 @@ def test_sparse_adam_is_lazy(backend: Backend) -> None:
     assert_allclose(layer.weight.numpy(), lazy_adam(before, grads, 0.1), rtol=1e-12)
 
 
-def test_sparse_adam_takes_dense_gradients_as_adam_does() -> None:
-    found, _ = trained(lambda p: optim.SparseAdam(p, lr=0.1), False)
-    same, _ = trained(lambda p: optim.Adam(p, lr=0.1), False)
-    assert_array_equal(found.weight.numpy(), same.weight.numpy())
+@pytest.mark.parametrize("shape", [(), (0, 3), (4, 0), (5,), (4, 3)])
+def test_sparse_adam_is_adam_where_every_row_has_a_gradient(shape: tuple[int, ...]) -> None:
+    found = []
+    for kind in (optim.SparseAdam, optim.Adam):
+        rng = np.random.default_rng(0)
+        p = tg.tensor(rng.standard_normal(shape), requires_grad=True)
+        optimizer = kind([p], lr=0.1)
+        for _ in range(4):
+            p.grad = tg.tensor(1 + rng.random(shape))
+            optimizer.step()
+        found.append(p.numpy())
+    assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("make", ALL.values(), ids=ALL)
+def test_a_step_planned_as_a_whole_is_the_same(make: Any) -> None:
+    found = []
+    for planned in (False, True):
+        layer = embedding(True)
+        optimizer = make(layer.parameters())
+
+        def step(x: Tensor, layer: Any = layer, optimizer: Any = optimizer) -> Tensor:
+            optimizer.zero_grad()
+            loss = (layer(x) ** 2).sum()
+            loss.backward()
+            optim.clip_grad_norm_(layer.parameters(), 1.0)
+            optimizer.step()
+            return loss
+
+        run = tg.planned(step) if planned else step
+        for i in range(5):
+            run(tokens(i))
+        found.append(layer.weight.numpy())
+    assert_allclose(*found, rtol=1e-5)
 
 
 @pytest.mark.parametrize("make", ROWS.values(), ids=ROWS)

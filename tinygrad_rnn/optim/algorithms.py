@@ -273,15 +273,17 @@ class AdamW(Adam):
 
 
 class SparseAdam(Adam):
-    """Adam, lazy: of a sparse gradient, only the rows that it has are updated, with their moments.
+    """Adam, lazy: a row whose gradient is zero throughout stays as it is, and so do its moments.
 
     So it is no Adam for an embedding: a row that has not occurred for a while neither moves on by
-    its momentum nor forgets, and ``step`` counts the steps of the whole. Rows that are zero
-    throughout count as none. A parameter with a dense gradient is updated as by ``Adam``, so one
-    optimiser does for a whole model. Defaults are those of PyTorch's ``SparseAdam``, which takes
-    sparse gradients only. There is neither weight decay nor ``amsgrad``.
+    its momentum nor forgets, while ``step`` counts the steps of the whole. It works on the rows of
+    a sparse gradient (see ``functional.embedding``), and gives the same for a dense one; rows are
+    along the first axis. Where all rows have a gradient it is ``Adam``, so one optimiser does for a
+    whole model, while PyTorch's ``SparseAdam`` takes sparse gradients only. Its defaults are the
+    same. There is neither weight decay nor ``amsgrad``.
     """
 
+    lazy = True
     moments: ClassVar = {"mean": None, "square": None}
 
     def __init__(

@@ -25,7 +25,7 @@ from ..dtypes import native_dtype
 from ..graph import Array, Rows
 from ..tensor import MODE, Tensor, backend_of, rebinding, wrap
 from . import formulas
-from .rows import owns_array, owns_rows, with_rows, writing
+from .rows import owns_array, owns_rows, rows_of, with_rows, writing
 from .settings import CHECKS, choice
 
 Settings = Mapping[str, Any]
@@ -91,6 +91,7 @@ class Optimizer:
     for float16, each with the setting that it is kept for, or None if it always is.
     """
 
+    lazy: ClassVar[bool] = False  # whether rows without a gradient stay, although others would not
     counts: ClassVar[tuple[str, ...]] = ()
     moments: ClassVar[Mapping[str, str | None]] = {}
 
@@ -245,10 +246,12 @@ class Optimizer:
                 f"{p.backend!r}, but its gradient is {show(grad)} on {grad.backend!r}; compute it "
                 "again"
             )
+        if type(gradient) is Rows and not self._takes_rows(member.settings):
+            gradient = gradient.dense()
+        if self.lazy and type(gradient) is not Rows:
+            gradient = rows_of(backend_of(p), gradient)
         if type(gradient) is not Rows:
             return Trained(member, p._array, gradient, None)
-        if not self._takes_rows(member.settings):
-            return Trained(member, p._array, gradient.dense(), None)
         places, values = gradient.summed()
         return Trained(member, backend_of(p).take(p._array, places, axis=0), values, places)
 

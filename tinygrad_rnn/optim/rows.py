@@ -19,7 +19,7 @@ import numpy as np
 from tinygrad_rnn_backends import Backend
 
 from ..atomic import Change, is_journal_kept
-from ..graph import Array
+from ..graph import Array, Rows
 from ..tensor import Tensor, wrap
 
 _count = getattr(sys, "getrefcount", None)
@@ -56,6 +56,20 @@ def _is_own(array: Array) -> bool:
         and array.flags.writeable
         and (array.base is None or isinstance(array.base, PickleBuffer))
     )
+
+
+def rows_of(xp: Backend, gradient: Array) -> Any:
+    """A gradient as ``Rows`` if some of its rows are zero throughout, else as it is."""
+    if not gradient.shape or 0 in gradient.shape:
+        return gradient
+    flat = xp.reshape(gradient, (gradient.shape[0], -1))
+    if not xp.any(flat[:, 0] == 0):  # which takes little time where all rows have a gradient
+        return gradient
+    (places,) = xp.nonzero(xp.any(flat != 0, axis=1))
+    if places.shape[0] == gradient.shape[0]:
+        return gradient
+    parts = [(places, xp.take(gradient, places, axis=0))]
+    return Rows(xp, tuple(gradient.shape), gradient.dtype, parts)
 
 
 def writing(array: Array, places: Array, rows: Array) -> Change:
