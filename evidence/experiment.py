@@ -119,12 +119,14 @@ class Results:
         return sorted({run["machine"] for run in self.runs})
 
     def verdict(self) -> str:
-        """Whether the criterion is met by the seeds that are complete."""
+        """Whether the criterion is met by the seeds that are complete, and if they are few."""
         if not self.seeds:
             return "not run"
         complete = Results(self.experiment, runs=[r for r in self.runs if r["seed"] in self.seeds])
         met = self.experiment.judge(complete.found(), self.experiment.setting_of(quick=False))
-        return "reproduced" if met else "not reproduced"
+        verdict = "reproduced" if met else "not reproduced"
+        few = len(self.seeds) < self.experiment.seeds
+        return f"{verdict} ({len(self.seeds)} of {self.experiment.seeds} seeds)" if few else verdict
 
     def write(self, folder: Path) -> None:
         """To a file that is complete at any time."""

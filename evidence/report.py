@@ -15,7 +15,7 @@ Experiments of papers, carried out again with this library by one command, `pyth
 Each states the paper's figure, what is done here, and a criterion, which was committed before it
 was run. A claim that does not hold here is reported as that. Numbers are means over seeds with
 the 95 % interval by Student's t; in parentheses how many seeds. Figures marked † are quoted from
-memory of the paper.
+memory of the paper. A verdict from fewer seeds than an experiment asks for says so.
 
 `python -m evidence --quick` runs small forms of all of them within three minutes, as CI does.
 `python -m evidence NAME --seeds 5-9` runs one from other seeds; `python -m evidence --table`
@@ -74,7 +74,8 @@ def readme(every: list[Results]) -> str:
 
 def bold(verdict: str) -> str:
     """A verdict for the eye."""
-    return f"**{verdict}**" if verdict == "reproduced" else verdict.upper()
+    first, space, rest = verdict.partition(" (")
+    return (f"**{first}**" if first == "reproduced" else first.upper()) + space + rest
 
 
 def section(results: Results) -> str:

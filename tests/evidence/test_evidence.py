@@ -97,11 +97,17 @@ def test_results_belong_to_a_criterion_and_a_setting(
 
 
 def test_a_seed_that_is_not_complete_decides_nothing(page: Any, tmp_path: Path) -> None:
-    page.run.interrupted.append(("b", 7))
+    page.run.interrupted.append(("b", 0))
+    main(["made_up", "--results", str(tmp_path)])
+    assert Results.read(page, tmp_path).verdict() == "not run"
+    page.run.interrupted[:] = [("b", 1)]
+    main(["made_up", "--results", str(tmp_path)])
+    assert Results.read(page, tmp_path).verdict() == "reproduced (1 of 2 seeds)"
+    page.run.interrupted[:] = [("b", 7)]
     main(["made_up", "--seeds", "2-7", "--results", str(tmp_path)])
     results = Results.read(page, tmp_path)
-    assert results.seeds == [2, 3, 4, 5, 6]
-    assert len(results.runs) == 11
+    assert results.seeds == [0, 2, 3, 4, 5, 6]
+    assert len(results.runs) == 14
 
 
 def test_what_cannot_be_asked_for(capsys: Any) -> None:
