@@ -14,6 +14,7 @@ from . import (
     parity,
     reber,
     rwa,
+    scheduled_sampling,
     spectra,
     temporal_order,
     two_sequences,
@@ -37,6 +38,7 @@ ORDER = (
     chorales,
     variants,
     attention,
+    scheduled_sampling,
     online,
 )
 PAGES = {module.PAGE.name: module.PAGE for module in ORDER}
