@@ -249,3 +249,5 @@ def test_it_is_a_document_too() -> None:
     again = inspect.Study.from_json(study.to_json())
     assert str(again) == str(study) and "gradient of weight_hh" in str(study)
     assert "g * (1 - out * out)" in study._repr_html_()
+    for name, make in LOSSES.items():
+        assert "gradient of" in str(inspect.replay(make()).study()), name

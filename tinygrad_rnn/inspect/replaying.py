@@ -561,6 +561,8 @@ def _summary(x: Any) -> str:
         return repr(x)[:60]
     if array.size <= 6 and array.dtype.kind in "biuf":
         return np.array2string(array, precision=4, separator=", ").replace("\n", "")
+    if array.dtype.kind not in "biuf":
+        return repr(x)[:60]
     size = float(np.sqrt(np.square(array.astype(np.float64)).sum())) if array.size else 0.0
     return f"{array.dtype} {array.shape}, norm {size:.4g}"
 
