@@ -17,6 +17,7 @@ from test_fold import program
 import tinygrad_rnn as tg
 from tinygrad_rnn import Tensor, inspect, nn
 from tinygrad_rnn.graph import TABLE
+from tinygrad_rnn.inspect import replaying
 from tinygrad_rnn.inspect.rules import rule_of
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -243,11 +244,22 @@ def test_bad_input_is_refused() -> None:
         walk.go(2)
 
 
-def test_it_is_a_document_too() -> None:
+def test_it_is_a_document_too(monkeypatch: pytest.MonkeyPatch) -> None:
     loss, _ = recorded_lstm(4)
     study = inspect.replay(loss).study()
     again = inspect.Study.from_json(study.to_json())
     assert str(again) == str(study) and "gradient of weight_hh" in str(study)
     assert "g * (1 - out * out)" in study._repr_html_()
+    sizes = study.data["sizes"]["weight_hh"]
+    walk = inspect.replay(loss)
+    parts = [np.linalg.norm(u.part) for u in walk.contributions_to("weight_hh")]
+    assert_allclose(sizes, parts[::-1], rtol=1e-6)
+    assert not study.data["later uses"] and "weight_hh, part 4" in study.to_svg()
+    monkeypatch.setattr(replaying, "_SHOWN", 30)
+    study = inspect.replay(loss).study()
+    own = [s for s in study.data["stops"] if s["target"] == "weight_hh"]
+    later = study.data["later uses"]["weight_hh"]
+    assert len(own) + len(later) == len(parts) and "at step 2: " in later[-2]
+    assert later[-1].partition("; total ")[2] == study.data["totals"]["weight_hh"]
     for name, make in LOSSES.items():
         assert "gradient of" in str(inspect.replay(make()).study()), name

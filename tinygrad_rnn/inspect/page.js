@@ -196,7 +196,7 @@ const replay = (section, data) => {
       button.onclick = () => go(stop.number);
       item.append(button);
       return item;
-    }));
+    }), ...(data.later[event.target.value] || []).map(words => make("li", words)));
   };
   show();
 };

@@ -74,7 +74,7 @@ def _needed(kind: str, data: Any) -> Any:
             | {"line": place_of(stop["line"] or "")}
             for stop in data["stops"]
         ]
-        return {"stops": stops, "count": data["count"]}
+        return {"stops": stops, "count": data["count"], "later": data["later uses"]}
     if kind == "activity":
         return {"text": data["text"], "units": data["units"]}
     return None
@@ -150,7 +150,7 @@ def _replay(data: Any) -> str:
         f'<button type="button" data-key="{key}" title="{told}; key {key}">{words}</button>'
         for key, words, told in _KEYS
     )
-    names = dict.fromkeys(stop["target"] for stop in data["stops"])
+    names = dict.fromkeys([*data["sizes"], *(stop["target"] for stop in data["stops"])])
     options = "".join(f"<option>{escape(name)}</option>" for name in names)
     left = data["count"] - data["shown"]
     note = f"<p>The first {data['shown']} of {data['count']} are in this page.</p>" if left else ""

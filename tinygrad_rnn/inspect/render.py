@@ -24,7 +24,7 @@ RENDERINGS = {
     "compare": Rendering("Planned against literal", words.text_of_compare, strips.svg_of_compare),
     "flow": Rendering("Gradients through time", words.text_of_flow, strips.svg_of_flow),
     "watch": Rendering("Training", words.text_of_watch, strips.svg_of_watch),
-    "replay": Rendering("A backward pass", words.text_of_replay, lambda data: ""),
+    "replay": Rendering("A backward pass", words.text_of_replay, strips.svg_of_replay),
     "note": Rendering("Note", lambda data: str(data["text"]), lambda data: ""),
     "nonfinite": Rendering("Not finite", words.text_of_nonfinite, strips.svg_of_nonfinite),
 }

@@ -350,8 +350,34 @@ class Replay:
                 break
         totals = {name: _summary(g) for name, g in self.totals.items() if g is not None}
         data = {"count": len(self), "shown": len(stops), "stops": stops, "totals": totals}
+        data["sizes"], data["later uses"] = self._uses_of_leaves(len(stops))
         self._add_differences(stops)
         return Study("replay", data)
+
+    def _uses_of_leaves(self, shown: int) -> tuple[dict[str, list[float]], dict[str, list[str]]]:
+        """The norms of all parts that add up to the gradient of each leaf, the first step's first.
+
+        And in words those that are not among the first contributions, as long as they are few.
+        """
+        names = {n: leaf.name for n, leaf in zip(self._leaves, self._captured.leaves, strict=True)}
+        sizes: dict[str, list[float]] = {name: [] for name in names.values()}
+        words: dict[str, list[str]] = {}
+        size = 0
+        for number, target in enumerate(self._targets):
+            name = names.get(target)
+            if name is None:
+                continue
+            c = self.contribution(number)
+            sizes[name].append(float(np.linalg.norm(host(c.part).astype(np.float64))))
+            if number >= shown and size < _BYTES // 3:
+                source, steps = self._places.at(self._position[c.node])
+                step = f" at step {', '.join(map(str, steps))}" if steps else ""
+                made = f"from {source} = {c.node.primitive.name}(...){step}"
+                words.setdefault(name, []).append(
+                    f"{made}: {_summary(c.part)}; total {_summary(c.total)}"
+                )
+                size += len(words[name][-1])
+        return {name: own[::-1] for name, own in sizes.items()}, words
 
     def _add_differences(self, stops: list[dict[str, Any]]) -> None:
         """What the key x shows, by target, as long as it does not take too much."""

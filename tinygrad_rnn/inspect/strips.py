@@ -22,27 +22,32 @@ def strip(
     shares: Sequence[tuple[str, Sequence[float]]] = (),
     unit: str = "",
     beneath: tuple[str, float] = ("", 0.0),
+    each: str = "step",
 ) -> str:
     """Rows of cells coloured by value from ``low`` to ``high``; nan and inf are red.
 
     ``shares`` are further rows, whose values go from 0 to 1; ``beneath`` is a drawing that goes
     under all of it, with its height.
     """
-    drawn, foot = _cells(rows, low, high, unit)
-    last = len(rows[0][1]) if rows else 0
+    drawn, foot = _cells(rows, low, high, unit, each)
+    last = max((len(values) for _, values in rows), default=0)
     body = [drawn]
     if shares:
         more, height = _cells(shares, 0.0, 1.0)
         body.append(f'<g transform="translate(0 {foot:.0f})">{more}</g>')
         foot += height
-    body.append(text(_LABEL, foot, f"step 1 ... {last}; {label}"))
+    body.append(text(_LABEL, foot, f"{each} 1 ... {last}; {label}"))
     drawn, height = beneath
     body.append(f'<g transform="translate(0 {foot + 12:.0f})">{drawn}</g>')
     return svg(_LABEL + _WIDTH, foot + 6 + height, body, label)
 
 
 def _cells(
-    rows: Sequence[tuple[str, Sequence[float]]], low: float, high: float, unit: str = ""
+    rows: Sequence[tuple[str, Sequence[float]]],
+    low: float,
+    high: float,
+    unit: str = "",
+    each: str = "step",
 ) -> tuple[str, float]:
     """The rows of a strip, and where they end."""
     body: list[str] = []
@@ -52,7 +57,7 @@ def _cells(
         groups = grouped(values)
         wide = _WIDTH / max(len(groups), 1)
         for k, (first, last, value) in enumerate(groups):
-            steps = f"step {first + 1}" if first == last else f"steps {first + 1} to {last + 1}"
+            steps = f"{each} {first + 1}" if first == last else f"{each}s {first + 1} to {last + 1}"
             title = f"<title>{escape(f'{name}, {steps}: {value:.4g} {unit}')}</title>"
             body.append(
                 f'<rect x="{_LABEL + k * wide:.1f}" y="{y:.0f}" width="{wide + 0.3:.1f}" '
@@ -107,6 +112,19 @@ def svg_of_flow(data: dict[str, Any]) -> str:
     return strip(
         rows, -10.0, 2.0, "log10 of the gradient's norm, from -10 (dark) to 2", unit="(log10)"
     )
+
+
+def svg_of_replay(data: dict[str, Any]) -> str:
+    """What the gradient of each leaf consists of: the size of each part that is added."""
+    rows = [(name, logs(sizes)) for name, sizes in data["sizes"].items() if sizes]
+    most = max((len(sizes) for _, sizes in rows), default=0)
+    if most < 2:
+        return ""
+    label = "log10 of the norm of each part that adds up to a gradient, from -10 (dark) to 2"
+    return strip(rows[:_LEAVES], -10.0, 2.0, label, unit="(log10)", each="part")
+
+
+_LEAVES = 24  # that are drawn
 
 
 def curves(rows: Sequence[tuple[str, Sequence[float]]], label: str) -> str:
