@@ -109,7 +109,7 @@ def characters(args: argparse.Namespace) -> dict[str, inspect.Study]:
         loss.backward()
         optim.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-    numbers = corpus.held_out[:500]
+    numbers = corpus.held_out[:400]
     passage = "".join(corpus.vocabulary[i] for i in numbers)
     xs = embedding(tg.tensor(numbers)[:, None])
     found = inspect.activity(cell, xs, passage)
@@ -162,6 +162,12 @@ at every step. Its loss is {loss / count:.2f} nats a sound. Saying '{word}', {at
     }
 
 
+PICTURES = {
+    "LSTM: how far its gradients reach": "gradients.svg",
+    "LSTM: its graph, folded": "loop.svg",
+}
+"""Studies that are written as a drawing, too."""
+
 PAGES = {"adding": adding, "characters": characters, "spelling": spelling}
 
 
@@ -177,7 +183,10 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for name in args.pages:
         tg.manual_seed(0)
-        path = inspect.page(args.out / f"{name}.html", PAGES[name](args), name.capitalize())
+        studies = PAGES[name](args)
+        path = inspect.page(args.out / f"{name}.html", studies, name.capitalize())
+        for heading in PICTURES.keys() & studies.keys():
+            studies[heading].save(args.out / PICTURES[heading])
         print(f"{path}: {path.stat().st_size / 1000:,.0f} kB", flush=True)
 
 

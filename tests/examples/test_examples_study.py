@@ -32,8 +32,22 @@ def test_the_tour_has_twelve_steps_and_each_claim_is_checked(tmp_path: Path) -> 
 
 def test_the_gallery_is_written(tmp_path: Path) -> None:
     out = run("gallery.py", "--quick", "--out", str(tmp_path))
-    names = ["adding.html", "characters.html", "spelling.html"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
-    assert all(f"{name}: " in out for name in names)
+    pages = ["adding.html", "characters.html", "spelling.html"]
+    drawings = ["gradients.svg", "loop.svg"]
+    assert {path.name for path in tmp_path.iterdir()} == {*pages, *drawings}
+    assert all(f"{name}: " in out for name in pages)
     assert "why there is a loop" in (tmp_path / "adding.html").read_text(encoding="utf-8")
     assert "attention: b" in (tmp_path / "spelling.html").read_text(encoding="utf-8")
+
+
+def test_the_gallery_that_is_kept_is_small_and_whole() -> None:
+    """What anybody can open without running anything; it says nothing of where it was made."""
+    kept = {path.name: path for path in (FOLDER / "gallery").iterdir()}
+    linked = re.findall(r"\(gallery/([\w.]+)\)", (FOLDER / "README.md").read_text())
+    assert set(linked) == set(kept)
+    for path in kept.values():
+        text = path.read_text(encoding="utf-8")
+        assert len(text) < 500_000 and str(ROOT) not in text
+        assert not re.search(r"/(home|root|tmp|Users)/", text), path.name
+        if path.suffix == ".html":
+            assert text.rstrip().endswith("</html>") and "default-src 'none'" in text

@@ -227,6 +227,17 @@ def test_in_a_terminal_and_without_one() -> None:
     assert "no terminal" in written[-1]
 
 
+def test_two_leaves_of_one_name_are_told_apart() -> None:
+    first, second = nn.Linear(3, 3), nn.Linear(3, 2)
+    with inspect.record():
+        loss = tg.sum(second(tg.tanh(first(tg.ones((2, 3))))))
+    walk = inspect.replay(loss)
+    assert sorted(walk.totals) == ["bias", "bias_2", "weight", "weight_2"]
+    sizes = walk.study().data["sizes"]
+    assert {name: len(own) for name, own in sizes.items()} == dict.fromkeys(walk.totals, 1)
+    assert walk.totals["bias_2"].shape != walk.totals["bias"].shape
+
+
 def test_bad_input_is_refused() -> None:
     x = tg.ones(3, requires_grad=True)
     with pytest.raises(ValueError, match="scalar"):

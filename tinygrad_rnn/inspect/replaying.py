@@ -181,10 +181,7 @@ class Replay:
     @property
     def totals(self) -> dict[str, Any]:
         """The gradients of the leaves at the end, by name: those that ``backward`` gives."""
-        return {
-            leaf.name: g
-            for leaf, g in zip(self._captured.leaves, self._leaves.values(), strict=True)
-        }
+        return {self._called(node)[0]: g for node, g in self._leaves.items()}
 
     def total(self, name: str) -> Any:
         """The cotangent of a value or leaf when all contributions have been added."""
@@ -359,7 +356,7 @@ class Replay:
 
         And in words those that are not among the first contributions, as long as they are few.
         """
-        names = {n: leaf.name for n, leaf in zip(self._leaves, self._captured.leaves, strict=True)}
+        names = {node: self._called(node)[0] for node in self._leaves}
         sizes: dict[str, list[float]] = {name: [] for name in names.values()}
         words: dict[str, list[str]] = {}
         size = 0

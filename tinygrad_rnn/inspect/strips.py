@@ -166,7 +166,7 @@ def svg_of_activity(data: dict[str, Any]) -> str:
     """
     rows = [
         (unit["name"], [code / 255 for code in base64.b64decode(unit["bytes"])])
-        for unit in data["units"][:12]
+        for unit in data["units"][:8]
     ]
     attention = data.get("attention", {"sources": [], "weights": []})
     columns = zip(*attention["weights"], strict=True)
