@@ -55,7 +55,7 @@ class Worker:
         )
         self.first = self._answer()
 
-    def ask(self, count: int) -> dict[str, Any]:
+    def ask(self, count: int | str) -> dict[str, Any]:
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # then the answer below says that it ended
             print(count, file=self.process.stdin, flush=True)
@@ -154,7 +154,8 @@ class Bench:
             line = f"* {result.side}: " + (result.missing or f"{words}; {form}")
             if products:
                 line += f". Products: {products}"
-            self.installed.setdefault(line)
+            if versions or result.missing:
+                self.installed.setdefault(line)
         for result in answered[1:]:
             self.compared += 1
             if not agree(answered[0].first["checksum"], result.first["checksum"]):

@@ -18,6 +18,8 @@ from collections.abc import Callable
 import numpy as np
 
 import tinygrad_rnn as tg
+from benchmarks.blas import pins, products
+from benchmarks.report import machine
 from tinygrad_rnn import distributed, nn, optim
 
 NETWORKS = {  # seconds of latency, bytes a second
@@ -115,6 +117,7 @@ def measured(steps: int, batch: int, size: int, vocabulary: int, rounds: int) ->
     found = {name: statistics.median(values) for name, values in times.items()}
     step = found["learn"] + found["average"] + found["update"]
     if distributed.is_main():
+        print("\n".join([machine(), *pins(), f"Products: {products('tinygrad_rnn')}"]))
         print(
             f"{distributed.size()} processes, (T, B, H, V) = {(steps, batch, size, vocabulary)}, "
             f"gradients of {nbytes / 2**20:.1f} MiB, medians of {rounds} rounds, the slowest "

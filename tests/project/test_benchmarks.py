@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks import distributed, models, recurrent
+from benchmarks import products as products_command
 from benchmarks.bench import Bench, Result
 from benchmarks.blas import pins, products
 from benchmarks.grid import targets
@@ -223,3 +224,14 @@ def test_what_pins_an_older_kernel_is_warned_of() -> None:
 def test_a_side_says_which_kernels_multiply() -> None:
     assert " kernels, " in products("floor") or "pip install threadpoolctl" in products("floor")
     assert products("floor") in products("tinygrad_rnn")
+
+
+def test_products_are_measured_compared_and_written(tmp_path: Path) -> None:
+    report = tmp_path / "report.md"
+    asked = ["--quick", "--rounds", "1", "--peers", "numpy", "--threads", "1"]
+    assert products_command.main([*asked, "--write", str(report)]) == 0
+    written = report.read_text()
+    assert "3 comparisons: the same loss and gradients" in written
+    assert written.count("32x128x512") == 3
+    (raw,) = json.loads(report.with_suffix(".json").read_text()).values()
+    assert len(raw["weights 32x128x512"][0]["rounds"]) == 1

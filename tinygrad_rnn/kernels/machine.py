@@ -113,5 +113,5 @@ def chosen_threads() -> tuple[int, str]:
 
 
 def gemm(count: int, a: Any, b: Any, out: Any) -> None:
-    """out = a @ b on so many threads."""
+    """out = a @ b on so many threads, the axes before the last two broadcasting."""
     cpu.product(a, b, out, threads=count)

@@ -356,7 +356,9 @@ def product(a: Array, b: Array, out: Array, *, threads: int = 1, accumulate: boo
     many = max(1, min(threads, int(work / SHARE)))
     # The part of another processor comes out of its cache, which counts the more, the fewer terms.
     helpers = min(threads, int(work / AWAKE_SHARE * k / (k + 64)))
-    if out.ndim > 2:
+    if out.ndim > 2 and many == 1 and not accumulate and m * n * k <= SMALL:
+        np.matmul(a, b, out=out)
+    elif out.ndim > 2:
         run_before_end(run_at_once, _shares_of_many(functions, accumulate, a, b, out, many))
     elif helpers > 1 and k <= _TERMS and (places := attended(helpers - 1)) is not None:
         run_before_end(_multiply_with_help, functions, accumulate, a, b, out, places, helpers)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy
 
+import tinygrad_rnn_backends as backends
+
 from ... import batching
 from ...tensor import no_grad, wrap
 
@@ -88,7 +90,8 @@ def row_products(np: Any, x: Any, y: Any) -> Any:
         left, right = (z[start : start + many] for z in (x, y))
         left, right = np.moveaxis(left, 0, -2), np.moveaxis(right, 0, -3)
         left = left.reshape(*left.shape[:-2], -1)
-        parts.append(np.matmul(left, right.reshape(*right.shape[:-3], -1, right.shape[-1])))
+        right = right.reshape(*right.shape[:-3], -1, right.shape[-1])
+        parts.append(backends.get("numpy").matmul(left, right) if np is numpy else left @ right)
     if len(parts) == 1:
         return parts[0]
     return sum(part.astype(np.float64) for part in parts).astype(parts[0].dtype)
