@@ -17,6 +17,7 @@ import tinygrad_rnn as tg
 from tinygrad_rnn import nn
 from tinygrad_rnn.data import (
     Batches,
+    BytePairs,
     ContiguousBatches,
     SlidingWindows,
     Vocabulary,
@@ -631,3 +632,52 @@ def test_windows_are_found_by_integers_of_any_kind(dtype: str) -> None:
     windows = SlidingWindows(np.arange(1000.0), 3, 2, stride=10)
     inputs, targets = windows[np.array([50, 60], dtype)]
     assert inputs[:, 0].tolist() == [500, 501, 502] and targets[:, 1].tolist() == [603, 604]
+
+
+# BytePairs: words in pieces.
+
+
+def joined_by_definition(words: list[str], merges: int) -> list[tuple[str, str]]:
+    """Every pair counted anew for every merge."""
+    spelled = [["▁" + word[0], *word[1:]] for word in words]
+    found = []
+    for _ in range(merges):
+        counts: dict[tuple[str, str], int] = {}
+        for pieces in spelled:
+            for i in range(len(pieces) - 1):
+                pair = (pieces[i], pieces[i + 1])
+                counts[pair] = counts.get(pair, 0) + 1
+        best = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
+        if best is None or counts[best] < 2:
+            break
+        found.append(best)
+        for k, pieces in enumerate(spelled):
+            i, after = 0, []
+            while i < len(pieces):
+                two = tuple(pieces[i : i + 2]) == best
+                after.append("".join(pieces[i : i + 1 + two]))
+                i += 1 + two
+            spelled[k] = after
+    return found
+
+
+@given(words=st.lists(st.text("ab", min_size=1, max_size=7), max_size=12), merges=st.integers(1, 9))
+def test_pairs_are_joined_as_the_definition_reads(words: list[str], merges: int) -> None:
+    pieces = BytePairs.learn(iter(words), merges)
+    assert list(pieces.merges) == joined_by_definition(words, merges)
+    assert pieces.merges == BytePairs.learn(reversed(words), merges).merges
+    assert pieces.join(pieces.split(words)) == words
+    again = BytePairs(**json.loads(json.dumps(pieces.to_dict())))
+    assert again.split([*words, "ba", "c"]) == pieces.split([*words, "ba", "c"])
+
+
+def test_a_frequent_word_is_one_piece_and_an_unseen_one_is_spelled() -> None:
+    pieces = BytePairs.learn(["low"] * 5 + ["lowest", "newest"] * 2, 20)
+    assert pieces.split(["low", "lowest", "west"]) == ["▁low", "▁lowest", "▁w", "est"]
+    assert repr(pieces) == f"BytePairs({len(pieces.merges)} merges)"
+    with pytest.raises(ValueError, match=r"of a text, text\.split"):
+        pieces.split(["two words"])
+    with pytest.raises(ValueError, match="joined twice"):
+        BytePairs([("a", "b"), ("a", "b")])
+    with pytest.raises(ValueError, match="merges"):
+        BytePairs.learn(["a"], merges=0)

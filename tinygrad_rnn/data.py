@@ -25,6 +25,7 @@ from .tensor import Tensor, on_host
 
 __all__ = [
     "Batches",
+    "BytePairs",
     "ContiguousBatches",
     "SlidingWindows",
     "Vocabulary",
@@ -149,6 +150,117 @@ class Vocabulary:
 
     def __repr__(self) -> str:
         return f"Vocabulary({len(self)} symbols: {_some(self.symbols)})"
+
+
+class BytePairs:
+    """Words in pieces: characters, of which the commonest neighbours are joined, again and again.
+
+    Byte-pair encoding (Gage 1994) of words (Sennrich et al. 2016). A frequent word is one piece, a
+    rare one several, and a word that was never seen is spelled, so that no word is unknown::
+
+        pieces = BytePairs.learn(words, merges=1000)
+        pieces.split(["lower", "newest"])  # ["▁low", "er", "▁new", "est"]
+        pieces.join(["▁low", "er", "▁new", "est"])  # ["lower", "newest"]
+
+    "▁" stands for the beginning of a word. Numbers of the pieces are ``Vocabulary``'s affair: a
+    character that no word had is a piece of its own, and its ``unknown``.
+
+    Args:
+        merges: pairs of pieces in the order in which they are joined.
+    """
+
+    MARK = "▁"
+
+    def __init__(self, merges: Iterable[tuple[str, str]]) -> None:
+        self.merges = tuple([(str(first), str(second)) for first, second in merges])
+        self._order = {pair: i for i, pair in enumerate(self.merges)}
+        if len(self._order) < len(self.merges):
+            raise ValueError("BytePairs: a pair is joined twice")
+        self._known: dict[str, list[str]] = {}
+
+    @classmethod
+    def learn(cls, words: Iterable[str], merges: int = 1000, min_count: int = 2) -> Self:
+        """The pairs that are commonest when their turn comes, each word as often as it is given.
+
+        Of equally common ones the first by the alphabet is joined, so that the order of the words
+        does not matter. Fewer than ``merges`` are found where no pair comes ``min_count`` times.
+        """
+        wanted = _at_least_one(merges, "merges", "BytePairs")
+        least = _at_least_one(min_count, "min_count", "BytePairs")
+        counts = Counter(words)
+        spelled = {word: cls._spelled(word) for word in counts}
+        pairs: Counter[tuple[str, str]] = Counter()
+        places: dict[tuple[str, str], set[str]] = {}
+        for word, pieces in spelled.items():
+            for pair in pairwise(pieces):
+                pairs[pair] += counts[word]
+                places.setdefault(pair, set()).add(word)
+        found: list[tuple[str, str]] = []
+        while len(found) < wanted and pairs:
+            best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+            if pairs[best] < least:
+                break
+            found.append(best)
+            for word in places.pop(best):
+                before, after = spelled[word], _joined(spelled[word], best)
+                spelled[word] = after
+                for pair in pairwise(before):
+                    pairs[pair] -= counts[word]
+                for pair in pairwise(after):
+                    pairs[pair] += counts[word]
+                    places.setdefault(pair, set()).add(word)
+            pairs = +pairs  # without those that are gone
+        return cls(found)
+
+    def split(self, words: Iterable[str]) -> list[str]:
+        """The pieces of words, one word after the other."""
+        return [piece for word in words for piece in self._pieces(word)]
+
+    def join(self, pieces: Iterable[str]) -> list[str]:
+        """The words that pieces make up; what stands before the first beginning is a word, too."""
+        return "".join(pieces).replace(self.MARK, " ").split()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Itself as plain data, ready for JSON; ``BytePairs(**data)`` makes it again."""
+        return {"merges": [list(pair) for pair in self.merges]}
+
+    def _pieces(self, word: str) -> list[str]:
+        pieces = self._known.get(word)
+        if pieces is None:
+            pieces = self._spelled(word)
+            while len(pieces) > 1:
+                pair = min(pairwise(pieces), key=lambda pair: self._order.get(pair, math.inf))
+                if pair not in self._order:
+                    break
+                pieces = _joined(pieces, pair)
+            self._known[word] = pieces
+        return pieces
+
+    @classmethod
+    def _spelled(cls, word: str) -> list[str]:
+        if not isinstance(word, str) or not word or cls.MARK in word or word.split() != [word]:
+            raise ValueError(
+                f"BytePairs: takes words, strings without spaces and {cls.MARK!r}, not {word!r}; "
+                "of a text, text.split()"
+            )
+        return [cls.MARK + word[0], *word[1:]]
+
+    def __repr__(self) -> str:
+        return f"BytePairs({len(self.merges)} merges)"
+
+
+def _joined(pieces: list[str], pair: tuple[str, str]) -> list[str]:
+    """Pieces with every occurrence of a pair joined, from the left."""
+    joined: list[str] = []
+    last = None  # of the pieces so far, if it may still be joined
+    for piece in pieces:
+        if (last, piece) == pair:
+            joined[-1] += piece
+            last = None
+        else:
+            joined.append(piece)
+            last = piece
+    return joined
 
 
 def _symbol(given: Any) -> Symbol:
