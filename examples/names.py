@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -49,26 +49,34 @@ class Names:
         return Batch(letters, lengths, countries)
 
 
-def naive_bayes(training: Pairs, names: list[str], smoothing: float = 0.1) -> list[str]:
-    """The countries of the largest p(country) * product of p(three letters | country)."""
-    common = Counter(country for _, country in training)
-    seen: dict[str, Counter[str]] = defaultdict(Counter)
-    for name, country in training:
-        seen[country].update(threes(name))
-    kinds = len(set().union(*seen.values()))
-    total = {country: counts.total() + smoothing * kinds for country, counts in seen.items()}
-
-    def score(name: str, country: str) -> float:
-        p = [(seen[country][three] + smoothing) / total[country] for three in threes(name)]
-        return math.log(common[country]) + sum(map(math.log, p))
-
-    return [max(common, key=lambda country: score(name, country)) for name in names]
-
-
 def threes(name: str) -> list[str]:
     """Every three neighbours in a name; its beginning and its end are letters, too."""
     padded = f"^^{name}$"
     return [padded[i : i + 3] for i in range(len(padded) - 2)]
+
+
+def naive_bayes(
+    training: Pairs,
+    names: list[str],
+    smoothing: float = 0.1,
+    features: Callable[[str], list[str]] = threes,
+) -> list[str]:
+    """The countries of the largest p(country) * product of p(three letters | country).
+
+    Or any texts and their classes, of which ``features`` are counted.
+    """
+    common = Counter(country for _, country in training)
+    seen: dict[str, Counter[str]] = defaultdict(Counter)
+    for name, country in training:
+        seen[country].update(features(name))
+    kinds = len(set().union(*seen.values()))
+    total = {country: counts.total() + smoothing * kinds for country, counts in seen.items()}
+
+    def score(name: str, country: str) -> float:
+        p = [(seen[country][three] + smoothing) / total[country] for three in features(name)]
+        return math.log(common[country]) + sum(map(math.log, p))
+
+    return [max(common, key=lambda country: score(name, country)) for name in names]
 
 
 def ngram_bits(training: Pairs, unseen: Pairs, order: int, smoothing: float = 16.0) -> float:

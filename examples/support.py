@@ -17,14 +17,20 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
+
+import numpy as np
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import distributed
+
+T = TypeVar("T")
+Measured: TypeAlias = dict[str, list[float]]
+"""What was measured of each model, seed by seed."""
 
 
 class Show(Protocol):
@@ -146,18 +152,24 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def command_line(description: str, plot: bool = True) -> argparse.ArgumentParser:
-    """A parser with the options that examples have in common, to be read by ``arguments``."""
+def command_line(description: str, plot: bool = True, epochs: int = 0) -> argparse.ArgumentParser:
+    """A parser with the options that examples have in common, to be read by ``arguments``.
+
+    With ``epochs``, their number unless another is given, also those of ``over_seeds``.
+    """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    picture = Path(sys.argv[0]).with_suffix(".png")
+    picture = Path(Path(sys.argv[0]).stem + ".png")
     add = parser.add_argument_group("as in every example").add_argument
     add("--backend", default="numpy", metavar="NAME", help="numpy, cupy or another (numpy)")
     add("--seed", type=int, default=0, metavar="N", help="of whatever is left to chance (0)")
+    if epochs:
+        add("--seeds", type=positive, default=1, metavar="N", help="train with so many seeds (1)")
+        told = f"how often to go through the data ({epochs})"
+        add("--epochs", type=positive, default=epochs, metavar="N", help=told)
     if plot:
-        default = picture.parent / "plots" / picture.name
-        add("--plot", type=Path, metavar="FILE", default=default, help="the picture's place")
+        add("--plot", type=Path, metavar="FILE", default=picture, help=f"the picture ({picture})")
     add("--quick", action="store_true", help="little data, little model: does everything run?")
     return parser
 
@@ -184,6 +196,68 @@ def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespa
     if "plot" in args:
         args.plot.parent.mkdir(parents=True, exist_ok=True)
     return args
+
+
+def read(reader: Callable[[], T]) -> T:
+    """What ``reader`` reads; where it is not installed, one line says how to come by it."""
+    try:
+        return reader()
+    except ModuleNotFoundError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+
+
+def here(x: np.ndarray) -> tg.Tensor:
+    """An array on the backend that ``--backend`` names."""
+    return tg.tensor(x, backend=tg.zeros(()).backend)
+
+
+def over_seeds(args: argparse.Namespace, train: Callable[[int], dict[str, float]]) -> Measured:
+    """What ``train(seed)`` measures by the name of a model, for each seed; Ctrl-C ends it.
+
+    Then what the seeds before have given stands, and the command for the others is printed.
+    """
+    measured: Measured = {}
+    for seed in range(args.seed, args.seed + args.seeds):
+        tg.manual_seed(seed)
+        started = time.monotonic()
+        try:
+            found = train(seed)
+        except KeyboardInterrupt:
+            left = args.seed + args.seeds - seed
+            print(f"\nTo go on: {command('--seed', str(seed), '--seeds', str(left))}")
+            sys.exit(130)
+        told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
+        print(f"seed {seed}: {told}; {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+        for name, value in found.items():
+            measured.setdefault(name, []).append(value)
+    return measured
+
+
+def compare(
+    title: str,
+    baselines: dict[str, float],
+    measured: Measured,
+    digits: int = 1,
+    less_is_better: bool = False,
+) -> None:
+    """Print a table, and for each model a verdict: is it beyond all baselines by two deviations?
+
+    The deviation is that of the seeds; of one seed there is none, and beyond is beyond.
+    """
+    print(f"{title}:")
+    width = max(map(len, [*baselines, *measured]))
+    for name, value in baselines.items():
+        print(f"  {name:{width}}  {value:.{digits}f}")
+    best = (min if less_is_better else max)(baselines, key=baselines.__getitem__)
+    verdicts = []
+    for name, values in measured.items():
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else 0.0
+        shown = f" ± {spread:.{digits}f} of {len(values)} seeds" if len(values) > 1 else ""
+        print(f"  {name:{width}}  {np.mean(values):.{digits}f}{shown}")
+        gain = (np.mean(values) - baselines[best]) * (-1 if less_is_better else 1)
+        said = f"{name} {abs(gain):.{digits}f} {'beyond' if gain > 0 else 'behind'} {best}"
+        verdicts.append(said if gain > 2 * spread else f"FAILED, {said}")
+    print("\n".join(f"Verdict: {verdict}" for verdict in verdicts))
 
 
 def Figure(*args: Any, **options: Any) -> Any:

