@@ -23,8 +23,8 @@ _FEW = 1 << 10  # elements, of which nothing takes long
 _BLOCK = 1 << 15  # elements that stay in the cache together with their positions
 
 
-Product: TypeAlias = Callable[[Array, Array], Array | None]
-"""The product of two arrays of at least two axes, or None to leave it to NumPy's BLAS."""
+Product: TypeAlias = Callable[..., Array | None]
+"""``(x, y, out=None)``: the product of arrays of at least two axes, or None for NumPy's BLAS's."""
 
 
 class NumpyBackend(ArrayNamespace):

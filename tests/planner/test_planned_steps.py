@@ -552,13 +552,18 @@ def failing(side: Side, where: str) -> Callable[..., Any]:
         found = step(x, y)
         if where == "after":
             raise KeyError("after the update")
+        if where == "interrupt":
+            raise KeyboardInterrupt
         return found
 
     return whole
 
 
 def test_a_step_that_raises_changes_nothing() -> None:
-    for where, error in (("after", KeyError), ("clip", FloatingPointError), ("shape", ValueError)):
+    for where, error in (
+        *(("after", KeyError), ("clip", FloatingPointError), ("shape", ValueError)),
+        ("interrupt", KeyboardInterrupt),
+    ):
         side = Side(lambda side, where=where: failing(side, where))
         good = usual(side)
         good(*batch(0))

@@ -31,21 +31,24 @@ _FLOAT32 = np.dtype(np.float32)
 _FEW_COLUMNS = 8  # of a result; a vector holds as many or twice as many
 
 
-def product(x: Array, y: Array) -> Array | None:
-    """x @ y for arrays of at least two axes; None if NumPy shall make it, or refuse to."""
+def product(x: Array, y: Array, out: Array | None = None) -> Array | None:
+    """x @ y for arrays of at least two axes; None if NumPy shall make it, or refuse to.
+
+    ``out`` is what it is to be written to, of its shape, its rows contiguous.
+    """
     (m, k), (rows, n) = x.shape[-2:], y.shape[-2:]
     if not x.dtype == _FLOAT32 == y.dtype or rows != k or not ours():
         return None
     if x.ndim == 2 == y.ndim:
         if m == 1 or n < _FEW_COLUMNS:
             return None
-        out = np.empty((m, n), np.float32)
+        out = np.empty((m, n), np.float32) if out is None else out
     else:
         try:
             batch = np.broadcast_shapes(x.shape[:-2], y.shape[:-2])
         except ValueError:
             return None
-        out = np.empty((*batch, m, n), np.float32)
+        out = np.empty((*batch, m, n), np.float32) if out is None else out
     cpu.product(x, y, out, threads=threads())
     return out
 

@@ -496,6 +496,7 @@ _BY_CLASS: dict[type, Look] = {
         Reach._plain,
     ),
     slice: Reach._immutable,
+    type(Binding.name): Reach._plain,  # a field of a named tuple
     np.ndarray: Reach._array,
 }
 _BY_SORT: dict[Sort, Look] = {

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import numpy as np
 
 from ...kernels.ir import STORES, Kernel, Loop
 from ..facts import called, full
-from ..ir import Value, hashable, is_view
+from ..ir import Value, elements, hashable, is_view
 from ..passes.schedule import Schedule
 from ..passes.slices import parts_of
-from ..runtime.functions import over_time
+from ..runtime.functions import over_time, product_into
 from ..stages import EACH, ROWS, ROWS_ONCE, Stage, states_of
 from .kernels import Lowering
 from .loops import LoopWriter
 from .rowwise import RowLowering
 from .sums import write_total
 from .text import key_text
-from .writer import Writer, returns_operand
+from .writer import Line, Writer, returns_operand
 
 
 class FunctionWriter(Writer):
@@ -55,6 +56,8 @@ class FunctionWriter(Writer):
             rest += [self.array(self.storage.places[v].memory) for v in states]
         parts = [f"[{', '.join(part)}]" for part in (outputs, ends, rest)]
         self.line(f"return {', '.join(parts)}")
+        if not self.in_time:
+            self.lines = _let_go(self.lines)
         name = "backward" if backwards else "forward"
         return "\n".join([f"def {name}({arguments}):", *self.lines])
 
@@ -147,6 +150,25 @@ class FunctionWriter(Writer):
         return final if self.by_rows(before) else f"{final}[0]"
 
 
+def _let_go(lines: list[str]) -> list[str]:
+    """The lines, with arrays let go of after the last one that names them."""
+    made = {found[1] for line in lines if (found := _MADE.match(line))}
+    last = {name: i for i, line in enumerate(lines) for name in _NAME.findall(line) if name in made}
+    gone: dict[int, list[str]] = {}
+    for name, i in last.items():
+        if i < len(lines) - 1:
+            gone.setdefault(i, []).append(name)
+    return [
+        text
+        for i, line in enumerate(lines)
+        for text in ([line, f"    del {', '.join(gone[i])}"] if i in gone else [line])
+    ]
+
+
+_GIVEN = "xs|calls|captured|scalars|constants|draws|held|dys"
+_MADE = re.compile(rf"    (\w+) = (?!(?:{_GIVEN})\[)")
+_NAME = re.compile(r"[A-Za-z_]\w*")
+
 _LITTLE = 2**16  # bytes of an array of one number that a program keeps
 
 
@@ -154,6 +176,19 @@ class WholeWriter(FunctionWriter):
     """The function of a pass of one step, where each value is an array that there is once."""
 
     in_time = False
+
+    def compute(
+        self, value: Value, operands: list[str], out: str, line: Line, dot: str | None
+    ) -> None:
+        """One operation on arrays, into ``out``; products as everywhere outside of loops."""
+        if value.name != "matmul":
+            return super().compute(value, operands, out, line, dot)
+        x, y = value.operands
+        if dot is not None and len(x.shape) > 2 == len(y.shape) and elements(y.shape):
+            operands = [f"{operands[0]}.reshape(-1, {y.shape[0]})", operands[1]]
+            out = f"{out}.reshape(-1, {y.shape[1]})"
+        made = self.constant("product_into", product_into)
+        return line(f"{made}(np, {', '.join(operands)}, {out})", value)
 
     def expression(self, value: Value, operands: list[str]) -> str:
         """An operation that makes an array of its own; one of several outputs is done once."""

@@ -49,6 +49,18 @@ INTO: dict[str, Callable[..., None]] = {
 """``function(np, *operands, out)`` by the name of the primitive."""
 
 
+def product_into(np: Any, x: Any, y: Any, out: Any) -> None:
+    """x @ y, made by whom ``matmul`` has it made."""
+    if np is numpy:
+        own: Any = backends.get("numpy")
+        if x.size * y.shape[-1] >= own.large and own.product(x, y, out) is not None:
+            return
+        if x.ndim == 2 == y.ndim and out.flags.c_contiguous:
+            np.dot(x, y, out=out)
+            return
+    np.matmul(x, y, out=out)
+
+
 def places_in(np: Any, index: Any, length: int) -> Any:
     """Indices along an axis of this length as int64 from 0 on; IndexError for others.
 
