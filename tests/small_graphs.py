@@ -25,6 +25,11 @@ def number(value: Value, seed: int = 0) -> Array:
     """What a source is."""
     assert value.source is not None
     kind, index = value.source
+    if "turned" in value.parameters:  # as the array that was captured, turned
+        axis, (rows, *others) = value.parameters["turned"], value.shape
+        shape = (*others[:axis], rows, *others[axis:])
+        given = Table().source(kind, index, shape, value.dtype)
+        return np.moveaxis(number(given, seed), axis, 0)
     rng = np.random.default_rng([sum(map(ord, kind)), index, seed])
     if value.dtype.kind == "i":
         return rng.integers(0, 2, value.shape).astype(value.dtype)

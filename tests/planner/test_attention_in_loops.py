@@ -218,7 +218,42 @@ def read_by_two_queries(rng: np.random.Generator, dtype: str) -> Case:
     return Case(cell, x, tg.zeros((B, H), dtype=dtype), w)
 
 
-PAPERS = [bahdanau, luong, coverage, fast_weights, read_by_two_queries]
+def in_time_first(rng: np.random.Generator, dtype: str) -> Case:
+    """A memory (S, B, H), as encoders give it, with a mask of it, and a softmax over axis 0."""
+    w = weights(rng, dtype, W=(2 * H, H), U=(H, H), v=(H, 1), memory=(S, B, H))
+    there = tg.tensor(np.arange(S)[:, None] < np.array([5, 2, 4]))
+
+    def cell(x: Tensor, h: Tensor) -> Any:
+        hidden = tg.tanh(w["memory"] @ w["U"] + h)
+        scores = tg.where(there, tg.squeeze(hidden @ w["v"], axis=-1), -1e9)
+        scores = scores + tg.sum(w["memory"] * h, axis=-1)
+        alpha = tg.softmax(scores, axis=0)
+        context = tg.sum(alpha[:, :, None] * w["memory"], axis=0)
+        h = tg.tanh(tg.concat([h, context], axis=-1) @ w["W"] + x)
+        return (h, tg.permute_dims(alpha, (1, 0))), h
+
+    x = tg.tensor(rng.normal(size=(T, B, H)), dtype=dtype, requires_grad=True)
+    return Case(cell, x, tg.zeros((B, H), dtype=dtype), w)
+
+
+def in_time_first_by_einsum(rng: np.random.Generator, dtype: str) -> Case:
+    """The same memory, in einsum."""
+    w = weights(rng, dtype, W=(2 * H, H), memory=(S, B, H))
+
+    def cell(x: Tensor, h: Tensor) -> Any:
+        alpha = tg.softmax(tg.einsum("sbh,bh->bs", w["memory"], h), axis=-1)
+        context = tg.einsum("bs,sbh->bh", alpha, w["memory"])
+        h = tg.tanh(tg.concat([h, context], axis=-1) @ w["W"] + x)
+        return h, h
+
+    x = tg.tensor(rng.normal(size=(T, B, H)), dtype=dtype, requires_grad=True)
+    return Case(cell, x, tg.zeros((B, H), dtype=dtype), w)
+
+
+PAPERS = [
+    *(bahdanau, luong, coverage, fast_weights, read_by_two_queries),
+    *(in_time_first, in_time_first_by_einsum),
+]
 
 
 @pytest.mark.parametrize("options", OPTIONS)

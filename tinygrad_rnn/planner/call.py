@@ -114,8 +114,12 @@ class Call:
         return found
 
     def outside(self, captured: Sequence[Any]) -> list[Any]:
-        """Captured arrays, with the rows in the order of the loop if they have some."""
-        return [self._of_rows("captured", i, w) for i, w in enumerate(captured)]
+        """Captured arrays; rows, if there are some, in front and in the order of the loop."""
+        turned = self.plan.turned
+        fronts = [
+            self.np.moveaxis(w, turned[i], 0) if i in turned else w for i, w in enumerate(captured)
+        ]
+        return [self._of_rows("captured", i, w) for i, w in enumerate(fronts)]
 
     def _of_rows(self, kind: Kind, index: int, w: Any) -> Any:
         by_rows = self.order is not None and self.plan.extent(kind, index) is ROWS_ONCE
@@ -289,6 +293,8 @@ class Call:
         for i, (dw, w) in enumerate(zip(totals, captured, strict=True)):
             by_rows = self.plan.extent("captured", i) is ROWS_ONCE
             dw = self.restore_order(dw) if dw is not None and by_rows else dw
+            if dw is not None and i in self.plan.turned:
+                dw = self.np.moveaxis(dw, 0, self.plan.turned[i])
             found.append(None if dw is None else self.np.asarray(dw).reshape(w.shape))
         return found
 

@@ -33,6 +33,7 @@ from .passes.simplify import (
     subtract_negatives,
 )
 from .passes.slices import join_slices
+from .passes.turn import put_rows_first
 from .plan import Plan
 from .stages import ONCE
 from .trace import Step, Wanted, derive, differentiable
@@ -72,10 +73,13 @@ def compile_step(
     start = time.perf_counter()
     machine = machine_of(step.trace.backend)
     assert machine is not None  # whoever traced the step has seen to it
-    depends = differentiable(step.graph, wanted, ragged)
+    traced = step.graph
+    depends = differentiable(traced, wanted, ragged)
+    no_kernels = no_kernels or why_not(traced, machine)
+    if no_kernels is None:
+        step = step._replace(graph=put_rows_first(traced, rows))
     graph = derive(step, wanted) if any(depends) else step.graph
     graph = through(SIMPLIFY, graph)
-    no_kernels = no_kernels or why_not(graph, machine)
     loops = Scheduled({}, [])
     if no_kernels is None:
         fused = through(FUSE, graph)
@@ -94,9 +98,10 @@ def compile_step(
     try:
         functions = functions_of(program, machine)
     except NotCompiled as error:
-        return compile_step(step, wanted, rows, ragged, warn_once(str(error)))
+        again = step._replace(graph=traced)
+        return compile_step(again, wanted, rows, ragged, warn_once(str(error)))
     return Plan(
-        graph=step.graph,
+        graph=traced,
         output=step.output,
         draws=step.trace.draws,
         constants=step.trace.constants,

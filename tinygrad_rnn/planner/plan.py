@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from . import report
 from .compiled import Compiled
 from .ir import Kind, Source, Value, base
+from .passes.turn import turned_axes
 from .stages import EACH, ROWS, Extent
 
 
@@ -92,6 +93,11 @@ class Plan(Compiled):
     def _stands(self, value: Value) -> bool:
         """Whether a result is an array of the plan's own with the rows of all steps."""
         return self.extents[value] is ROWS and base(value).source is None
+
+    @cached_property
+    def turned(self) -> dict[int, int]:
+        """By the number of a captured array, the axis that it is to have in front."""
+        return turned_axes(self.distribution.graph)
 
     @property
     def reads_steps(self) -> bool:
