@@ -296,6 +296,19 @@ def test_no_matrix_is_repeated_for_all_steps() -> None:
         assert "repeated" not in source and "row_products" in source
 
 
+def test_a_state_that_needs_no_loop_is_looked_at_after_it_is_made() -> None:
+    rng = np.random.default_rng(0)
+    w = weights(rng, "float64", W=(H, H), memory=(B, S, H))
+
+    def cell(x: Tensor, h: Tensor) -> Any:
+        scores = (w["memory"] @ h[:, :, None])[:, :, 0]  # of the state before
+        return scores, tg.tanh(x @ w["W"])
+
+    x = tg.tensor(rng.normal(size=(T, B, H)), requires_grad=True)
+    with interpreted():
+        assert_planned_is_literal(Case(cell, x, tg.ones((B, H), dtype="float64"), w))
+
+
 def behind_a_product(rng: np.random.Generator, dtype: str) -> Case:
     """A query that is a product with the state after the step, which needs no loop."""
     w = weights(rng, dtype, W=(H, H), Q=(H, H), memory=(B, S, H))

@@ -170,8 +170,9 @@ class Call:
 
     @property
     def is_plain(self) -> bool:
-        """Whether all rows take all steps, and all of them are held."""
-        return self.order is None and (self.every is None or self.every >= self.steps.steps)
+        """Whether all rows take all steps, all are held, and arrays are given as they are."""
+        whole = self.every is None or self.every >= self.steps.steps
+        return self.order is None and whole and not self.plan.turned
 
     def run(self, arrays: Sequence[Any], hold: bool) -> list[Any]:
         """The forward pass: outputs (T, B, ...), then final states."""

@@ -1,4 +1,4 @@
-"""Steps with the rows along another axis, written again with the rows in front: the same results."""
+"""Steps with the rows along another axis, written with the rows in front: the same results."""
 
 from __future__ import annotations
 

@@ -159,7 +159,8 @@ class _Fusion:
         before, inside, after = Stage([]), Stage([], by_step=True), Stage([])
         where: dict[Value, Stage] = {}
         for value in stage.values:
-            made_of = [where.get(base(x)) for x in value.operands]
+            # The state before a step is there once all after one are.
+            made_of = [where.get(self.made_by.get(base(x), base(x))) for x in value.operands]
             fits = not is_view(value) and self._fits(value)
             if after in made_of:
                 where[value] = after

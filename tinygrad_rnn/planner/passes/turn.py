@@ -141,12 +141,14 @@ class _Turning:
         known = [self.axes.get(x) for x in value.operands]
         if not axis and not any(known):
             return self.table.again(value, self._inputs(value))
-        if axis is None or not known:  # rows are gone, or there are some that nothing gives
-            raise _Unknown
+        pairs = set(_same_axes(value))
+        rows = [(x, own, axis) for x, own in zip(value.operands, known, strict=True)]
+        if axis is None or any(row not in pairs for row in rows if row[1] is not None):
+            raise _Unknown  # rows are gone, or those of one axis meet those of another
         if value.primitive.kind == "elementwise":
             return self._aligned(value, axis)
         rule: Any = getattr(self, f"_{value.name}", None)
-        if rule is None or known[0] is None:
+        if rule is None or not known or known[0] is None:
             raise _Unknown
         made: Value = rule(value, axis, known[0])
         return made
