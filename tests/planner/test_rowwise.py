@@ -263,3 +263,24 @@ def test_losses_of_the_library_are_compositions(monkeypatch: pytest.MonkeyPatch)
     assert len(ready) == 8  # what is met for the first time runs as it is
     for each in found:
         assert_close(each, expected)
+
+
+@NATIVE
+def test_a_whole_step_goes_once_over_its_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rowwise, "SMALL", 50)  # or sums of six numbers come in between
+    w, x = tensor(30, 20, seed=3), tensor(6, 30).detach()
+    optimizer = tg.optim.SGD([w], lr=0.1)
+    t = targets(6, 20)
+
+    def step(x: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(x @ w + w[0], t)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    p = tg.planned(step)
+    losses = [p(x).item() for _ in range(3)]
+    assert losses == sorted(losses, reverse=True)
+    assert p.source.count("on each of 6 rows") == 1
+    assert p.source.count("pool.empty((6, 20)") == 2  # the product, and its gradient

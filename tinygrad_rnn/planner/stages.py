@@ -50,6 +50,7 @@ class Stage:
     sums: list[Value] = field(default_factory=list)  # added up over time, in a loop
     rows: Rows | None = None  # if one kernel computes it, row by row
     by_step: bool = False  # though nothing is carried: each row has matrices, the same at all steps
+    again: frozenset[Value] = frozenset()  # what each kernel that reads it computes for itself
 
     @property
     def loop(self) -> bool:

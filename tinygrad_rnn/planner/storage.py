@@ -218,7 +218,7 @@ class _Assignment:
     def _row_kernel(self, number: int, stage: Stage) -> None:
         """What is read later in memory of its own; a kernel has all else in registers."""
         for value in stage.values:
-            if self.outside(number, value):
+            if self.outside(number, value) and value not in stage.again:
                 self.places[value] = Place(Memory("steps", value))
 
     def _parts(

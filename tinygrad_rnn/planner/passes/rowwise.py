@@ -193,13 +193,16 @@ def _pick(table: Table, x: Value, index: Value, shape: Shape) -> Value:
     by_element = x.source is None and x.primitive.kind == "elementwise"
     if not by_element or index.shape[-1] != 1 or x.shape[:-1] != index.shape[:-1]:
         return table.value(TABLE["take_along_axis"], x, index, axis=-1)
-    operands = x.operands
-    if not all(y.shape == x.shape or y.shape in ((), index.shape) for y in operands):
-        return table.value(TABLE["take_along_axis"], x, index, axis=-1)
-    picked = [
-        _pick(table, y, index, shape) if isinstance(y, Value) and y.shape == x.shape else y
-        for y in x.inputs
-    ]
+    picked: list[Any] = []
+    for y in x.inputs:
+        if isinstance(y, Value) and y.shape == x.shape[-1:]:
+            y = table.value(TABLE["broadcast_to"], y, shape=x.shape)
+        if not isinstance(y, Value) or y.shape in ((), index.shape):
+            picked.append(y)
+        elif y.shape == x.shape:
+            picked.append(_pick(table, y, index, shape))
+        else:
+            return table.value(TABLE["take_along_axis"], x, index, axis=-1)
     return table.again(x, tuple(picked))
 
 
@@ -256,6 +259,7 @@ class _Cut:
     def __init__(self, stage: Stage, part: Pass, compiler: Compiler) -> None:
         # Views are looked through, and constants are part of a kernel.
         self.values = [v for v in stage.values if not is_view(v)]
+        self.place = {value: i for i, value in enumerate(self.values)}
         self.rowwise = Rowwise(stage.values, compiler)
         self.fused = dict(self.rowwise.rows)
         self.results = {base(x) for x in part.results}
@@ -267,19 +271,56 @@ class _Cut:
     def stages(self) -> list[Stage]:
         """In order; numbers that no row meets are no work for a kernel."""
         while True:
+            self._release()
             clusters: dict[tuple[int, int], list[Value]] = {}
             for value, level in self._levels().items():
                 clusters.setdefault((level, self.fused.get(value, 0)), []).append(value)
-            found = {
-                key: self._rows(key[1], values) if key[1] else None
-                for key, values in sorted(clusters.items(), key=lambda item: item[0])
-            }
-            unfit = [key for key, rows in found.items() if key[1] and rows is None]
+            again, unfit, stages = self._again(), list[Value](), list[Stage]()
+            for level, count in sorted(clusters):
+                values = self._complete(clusters[level, count], again)
+                rows = self._rows(count, values) if count and values else None
+                if count and values and rows is None:
+                    unfit += clusters[level, count]
+                elif values:
+                    stages.append(Stage(values, rows=rows, again=frozenset(again)))
             if not unfit:
-                return [Stage(clusters[key], rows=rows) for key, rows in found.items()]
-            for key in unfit:
-                for value in clusters[key]:
-                    del self.fused[value]
+                return stages
+            for value in unfit:
+                del self.fused[value]
+
+    def _release(self) -> None:
+        """Numbers that other operations wait for need not wait for a kernel, if none makes them."""
+        for value in self.values:
+            rows = self.fused.get(value)
+            made = any(x in self.fused for x in map(base, value.operands))
+            asked = any(reader not in self.fused for reader in self.readers[value])
+            if rows and width_in(value.shape, rows) == 1 and asked and not made:
+                del self.fused[value]
+
+    def _again(self) -> set[Value]:
+        """Whole rows that only kernels read, and can make of what is there in any case."""
+        found: set[Value] = set()
+        for value in self.values:
+            rows, later = self.fused.get(value), self.readers[value]
+            if rows is None or value in self.results or not self.rowwise.cheap(value):
+                continue
+            by_kernels = all(value in self._in_registers(reader) for reader in later)
+            at_hand = all(x in found or self._is_stored(x, rows) for x in map(base, value.operands))
+            if later and by_kernels and at_hand and (width_in(value.shape, rows) or 1) > 1:
+                found.add(value)
+        return found
+
+    def _is_stored(self, x: Value, rows: int) -> bool:
+        """Whether what a kernel reads is in memory, or will be if one asks for it."""
+        made = x in self.fused and x not in self.results and self.rowwise.cheap(x)
+        return not made or elements(x.shape) <= rows
+
+    def _complete(self, values: list[Value], again: set[Value]) -> list[Value]:
+        """The values of a kernel, with what it computes again, and without what it need not."""
+        needed = [v for v in values if v not in again]
+        for value in needed:
+            needed += [x for x in map(base, value.operands) if x in again and x not in needed]
+        return sorted(needed, key=self.place.__getitem__)
 
     def _rows(self, count: int, values: Sequence[Value]) -> Rows | None:
         """The rows of a kernel, cut anew where only elements matter; None if it has too few."""
