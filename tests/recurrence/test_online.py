@@ -305,15 +305,16 @@ def test_nothing_is_updated_and_nothing_has_a_graph(method: Any) -> None:
     cell, loss, (xs, targets) = nn.LSTMCell(INPUT, HIDDEN), Readout(), data()
     before = {k: p.numpy().copy() for k, p in cell.named_parameters()}
     outputs, final = tg.unroll(cell, xs)
+    held = []
     steps = tg.learn_online(
         cell, xs, targets, loss, method=method, k2=2 if method == "bptt" else None
     )
     for t, (value, found, state) in enumerate(steps):
         assert_allclose(value.item(), loss(outputs[t], targets[t]).item(), rtol=1e-12)
         assert not any(y.requires_grad for y in [value, *found, *flatten(state)[0]])
-        held = state
-    assert not any(h.requires_grad for h in held)
-    assert_allclose(held[1].numpy(), final[1].numpy(), rtol=1e-12)
+        held.append(state)
+    assert not any(h.requires_grad for state in held for h in state)
+    assert_allclose(held[-1][1].numpy(), final[1].numpy(), rtol=1e-12)
     assert all(p.grad is None for p in [*cell.parameters(), *loss.parameters()])
     for k, p in cell.named_parameters():
         assert_array_equal(p.numpy(), before[k])
@@ -412,6 +413,11 @@ def test_a_parameter_that_nobody_named_is_no_silent_omission(options: dict[str, 
     assert len(gradients(cell, xs, targets, loss, parameters=named, **options)[0]) == 3
     readout.requires_grad_(False)
     next(tg.learn_online(cell, xs, targets, loss, **options))
+    cell.bias.requires_grad = False  # is left out
+    assert [g.shape for g in gradients(cell, xs, targets, loss, **options)[0]] == [
+        cell.weight_ih.shape,
+        cell.weight_hh.shape,
+    ]
     start = tg.ones((B, HIDDEN)) * tg.ones(HIDDEN, requires_grad=True)
-    with pytest.raises(ValueError, match="more than the 3 parameters"):
+    with pytest.raises(ValueError, match="more than the 2 parameters"):
         next(tg.learn_online(cell, xs, targets, loss, start, **options))
