@@ -20,7 +20,8 @@ memory of the paper. A verdict from fewer seeds than an experiment asks for says
 `python -m evidence --quick` runs small forms of all of them within three minutes, as CI does.
 `python -m evidence NAME --seeds 5-9` runs one from other seeds; `python -m evidence --table`
 writes this page again. Times are of a machine that other programs kept busy at the same time: see
-the load.
+the load. Chorales and digits are data of packages, which their experiments name where they are not
+installed. A new experiment is a module of `pages/`, committed before it is run.
 """
 
 

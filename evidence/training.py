@@ -61,9 +61,9 @@ def train(
         value = loss()
         stepper.zero_grad()
         value.backward()
-        if clip is not None:
-            optim.clip_grad_norm_(parameters, clip)
         try:
+            if clip is not None:
+                optim.clip_grad_norm_(parameters, clip)
             stepper.step()
         except FloatingPointError:  # gradients that are no numbers: it has diverged
             curve.append((float(step), float("inf")))

@@ -27,7 +27,7 @@ from evidence.pages import (
 )
 from evidence.pages import temporal_order as order
 from evidence.report import readme
-from evidence.training import Each
+from evidence.training import Each, train
 from tinygrad_rnn import nn
 
 
@@ -145,6 +145,21 @@ def test_readme_tells_the_results_that_are_kept() -> None:
     assert KEPT.parent.joinpath("README.md").read_text(encoding="utf-8") == readme(every)
     for path in KEPT.glob("*.json"):  # none that its page disowns
         assert Results.read(PAGES[path.stem], KEPT).runs, path.name
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_training_that_diverges_ends(clip: float | None) -> None:
+    w = nn.Parameter(np.ones(1, dtype="float32"))
+    found = train(
+        [w],
+        lambda: (w * math.nan).sum(),
+        lambda: 1.0,
+        steps=9,
+        rate=0.1,
+        clip=clip,
+        every=1,
+    )
+    assert found == ([(1.0, math.inf)], 9, False)
 
 
 # The data of the experiments, each against a definition of its own.
