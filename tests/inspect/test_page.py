@@ -499,6 +499,58 @@ def test_what_is_not_finite_is_shown_as_such(browser: Any, tmp_path: Path) -> No
 
 
 @pytest.mark.browser
+def test_a_page_in_a_notebook_has_a_frame_that_reaches_nothing(
+    browser: Any, tmp_path: Path
+) -> None:
+    frame = studies()["backwards"].page(height=500)._repr_html_()
+    assert 'sandbox="allow-scripts"' in frame and 'height="500"' in frame
+    (tmp_path / "notebook.html").write_text(f"<!DOCTYPE html><p id='out'></p>{frame}")
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto((tmp_path / "notebook.html").as_uri())
+    inside = page.frame_locator("iframe")
+    inside.locator("[data-key='n']").click()
+    assert inside.locator(".stop").inner_text().startswith("1 of ")
+    own = page.frames[1]
+    assert (
+        own.evaluate("(() => { try { return parent.document.title } catch { return 'no' } })()")
+        == "no"
+    )
+    assert not complaints
+    page.close()
+
+
+def question(page: Any, heading: str) -> Any:
+    """The section of a page with a heading."""
+    return page.locator("section", has=page.get_by_role("heading", name=heading, exact=True))
+
+
+@pytest.mark.browser
+def test_four_questions_are_answered_by_a_page_alone(browser: Any) -> None:
+    """Of the page that is kept in the gallery: its training, and nothing that this test knows."""
+    gallery = Path(__file__).parents[2] / "examples" / "study" / "gallery"
+    page = browser.new_page()
+    page.goto((gallery / "adding.html").as_uri())
+    why = question(page, "RNN: how far its gradients reach").locator(".verdict").inner_text()
+    assert "vanishing: x0." in why and "half-life" in why and "a gated cell" in why
+    fault = question(page, "LSTM: one input of step 51 is inf").locator("pre").inner_text()
+    for expected in ("step 51 of 100", "row 3", "matmul", "cells.py:", "the input x of this step"):
+        assert expected in fault
+    walk = question(page, "LSTM: its backward pass, of 12 steps")
+    walk.locator(".target").select_option("weight_hh")
+    uses = walk.locator(".uses li").all_inner_texts()
+    assert len(uses) == 12 and all("matmul" in use and "total" in use for use in uses)
+    assert [int(n) for use in uses for n in re.findall(r"at step (\d+)", use)] == [
+        *range(12, 1, -1)
+    ]
+    line = question(page, "LSTM: what the planner did").locator("button[data-place]")
+    told = line.filter(has_text="self.weight_hh").inner_text()
+    assert "forward, in the loop: matmul" in told and "backward, sum over time: product" in told
+    page.close()
+
+
+@pytest.mark.browser
 def test_two_thousand_characters_of_256_units_are_opened(browser: Any, tmp_path: Path) -> None:
     codes = np.random.default_rng(0).normal(size=(2000, 1, 4)).astype("float32")
     study = inspect.activity(nn.GRUCell(4, 256), tg.tensor(codes), "x" * 2000)

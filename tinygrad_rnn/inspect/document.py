@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,10 @@ class Study:
 
         return page_of(f"A study of a {self.kind}", [("", self.kind, self.data)])
 
+    def page(self, height: int = 640) -> Frame:
+        """The page for a notebook: to be clicked through in a frame that can reach nothing else."""
+        return Frame(self.to_html(), height)
+
     def save(self, path: str | Path) -> Path:
         """Write it to a file, by its ending: .json, .txt, .svg or .html. Returns the path."""
         writers = {
@@ -103,6 +108,19 @@ class Study:
         from .render import html_of
 
         return html_of(self.kind, self.data)
+
+
+class Frame:
+    """A page within a notebook, in a frame of its own that may run its scripts and nothing more."""
+
+    def __init__(self, html: str, height: int) -> None:
+        self.html, self.height = html, height
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<iframe sandbox="allow-scripts" width="100%" height="{self.height}" '
+            f'title="a study" style="border:0" srcdoc="{escape(self.html)}"></iframe>'
+        )
 
 
 def page(path: str | Path, studies: Mapping[str, Study] | Sequence[Study], title: str = "") -> Path:

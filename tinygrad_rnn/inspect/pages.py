@@ -198,7 +198,17 @@ def _compare(data: Any) -> str:
         f"{escape(' (' + c['place'] + ')') if c['place'] else ''}</li>"
         for c in data["carries"]
     )
+    legend = "".join(
+        f'<span class="{kind}">{words}</span> '
+        for kind, words in (
+            ("before", "before the loop, for all steps at once"),
+            ("in", "in the loop"),
+            ("sum", "a sum over time"),
+            ("after", "after the loop, or computed again"),
+        )
+    )
     return (
+        f'<p class="legend">{legend}</p>'
         '<div class="columns">'
         f'<div><h3>your lines</h3><ol class="source">{source}</ol></div>'
         f'<div><h3>literal graph</h3><ol class="nodes">{graph}</ol></div>'
