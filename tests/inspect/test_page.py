@@ -521,6 +521,26 @@ def test_a_page_in_a_notebook_has_a_frame_that_reaches_nothing(
     page.close()
 
 
+@pytest.mark.browser
+def test_the_live_board_is_drawn_again_and_leaves_open_what_is(browser: Any) -> None:
+    board = inspect.watch(nn.Linear(2, 2), serve=True, write=lambda line: None)
+    page = browser.new_page(viewport={"width": 390, "height": 844})
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    for step in board(range(3)):
+        board(loss=0.25 + step)
+        if step == 0:
+            page.goto(board.address)
+            page.locator("summary").click()
+        page.locator("pre", has_text=f"{step + 1} steps; ").wait_for()
+        assert f"loss: {0.25 + step}" in page.locator("svg").inner_html()
+        assert page.evaluate("document.querySelector('details').open")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    assert not [c for c in complaints if "favicon" not in c and "404" not in c]
+    page.close()
+
+
 def question(page: Any, heading: str) -> Any:
     """The section of a page with a heading."""
     return page.locator("section", has=page.get_by_role("heading", name=heading, exact=True))

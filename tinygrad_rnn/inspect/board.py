@@ -471,9 +471,13 @@ def _serve(board: Board) -> _Server:
 _PAGE = """<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Training</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<style>body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem;color-scheme:light dark}
-svg{max-width:100%;height:auto}</style></head>
-<body><h1>Training</h1><div id="board" aria-live="polite">waiting for the first step</div>
-<script>new EventSource("events").onmessage =
-e => { document.getElementById("board").innerHTML = JSON.parse(e.data) }</script></body></html>
+<style>body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem;overflow-wrap:anywhere}
+:root{color-scheme:light dark}pre{overflow:auto}</style></head>
+<body><main><h1>Training</h1><div id="board">waiting for the first step</div></main>
+<script>const board = document.getElementById("board");
+new EventSource("events").onmessage = e => {
+  const open = board.querySelector("details")?.open;  // what is unfolded stays so
+  board.innerHTML = JSON.parse(e.data);
+  if (open) board.querySelector("details").open = true;
+}</script></body></html>
 """
