@@ -815,3 +815,27 @@ def test_a_command_is_required(capsys: pytest.CaptureFixture[str]) -> None:
         main([])
     assert stop.value.code == 2
     assert "COMMAND" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0])
+def test_where_with_a_zero_is_numpys_to_the_bit(dtype: str, zero: float) -> None:
+    """Large enough for bits to be masked; nan, infinities and -0 among them, and other layouts."""
+    rng = np.random.default_rng(0)
+    x = rng.choice((np.nan, np.inf, -np.inf, -0.0, 0.0, 1.5), (60, 40)).astype(dtype)
+    where = backends.get("numpy").where
+    for condition, values in (
+        (rng.random((60, 40)) < 0.5, x),
+        (rng.random((40, 60)).T < 0.5, x),
+        (rng.random((60, 40)) < 0.5, np.asfortranarray(x)),
+        (rng.random((60, 40)) < 0.5, x[:1]),
+        (rng.random((60, 1)) < 0.5, x),
+        (rng.random((3, 60, 40)) < 0.5, np.broadcast_to(x[:, :1], (60, 40))),
+    ):
+        for pair in ((values, zero), (zero, values)):
+            found, expected = where(condition, *pair), np.where(condition, *pair)
+            assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
+            np.testing.assert_array_equal(found, expected)
+            np.testing.assert_array_equal(np.signbit(found), np.signbit(expected))
+    with pytest.raises(ValueError, match="broadcast"):
+        where(rng.random((60, 40)) < 0.5, x.T.copy(), 0)

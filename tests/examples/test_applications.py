@@ -147,9 +147,9 @@ def test_clips_move_and_what_moves_is_moved_on(example: Any) -> None:
     rng = np.random.default_rng(0)
     images = np.kron(rng.random((5, 14, 14)), np.ones((2, 2))).astype("float32")
     noisy, clean = video.clips(images, np.array([2, 3, 2]), rng)
-    assert noisy.shape == clean.shape == (11, 3, 1, 20, 20)
+    assert noisy.shape == clean.shape == (video.FRAMES + 1, 3, 1, 20, 20)
     assert_allclose(
-        clean.sum(axis=(2, 3, 4)), clean[:1].sum(axis=(2, 3, 4)).repeat(11, 0), rtol=1e-5
+        clean.sum(axis=(2, 3, 4)), clean[:1].sum(axis=(2, 3, 4)).repeat(len(clean), 0), rtol=1e-5
     )
     assert abs((noisy - clean).std() - video.NOISE) < 0.01
     assert video.nearest(clean[4], images, np.arange(5)).tolist() == [2, 3, 2]
