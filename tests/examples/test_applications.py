@@ -97,6 +97,7 @@ def test_a_run_that_is_interrupted_says_how_to_go_on(
     support = example("support")
     monkeypatch.setattr(sys, "argv", ["digits.py", "--seeds", "3", "--seed", "4"])
     args = support.arguments(support.command_line("", epochs=2))
+    assert args.plot == Path("digits.png")  # where its user stands
 
     def train(seed: int) -> dict[str, float]:
         if seed == 5:
