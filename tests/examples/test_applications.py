@@ -43,7 +43,7 @@ SAID = {
     "digits": ["nearest image", "GRU", "CNN"],
     "gestures": ["commonest", "nearest window", "ridge regression", "three GRUs"],
     "keras_summary": ["naive Bayes", "groups of vowels", "Embedding, LSTM, Dense"],
-    "sentiment": ["always fresh", "naive Bayes", "three LSTMs"],
+    "sentiment": ["always fresh", "naive Bayes", "LSTM"],
     "video_frames": ["frame before", "moved on", "mean", "ConvLSTM", "nearest image"],
     "traffic_forecast": ["as now", "as usual", "LSTMs, 24 h ahead"],
 }
