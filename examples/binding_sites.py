@@ -111,7 +111,8 @@ def draw(model: Motifs, path: Path) -> None:
     strongest = np.argsort(-np.abs(weight).sum(axis=(1, 2)))[:8]
     figure = support.Figure(figsize=(8, 3), layout="constrained")
     for axes, motif in zip(figure.subplots(2, 4).flat, strongest, strict=False):
-        axes.imshow(weight[motif], "RdBu_r", vmin=-1.5, vmax=1.5)
+        largest = np.abs(weight).max()
+        axes.imshow(weight[motif], "RdBu_r", vmin=-largest, vmax=largest)
         axes.set_yticks(range(4), "ACGT")
         best = "".join("ACGT"[i] for i in weight[motif].argmax(axis=0))
         axes.set_title(best, fontsize=7, family="monospace")
