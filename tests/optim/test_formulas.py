@@ -30,7 +30,7 @@ OPTIMISERS: dict[str, Callable[..., optim.Optimizer]] = {
     "amsgrad": lambda p: optim.Adam(p, amsgrad=True, weight_decay=0.1),
     "AdamW": optim.AdamW,
 }
-SHAPES = [(), (3,), (0, 4), (70, 101), (33, 17), (5, 2)]
+SHAPES = [(), (3,), (0, 4), (701, 101), (33, 17), (5, 2)]
 
 
 @pytest.fixture
@@ -93,7 +93,8 @@ def test_a_kernel_computes_the_bits_of_the_literal_step(
     make: Any, ran: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     by_kernel = trained(make)
-    assert sum(ran) == sum((step + i) % 7 != 0 for step in range(15) for i in range(len(SHAPES)))
+    steps = [step for step in range(15) if (step + 3) % 7]  # in others all gradients are small
+    assert sum(ran) == sum((step + i) % 7 != 0 for step in steps for i in range(len(SHAPES)))
     ran.clear()
     with tg.literal():
         assert trained(make) == by_kernel
@@ -130,7 +131,7 @@ def test_what_is_not_finite_is_met_as_on_the_literal_path(
         before = everything(params, optimizer)
         give_gradients(params, 9)
         host = params[3].grad.numpy().copy()  # type: ignore[union-attr]
-        host[69, 100] = value
+        host[700, 100] = value
         params[3].grad = tg.tensor(host)
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")

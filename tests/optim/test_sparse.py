@@ -13,6 +13,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import tinygrad_rnn as tg
+import tinygrad_rnn_backends as backends
 from tinygrad_rnn import Tensor, nn, optim
 from tinygrad_rnn import functional as F
 from tinygrad_rnn.graph import Rows
@@ -170,6 +171,23 @@ def test_a_run_goes_on_from_its_state(make: Any) -> None:
         backward(other, step)
         resumed.step()
     assert_array_equal(other.weight.numpy(), straight.weight.numpy())
+
+
+@pytest.mark.parametrize("make", ROWS.values(), ids=ROWS)
+def test_rows_follow_a_parameter_to_another_backend(make: Any) -> None:
+    straight, _ = trained(make, True, steps=4)
+    layer, optimizer = trained(make, True, steps=2)
+    layer.to("array_api_strict")
+    assert layer.weight.grad.backend == "array_api_strict"  # type: ignore[union-attr]
+    for step in (2, 3):
+        optimizer.zero_grad()
+        with backends.use_backend("array_api_strict"):
+            backward(layer, step)
+        optimizer.step()
+        if step == 2:
+            layer.to("numpy")
+            layer.to("array_api_strict")
+    assert_allclose(layer.weight.numpy(), straight.weight.numpy(), rtol=1e-6)
 
 
 # What is shared is not written to.

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 
+import tinygrad_rnn_backends as backends
 from tinygrad_rnn_backends import Backend
 
 from ..atomic import commit
 from ..dtypes import canonical_dtype
 from ..graph import Array, Rows
 from ..tensor import MODE, Tensor, backend_of, regrading, wrap
-from .formulas import Kernel, kernel_of, squared_norm, suits
+from .formulas import Kernel, are_there, kernel_of, squared_norm, suits
 from .settings import flag, number
 
 _VERY_LITTLE, _LITTLE = 2**12, 2**17
@@ -131,15 +132,19 @@ def _values(grad: Tensor) -> Array:
 
 def _squared_norm(grads: list[Tensor]) -> float:
     """Together, in float64."""
-    values = [(backend_of(grad), _values(grad)) for grad in grads]
-    in_kernel = [array for _, array in values if suits(array)]
-    worth = len(in_kernel) > 1 or sum([array.size for array in in_kernel]) >= _VERY_LITTLE
-    total = squared_norm(in_kernel) if worth else None
-    left = [(xp, array) for xp, array in values if total is None or not suits(array)]
-    return (total or 0.0) + sum(_squares(xp, array) for xp, array in left)
+    values = [_values(grad) for grad in grads]
+    total, left = None, values
+    worth = len(values) > 1 or sum([array.size for array in values]) >= _VERY_LITTLE
+    if worth and are_there():
+        in_kernel = [array for array in values if suits(array)]
+        total = squared_norm(in_kernel) if in_kernel else None
+        if total is not None:
+            left = [array for array in values if not suits(array)]
+    return (total or 0.0) + sum(map(_squares, left))
 
 
-def _squares(xp: Backend, array: Array) -> float:
+def _squares(array: Array) -> float:
+    xp: Any = backends.of(array)
     return float(xp.to_host(xp.asarray(xp.sum(xp.astype(array, xp.float64) ** 2))))
 
 

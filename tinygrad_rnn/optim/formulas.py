@@ -170,7 +170,7 @@ class Kernel(NamedTuple):
 
 def squared_norm(arrays: Sequence[Array]) -> float | None:
     """The sum of the squares of all elements of arrays that suit, in float64; None if no kernel."""
-    squares = _squares() if _are_there() else None
+    squares = _squares() if are_there() else None
     if squares is None:
         return None
     return squares([np.ascontiguousarray(x) for x in arrays], [], threads()).squares
@@ -182,7 +182,7 @@ def _squares() -> Elements | None:
     return _machine_code(Formula(instructions, arrays=1))
 
 
-def _are_there() -> bool:
+def are_there() -> bool:
     """Whether there are kernels, and nobody asks for what is written."""
     if MODE.get().literal:
         return False
@@ -211,7 +211,7 @@ def kernel_of(function: Callable[..., Sequence[Any]], inputs: int) -> Kernel | N
     A result that is an input as it was is not copied. All that is loaded or computed should be
     finite.
     """
-    if not _are_there():
+    if not are_there():
         return None
     try:
         lines, numbers, made = record(function, inputs)

@@ -41,8 +41,8 @@ class Member(NamedTuple):
     needed: set[str]
 
 
-FEW, LITTLE = 4, 2**12
-"""Fewer parameters than these, with fewer elements together, are not worth a kernel."""
+LITTLE = 2**13
+"""So many elements together are worth a kernel, and eight times as many if there are no moments."""
 
 
 class Trained(NamedTuple):
@@ -54,8 +54,8 @@ class Trained(NamedTuple):
     places: Array | None  # of the rows, each once
 
     def rows_of(self, x: Array) -> Array:
-        """What belongs to it of an array like the parameter."""
-        return x if self.places is None else backend_of(self.member.p).take(x, self.places, axis=0)
+        """Those of an array like the parameter."""
+        return backend_of(self.member.p).take(x, self.places, axis=0)
 
 
 Update: TypeAlias = "tuple[Trained, Array, State]"
@@ -194,7 +194,7 @@ class Optimizer:
         if recorder is not None:
             done = recorder.update(self, *zip(*trained, strict=True)) if trained else True
             return done if self.nonfinite == "skip" else True
-        changes = self.changes(trained)
+        changes = self.changes(trained, at_once=True)
         commit(changes or ())
         return changes is not None
 
@@ -203,8 +203,13 @@ class Optimizer:
         every = {member.position: member for member in self._members()}
         return [every[member.position] for member in members]
 
-    def changes(self, given: list[tuple[Member, Tensor]]) -> list[Change] | None:
-        """What a step with these gradients changes, or None for one that is passed over."""
+    def changes(
+        self, given: list[tuple[Member, Tensor]], at_once: bool = False
+    ) -> list[Change] | None:
+        """What a step with these gradients changes, or None for one that is passed over.
+
+        If they are made at once, rows may be written into arrays that nobody else knows of now.
+        """
         trained = [self._trained(member, grad) for member, grad in given]
         updates, left = self._updated_by_kernels(trained)
         bad = [] if self.nonfinite == "allow" else _not_finite(left)
@@ -234,13 +239,18 @@ class Optimizer:
                 changes += rebinding(p, array)
                 states[position] = state
             else:
-                changes += self._changes_of_rows(each, array, state)
+                changes += self._changes_of_rows(each, array, state, at_once)
         return [*changes, (dict.update, self.state, states)]
 
     def _trained(self, member: Member, grad: Tensor) -> Trained:
         """A parameter and its gradient; rows of them, if that is what the gradient has."""
         p, gradient = member.p, grad._array
-        if not _alike(gradient, p, p._array.dtype):
+        own = p._array
+        # In the order that takes the least time.
+        same = type(gradient) is type(own) and gradient.shape == own.shape
+        if same and gradient.dtype == own.dtype and not self.lazy:
+            return Trained(member, own, gradient, None)
+        if not _alike(gradient, p, own.dtype):
             raise ValueError(
                 f"{type(self).__name__}: {self._called(member.position)} is {show(p)} on "
                 f"{p.backend!r}, but its gradient is {show(grad)} on {grad.backend!r}; compute it "
@@ -251,15 +261,17 @@ class Optimizer:
         if self.lazy and type(gradient) is not Rows:
             gradient = rows_of(backend_of(p), gradient)
         if type(gradient) is not Rows:
-            return Trained(member, p._array, gradient, None)
+            return Trained(member, own, gradient, None)
         places, values = gradient.summed()
-        return Trained(member, backend_of(p).take(p._array, places, axis=0), values, places)
+        return Trained(member, backend_of(p).take(own, places, axis=0), values, places)
 
     def _takes_rows(self, settings: Settings) -> bool:
         """Whether rows without a gradient stay as they are: then only the others are updated."""
         return False
 
-    def _changes_of_rows(self, trained: Trained, array: Array, state: State) -> list[Change]:
+    def _changes_of_rows(
+        self, trained: Trained, array: Array, state: State, at_once: bool
+    ) -> list[Change]:
         """What makes rows of a parameter and its state what they become."""
         (position, p, settings, needed), places = trained.member, trained.places
         xp, before = backend_of(p), self.state.get(position, {})
@@ -270,13 +282,14 @@ class Optimizer:
         changes: list[Change] = []
         after = dict(state)
         for name in state.keys() & self.moments.keys():
-            if name in before and owns_rows(before, name) and _alike(before[name], p, wide):
+            own = at_once and name in before and owns_rows(before, name)
+            if own and _alike(before[name], p, wide):  # which may have moved
                 after[name] = before[name]
                 changes.append(writing(before[name], places, state[name]))
             else:
                 whole = before[name] if name in before else initial[name]
                 after[name] = with_rows(xp, _as_moment(whole, p, wide), places, state[name])
-        if owns_array(p):
+        if at_once and owns_array(p):
             changes.append(writing(p._array, places, array))
             changes += rebinding(p, p._array)
         else:
@@ -292,7 +305,9 @@ class Optimizer:
             array, gradient = xp.astype(array, wide), xp.astype(gradient, wide)
         state = self._state_before(trained, xp, array, wide)
         try:
-            array, state = self._decayed_update(xp, array, gradient, state, settings)
+            if settings.get("weight_decay"):
+                array, gradient = self._decay(array, gradient, settings)
+            array, state = self._update(xp, array, gradient, state, settings)
             array = xp.asarray(array)  # what NumPy computes from 0-d arrays are scalars
             if array.dtype == wide != own:
                 array = xp.astype(array, own)
@@ -312,20 +327,15 @@ class Optimizer:
     def _state_before(self, trained: Trained, xp: Backend, array: Array, wide: Any) -> State:
         """The state of what is updated, as ``_update`` needs it."""
         position, p, settings, needed = trained.member
-        state = {
-            name: trained.rows_of(_as_moment(value, p, wide)) if name in self.moments else value
-            for name, value in self.state.get(position, {}).items()
-        }
+        state = dict(self.state.get(position, {}))
+        if state:
+            for name in self.moments:
+                if name in state:
+                    moment = _as_moment(state[name], p, wide)
+                    state[name] = moment if trained.places is None else trained.rows_of(moment)
         if needed <= state.keys():
             return state
         return {**self._initial(xp, array, settings), **state}
-
-    def _decayed_update(
-        self, xp: Any, p: Array, grad: Array, state: State, settings: Settings
-    ) -> tuple[Array, State]:
-        if settings.get("weight_decay"):
-            p, grad = self._decay(p, grad, settings)
-        return self._update(xp, p, grad, state, settings)
 
     def _updated_by_kernels(self, trained: list[Trained]) -> tuple[list[Update], list[Trained]]:
         """The updates that kernels compute, and what is left for the library of the arrays.
@@ -333,7 +343,10 @@ class Optimizer:
         All is left if a value is not finite on the way: where that comes from, and whether it is an
         error, is found by going the way in which every operation can be looked at.
         """
-        if len(trained) < FEW and sum([each.array.size for each in trained]) < LITTLE:
+        elements = sum([each.array.size for each in trained])
+        if elements < LITTLE or not formulas.are_there():
+            return [], trained
+        if elements < 8 * LITTLE and not any(each.member.needed for each in trained):
             return [], trained
         alike: dict[Any, list[tuple[Trained, State]]] = {}  # what differs in arrays only
         left: list[Trained] = []
@@ -361,12 +374,15 @@ class Optimizer:
     ) -> tuple[bool, list[Update]] | None:
         """Whether all is finite, and the updates; None if there is no kernel for them."""
         first, state = those[0]
+        settings = first.member.settings
         moments = [name for name in state if name in self.moments]
         after: State = {}
 
         def update(xp: Any, p: Any, grad: Any, *values: Any) -> list[Any]:
             given = state | dict(zip(moments, values, strict=True))
-            p, made = self._decayed_update(xp, p, grad, given, first.member.settings)
+            if settings.get("weight_decay"):
+                p, grad = self._decay(p, grad, settings)
+            p, made = self._update(xp, p, grad, given, settings)
             after.update(made)
             return [p, *(value for name, value in made.items() if name in self.moments)]
 
