@@ -30,6 +30,7 @@ import cupy_stand_in
 import tinygrad_rnn as tg
 import tinygrad_rnn_backends as backends
 from both_ways import Case, assert_close, literal, planned
+from cells_from_papers import AttentiveLSTMCell
 from op_table import examples
 from tinygrad_rnn import nn
 from tinygrad_rnn.kernels import machine as machines
@@ -437,6 +438,30 @@ def layer_norm(x: Any, state: Any) -> Any:
     return z, z
 
 
+class Reader(nn.Module):
+    """Looks at a memory (S, B, H) with two heads, and adds up what it has looked at."""
+
+    output_size = 4
+
+    def __init__(self) -> None:
+        self.memory = nn.Parameter(tg.random.uniform((5, 3, 4), -1.0, 1.0))
+        self.query = nn.Linear(4, 4)
+        self.w = nn.Linear(7, 4)
+
+    def initial_state(self, batch_shape: Any, dtype: Any, backend: Any) -> Any:
+        return tg.zeros((*batch_shape, 4), dtype=dtype, backend=backend)
+
+    def forward(self, x: Any, h: Any) -> Any:
+        query = tg.reshape(self.query(h), (3, 2, 2))
+        keys = tg.reshape(tg.moveaxis(self.memory, 0, 1), (3, 5, 2, 2))
+        scores = (
+            tg.einsum("bnd,bsnd->bns", query, keys) + tg.max(keys, axis=(-1,))[:, 0][:, :, None]
+        )
+        read = tg.einsum("bns,bsnd->bnd", tg.softmax(scores, axis=-1), keys)
+        h = tg.tanh(self.w(tg.concat([x, tg.reshape(read, (3, 4))], axis=-1)) + h)
+        return h, h
+
+
 CELLS: dict[str, Callable[[], Any]] = {
     "LSTM": lambda: nn.LSTMCell(3, 4),
     "GRU": lambda: nn.GRUCell(3, 4),
@@ -447,6 +472,8 @@ CELLS: dict[str, Callable[[], Any]] = {
     "dropout": lambda: nn.VariationalDropout(nn.LSTMCell(3, 4), 0.3, 0.3, 0.3),
     "zoneout": lambda: nn.Zoneout(nn.GRUCell(3, 4), 0.3),
     "RWA": lambda: nn.RWACell(3, 4),
+    "attention": lambda: AttentiveLSTMCell(3),
+    "heads": Reader,
 }
 
 
