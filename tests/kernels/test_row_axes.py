@@ -202,3 +202,26 @@ def test_a_sum_along_an_axis_and_one_over_columns_are_those_of_one_kernel(machin
     )
     on(machine, Loop((Kernel(instructions, (S,)),), False), x, rows, columns)
     assert np.array_equal(rows, x.sum(2)) and np.array_equal(columns, x.sum(1))
+
+
+@pytest.mark.parametrize("length", [128, 129, 1000])
+def test_sums_along_an_axis_are_exact_however_long_it_is(length: int) -> None:
+    x = np.full((B, length, 3), 0.1, np.float32)
+    total = np.empty((B, 3), np.float32)
+    writer = Writer()
+    load = writer.load(Slot(0, "step", 0, 3, length * 3, along=(3,)))
+    slot = Slot(1, "rows", 0, 3, 3, along=(0,))
+    writer.add("store sum", load, width=3, argument=slot)
+    on(None, Loop((kernel(writer, length),), False), x, total)
+    exact = np.float32(0.1).astype(np.float64) * length
+    np.testing.assert_allclose(total, exact, rtol=5e-6 if length < 129 else 2e-6)
+
+
+def test_sums_along_an_axis_of_many_are_those_of_all(machine: Any) -> None:
+    x, total = integers(B, 2, 300, H), np.empty((B, 2, H), np.float32)
+    writer = Writer()
+    load = writer.load(Slot(0, "step", 0, H, 600 * H, along=(300 * H, H)))
+    slot = Slot(1, "rows", 0, H, 2 * H, along=(H, 0))
+    writer.add("store sum", load, width=H, argument=slot)
+    on(machine, Loop((kernel(writer, 2, 300),), False), x, total)
+    assert np.array_equal(total, x.sum(2))

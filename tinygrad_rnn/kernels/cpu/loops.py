@@ -147,6 +147,7 @@ class _KernelWriter:
         }
         self.kinds: dict[int, str] = {}  # of what is in scratch memory
         self.keys: dict[int, Keys] = {}  # of draws, in this row
+        self.chains: dict[Instruction, str] = {}  # of sums along an axis, what is added in a row
 
     def write(self) -> Code:
         """The function."""
@@ -181,12 +182,47 @@ class _KernelWriter:
         """Write the loops over the axes of a row, and in the innermost one all instructions."""
         if axis == len(self.kernel.lengths):
             return self._at_one_index()
+        code, length = self.code, self.kernel.lengths[axis]
+        many = axis == len(self.kernel.lengths) - 1 and length > 2 * CHAIN
+        sums = [
+            i
+            for i in dict.fromkeys(self.instructions)
+            if STORES.get(i.name) == "sum" and axis in self.kernel.reduced_axes(i)
+        ]
+        if not (many and sums):
+            return self._at_indices(axis, 0, length)
+        with code.loop(0, length, CHAIN) as start:  # no sum takes in more in a row
+            for i in sums:
+                self.chains[i] = code.variable("float", i.width)
+                for first, last, lanes in self._vectors_of(i.width):
+                    with code.loop(first, last, lanes) as column:
+                        place = code.address(self.chains[i], column)
+                        code.store(code.constant(0, lanes), place)
+            end = code.smaller(code.integer("add", start, CHAIN), length)
+            places = dict(self.rows)
+            self._at_indices(axis, start, end)
+            self.rows = places
+            for i in sums:
+                chain = self.chains.pop(i)
+                for first, last, lanes in self._vectors_of(i.width):
+                    with code.loop(first, last, lanes) as column:
+                        more = code.load(code.address(chain, column), lanes)
+                        total = self._load(i.argument, column, lanes) + more
+                        self._put(total, i.argument, column)
+
+    def _at_indices(self, axis: int, start: str | int, end: str | int) -> None:
         code, first = self.code, dict(self.rows)
-        with code.loop(0, self.kernel.lengths[axis]) as index:
+        with code.loop(start, end) as index:
             for slot, place in first.items():
                 offset = code.integer("mul", index, slot.along[axis])
                 self.rows[slot] = code.address(place, offset, _in_memory(_kind(slot)))
             self._at_each_index(axis + 1)
+
+    def _vectors_of(self, width: int) -> list[tuple[int, int, int]]:
+        """Columns from one to another by so many at a time: whole vectors, and what is left."""
+        whole = width - width % self.lanes
+        parts = ((0, whole, self.lanes), (whole, width, width % self.lanes))
+        return [part for part in parts if part[0] < part[1]]
 
     def _at_one_index(self) -> None:
         # These wait until they are needed, if nothing overwrites what they are made of first.
@@ -255,10 +291,7 @@ class _KernelWriter:
         }
         for n in numbers:
             self._keys(n)
-        whole = width - width % self.lanes
-        for first, last, lanes in ((0, whole, self.lanes), (whole, width, width % self.lanes)):
-            if first == last:
-                continue
+        for first, last, lanes in self._vectors_of(width):
             partial = {n: code.variable(vector("float", lanes)) for n in reductions}
             for n, reduction in reductions.items():
                 code.store(code.constant(reduction.start, lanes), partial[n])
@@ -351,9 +384,15 @@ class _KernelWriter:
         slot = store.argument
         if _kind(slot) != "i1":
             value = value.floating()
+        if store in self.chains:
+            place = self.code.address(self.chains[store], column)
+            return self.code.store(self.code.load(place, value.lanes) + value, place)
         if self.kernel.reduced_axes(store):
             combine = REDUCTIONS[STORES[store.name] or ""].combine
             value = combine(self._load(slot, column, value.lanes), value)
+        self._put(value, slot, column)
+
+    def _put(self, value: Value, slot: Slot, column: str | int) -> None:
         places = self._places(slot, column, value.lanes)
         parts = [value] if len(places) == 1 else [value.part(i, 1) for i in range(value.lanes)]
         for part, place in zip(parts, places, strict=True):
