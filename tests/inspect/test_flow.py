@@ -88,6 +88,10 @@ def test_norms_of_gates_are_those_of_what_goes_into_them() -> None:
 def test_names_of_gates_are_those_of_the_cells() -> None:
     assert list(inspect.flow(nn.GRUCell(D, H), inputs(), last).data["gates"]) == ["r", "z", "n"]
 
+    images = tg.tensor(np.random.default_rng(0).normal(size=(4, 2, 1, 3, 3)), "float32")
+    convolved = inspect.flow(nn.ConvLSTMCell(1, 2, 3, (3, 3)), images, last)
+    assert {"i", "f", "g", "o"} <= set(convolved.data["gates"])
+
     def minimal(x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
         f = tg.sigmoid(x @ w + h)
         h = (1 - f) * h + f * tg.tanh(f * h)
