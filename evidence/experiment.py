@@ -54,6 +54,7 @@ class Experiment:
         judge: ``judge(found, s)``: whether the criterion is met.
         seeds: how many runs of each case.
         axes: of the curves; a word "log" in front makes one logarithmic.
+        remark: what there is to say about the results, written after them.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Experiment:
     judge: Callable[[Found, SimpleNamespace], bool]
     seeds: int = 5
     axes: tuple[str, str] = ("steps", "error")
+    remark: str = ""
 
     def setting_of(self, quick: bool) -> SimpleNamespace:
         """Its numbers; in the quick form those of the full one that are not replaced, too."""

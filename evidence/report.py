@@ -88,7 +88,7 @@ def section(results: Results) -> str:
         f"**Published.** {page.published}",
         f"**Here.** {page.setting}",
         f"**Criterion.** {page.criterion}",
-        f"**Verdict: {results.verdict()}**, {'; '.join(results.machines) or 'nowhere'}.",
+        f"**Verdict: {results.verdict()}**, {'; '.join(results.machines) or 'so far'}.",
     ]
     if results.runs:
         rows = [f"| case | seeds | {' | '.join(page.shown)} | seconds a run | load |"]
@@ -98,6 +98,7 @@ def section(results: Results) -> str:
             if runs:
                 rows.append(row(page, case, runs))
         parts.append("\n".join(rows))
+        parts += [page.remark] if page.remark else []
         if has_curves(results):
             parts.append(f"![{page.title}](plots/{page.name}.png)")
     return "\n\n".join(" ".join(p.split()) if "|" not in p else p for p in parts) + "\n"

@@ -59,4 +59,5 @@ PAGE = Experiment(
     quick={"hidden": 32, "length": 30, "steps": 1000, "ratio": 1},
     judge=judge,
     axes=("steps", "log mean squared error"),
+    remark="""RWA takes fewer steps from every seed, but 2.2 times fewer, not five.""",
 )

@@ -83,4 +83,7 @@ PAGE = Experiment(
     quick={},
     judge=judge,
     axes=("step", "log gradient, of the last"),
+    remark="""The IRNN misses the criterion by 0.005 decades, from one seed of five: units that
+        fall silent in the first steps cut 13 to 21 % of the gradient, and from then on it is
+        constant.""",
 )
