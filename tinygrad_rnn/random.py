@@ -133,8 +133,19 @@ def manual_seed(seed: int) -> None:
             f"manual_seed: an integer from 0 to 2**32 - 1, not {seed!r}; "
             "of a longer one take seed % 2**32"
         )
+    _refuse_in_trace("manual_seed")
     with _lock:
         _stream = _Stream(int(seed))
+
+
+def _refuse_in_trace(operation: str) -> None:
+    """Raise RuntimeError where draws are only noted: they are made later, in their order."""
+    site = _site.get()
+    if site is not None and site.trace is not None:
+        raise RuntimeError(
+            f"{operation}: random numbers are only noted inside a cell, a function or a step that "
+            "is traced, and drawn when it is done; call this outside of it"
+        )
 
 
 def host_generator() -> np.random.Generator:
@@ -144,6 +155,7 @@ def host_generator() -> np.random.Generator:
 
 def get_state() -> dict[str, Any]:
     """All there is to restore with ``set_state``; of numbers and strings only, ready for JSON."""
+    _refuse_in_trace("get_state")
     state: Any = _stream.host.bit_generator.state
     words = {name: [int(w) for w in array] for name, array in state["state"].items()}
     host = {**state, "state": words, "buffer": [int(w) for w in state["buffer"]]}
@@ -169,6 +181,7 @@ def check_state(state: Any) -> None:
 def set_state(state: dict[str, Any]) -> None:
     """Continue where ``get_state`` was called; ValueError for what that did not return."""
     global _stream
+    _refuse_in_trace("set_state")
     check_state(state)
     restored = _Stream(int(state["seed"]))
     restored.calls = int(state["calls"])

@@ -10,6 +10,8 @@ what it leaves behind itself.
 from __future__ import annotations
 
 import gc
+import os
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -395,6 +397,69 @@ def test_the_loss_is_released() -> None:
         loss.backward()
 
 
+@both
+def test_metrics_beside_the_loss() -> None:
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor) -> Any:
+            side.optimizer.zero_grad()
+            logits = side.model(x)[0]
+            loss = F.cross_entropy(logits.reshape(-1, V), y.reshape(-1))
+            with tg.no_grad():
+                right = tg.mean(tg.astype(tg.argmax(logits, axis=-1) == y, "float32"))
+                length = tg.sqrt(sum(tg.sum(p * p) for p in side.parameters))
+            loss.backward()
+            side.optimizer.step()
+            return loss.detach(), right, length, logits.shape
+
+        return step
+
+    assert is_planned(train_both(make))
+
+
+@both
+def test_truncated_backpropagation_inside() -> None:
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor) -> Any:
+            side.optimizer.zero_grad()
+            state, total = None, 0.0
+            for part in (slice(0, 2), slice(2, 5)):
+                logits, state = side.model(x[part], state)
+                loss = F.cross_entropy(logits.reshape(-1, V), y[part].reshape(-1))
+                loss.backward()
+                state = tg.detach(state)
+                total = total + loss.detach()
+            side.optimizer.step()
+            return total, state
+
+        return step
+
+    assert is_planned(train_both(make))
+
+
+def test_gradients_of_arguments() -> None:
+    w = tg.tensor(np.ones((3, 4)), dtype="float32", requires_grad=True)
+    optimizer = optim.SGD([w], lr=0.1)
+
+    def step(x: Tensor) -> Tensor:
+        optimizer.zero_grad()
+        loss = tg.sum(tg.tanh(x @ w) ** 2)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    for retrace in (True, False):
+        planned, before = tg.planned(step, retrace=retrace), w.data
+        x, z = (tg.tensor(np.full((2, 3), 0.1), dtype="float32", requires_grad=True) for _ in "ab")
+        for _ in range(2):
+            planned(x)
+            assert is_planned(planned)
+        after, w.data = w.numpy().copy(), before
+        for _ in range(2):
+            step(z)
+        np.testing.assert_allclose(x.grad.numpy(), z.grad.numpy(), rtol=1e-6)
+        np.testing.assert_allclose(after, w.numpy(), rtol=1e-6)
+
+
 # What runs literally.
 
 
@@ -465,6 +530,22 @@ def test_what_is_read_after_the_update() -> None:
     literally(looking(lambda side: side.parameters[0].numpy().copy()), "after it was updated")
     literally(looking(lambda side: side.parameters[0].detach()), "after it was updated")
     literally(looking(lambda side: side.optimizer.state[0]["step"]), "after its step")
+
+
+def test_a_seed_that_is_set_inside() -> None:
+    def make(side: Side) -> Any:
+        def step(x: Tensor, y: Tensor) -> Any:
+            side.optimizer.zero_grad()
+            first = tg.random.uniform((2,))
+            tg.manual_seed(4)
+            loss = F.cross_entropy(side.model(x)[0].reshape(-1, V), y.reshape(-1))
+            loss.backward()
+            side.optimizer.step()
+            return loss, first
+
+        return step
+
+    literally(make, "manual_seed", dropout=0.5)
 
 
 def test_hooks_of_parameters_and_anomalies() -> None:
@@ -579,6 +660,20 @@ def test_a_step_that_raises_changes_nothing() -> None:
         assert side.optimizer.state == state
 
 
+@both
+def test_indices_out_of_bounds() -> None:
+    side = Side(usual)
+    step = tg.planned(side.step, retrace=RETRACE[0])
+    step(*batch(0))
+    before = side.found(())
+    for place in range(2):
+        given = list(batch(1))
+        given[place] = given[place].at[0, 0].set(V)
+        with pytest.raises((IndexError, ValueError)):
+            step(*given)
+    assert_close(side.found(()), before)
+
+
 def test_frozen_added_and_moved_parameters() -> None:
     sides = Side(usual), Side(usual)
     steps = sides[0].step, tg.planned(sides[1].step)
@@ -610,6 +705,49 @@ def test_shapes_that_change_every_call() -> None:
             assert len(plan_cache()) <= 8
     finally:
         plan_cache().bound = bound
+
+
+@both
+def test_threads_train_models_of_their_own() -> None:
+    expected: dict[int, Any] = {}
+    found: dict[int, Any] = {}
+
+    def train(number: int, side: Side, planned: bool) -> None:
+        step = tg.planned(side.step, retrace=RETRACE[0]) if planned else side.step
+        for i in range(4):
+            returned = step(*batch(10 * number + i))
+        (found if planned else expected)[number] = side.found(returned)
+
+    for number in range(3):
+        train(number, Side(usual), False)
+    sides = [Side(usual) for _ in range(3)]
+    threads = [
+        threading.Thread(target=train, args=(number, side, True))
+        for number, side in enumerate(sides)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number in range(3):
+        assert_close(found[number], expected[number])
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_known_step_goes_on_in_a_fork() -> None:
+    one, two, step = known_beside()
+    step_both(one, two, step, *batch(0))
+    pid = os.fork()
+    if not pid:
+        failed = 1
+        try:
+            step_both(one, two, step, *batch(1))
+            failed = 0
+        finally:
+            os._exit(failed)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    step_both(one, two, step, *batch(1))
 
 
 def test_no_memory_is_kept() -> None:

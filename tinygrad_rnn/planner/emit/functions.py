@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 
 from ...kernels.ir import STORES, Kernel, Loop
-from ..facts import called, full
-from ..ir import Value, elements, hashable, is_view
+from ..facts import called, facts_of, full
+from ..ir import Value, elements, hashable, is_view, writes_into
 from ..passes.schedule import Schedule
 from ..passes.slices import parts_of
 from ..runtime.functions import over_time, product_into
@@ -176,6 +176,14 @@ class WholeWriter(FunctionWriter):
     """The function of a pass of one step, where each value is an array that there is once."""
 
     in_time = False
+
+    def _operands(self, value: Value) -> list[str]:
+        """The operands of a value; what is broadcast to its shape is left to NumPy."""
+        if not (facts_of(value.name).ufunc and writes_into(value)):
+            return list(map(self.operand, value.inputs))
+        wide = [x.name == "broadcast_to" if isinstance(x, Value) else False for x in value.inputs]
+        pairs = zip(value.inputs, wide, strict=True)
+        return [self.operand(x.inputs[0] if w else x) for x, w in pairs]  # type: ignore[union-attr]
 
     def compute(
         self, value: Value, operands: list[str], out: str, line: Line, dot: str | None
