@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import os
 import threading
 import time
@@ -95,6 +96,17 @@ def test_who_sits_there_does_a_part_and_waits_for_the_next() -> None:
 def test_a_thread_leaves_when_nothing_comes() -> None:
     places = desks.desks(1)
     native._machine().functions.desk_work.attend(places, 10)
+    assert states(places, 1) == [desks.AWAY]
+
+
+def test_machine_code_outlives_whoever_compiled_it() -> None:
+    """Where several threads multiply at once for the first time, each compiles; one is kept."""
+    work = native._Machine().functions.desk_work
+    threads.sit_at(native._machine().functions.desk_work)
+    gc.collect()
+    places = desks.desks(1)
+    work.attend(places, 10)
+    work.send_off(places, 1)
     assert states(places, 1) == [desks.AWAY]
 
 

@@ -90,9 +90,10 @@ def chosen_threads() -> tuple[int, str]:
     """How many threads share rows at most, and why so many.
 
     As many as there are processors, unless the environment asks for fewer. It makes no difference
-    what else runs: a thread of the pool sleeps while it waits, so two of them on two processors
-    took 0.6 of the time of one where nothing else ran, as long beside one busy program, and 0.75 of
-    it beside two (a step of ``examples/char_lm.py``).
+    what else runs: a thread of the pool sleeps while it waits, but for some tenths of a millisecond
+    after its work, so two of them on two processors took 0.6 of the time of one where nothing else
+    ran, as long beside one busy program, and 0.75 of it beside two (a step of
+    ``examples/char_lm.py``).
 
     Raises:
         SettingError: if ``TINYGRAD_RNN_NUM_THREADS`` is not an integer from 1.

@@ -135,11 +135,11 @@ class Functions:
         self.product_in_parts = ctypes.CFUNCTYPE(None, address, address, integer, *matrices)(
             engine.get_function_address("product_in_parts")
         )
+        at_desk = ctypes.CFUNCTYPE(None, address, integer)
         self.desk_work = DeskWork(
-            *[
-                ctypes.CFUNCTYPE(None, address, integer)(engine.get_function_address(name))
-                for name in DeskWork._fields
-            ]
+            attend=at_desk(engine.get_function_address("attend")),
+            send_off=at_desk(engine.get_function_address("send_off")),
+            code=engine,
         )
         self.packed_size = processor.packed_size
         self.block_size = self.packed_size(gemm.BLOCK_ROWS, gemm.BLOCK_VECTORS * processor.lanes)
@@ -368,7 +368,7 @@ def product(a: Array, b: Array, out: Array, *, threads: int = 1, accumulate: boo
         run_before_end(run_at_once, [functools.partial(multiply, *part) for part in parts])
     else:
         if helpers > 1:
-            _ask_for_help(helpers - 1)
+            run_before_end(_ask_for_help, helpers - 1)
         run_before_end(_multiply, functions, accumulate, a, b, out)
 
 

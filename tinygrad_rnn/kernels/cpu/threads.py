@@ -36,6 +36,7 @@ class DeskWork(NamedTuple):
 
     attend: Callable[..., None]
     send_off: Callable[..., None]
+    code: Any  # which it owns: whoever calls a function holds all of this
 
 
 SHARE = 50_000  # nanoseconds that a thread is worth waking for: it takes about 20,000
@@ -100,8 +101,9 @@ class _Workers:
         tasks = [_Task(call) for call in calls[1:]]
         try:
             count = self._start(len(tasks))
-            if _desk_work is not None and tasks:
-                _desk_work.send_off(self._desks, min(count, _DESKS))
+            work = _desk_work
+            if work is not None and tasks:
+                work.send_off(self._desks, min(count, _DESKS))
             for task in tasks[:count]:
                 self._tasks.put(task)
             calls[0]()
@@ -132,9 +134,10 @@ class _Workers:
         while (task := self._tasks.get()) is not None:
             if task.claim(worker=True):
                 task.run()
-                if _desk_work is not None and number < _DESKS:
+                work = _desk_work
+                if work is not None and number < _DESKS:
                     desk = ctypes.byref(self._desks, 8 * desks.WORDS * number)
-                    _desk_work.attend(desk, desks.PATIENCE)
+                    work.attend(desk, desks.PATIENCE)
         self._tasks.put(None)  # for the others
 
     def attended(self, count: int) -> Any:
