@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import distributed, models, recurrent
+from benchmarks import distributed, models, recurrent, rows
 from benchmarks import products as products_command
 from benchmarks.bench import Bench, Result
 from benchmarks.blas import pins, products
@@ -235,3 +235,12 @@ def test_products_are_measured_compared_and_written(tmp_path: Path) -> None:
     assert written.count("32x128x512") == 3
     (raw,) = json.loads(report.with_suffix(".json").read_text()).values()
     assert len(raw["weights 32x128x512"][0]["rounds"]) == 1
+
+
+def test_work_on_rows_is_measured_and_written(tmp_path: Path) -> None:
+    report = tmp_path / "report.md"
+    asked = ["--functions", "cross_entropy", "--quick", "--rounds", "2", "--write", str(report)]
+    assert rows.main(asked) == 0
+    assert "## 2500 rows of 65" in report.read_text()
+    measured = json.loads(report.with_suffix(".json").read_text())["(2500, 65)"]["cross_entropy"]
+    assert [len(measured[side]) for side in ("copies", "ours", "literal")] == [2, 2, 2]
