@@ -28,6 +28,7 @@ from test_native import Writer, loops, lstm, lstm_arrays, lstm_in_numpy, referen
 import cuda_stand_in
 import cupy_stand_in
 import tinygrad_rnn as tg
+import tinygrad_rnn.functional as F
 import tinygrad_rnn_backends as backends
 from both_ways import Case, assert_close, literal, planned
 from cells_from_papers import AttentiveLSTMCell
@@ -44,6 +45,8 @@ from tinygrad_rnn.kernels.gpu.kernels import (
     write_kernel,
 )
 from tinygrad_rnn.kernels.ir import Kernel, Loop, Product, Slot
+from tinygrad_rnn.planner import planned as planned_functions
+from tinygrad_rnn.planner.passes import rowwise
 
 Array = np.ndarray[Any, Any]
 
@@ -575,3 +578,35 @@ def test_what_stands_in_for_cupy_meets_no_array_of_numpy() -> None:
     ):
         with pytest.raises(TypeError, match=r"NumPy|numpy"):
             refused()
+
+
+FUNCTIONS: dict[str, Callable[..., tg.Tensor]] = {
+    "cross_entropy": lambda x, t: F.cross_entropy(x, t, label_smoothing=0.1, ignore_index=2),
+    "softmax and dropout": lambda x, t: F.dropout(F.softmax(x), 0.4),
+    "layer_norm and gelu": lambda x, t: F.gelu(F.layer_norm(x)),
+    "mse_loss": lambda x, t: F.mse_loss(x, x * 2),
+}
+
+
+@on_each_device
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("of", FUNCTIONS)
+def test_work_on_rows_of_functions(
+    name: str, of: str, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(planned_functions, "LEAST", 0)
+    monkeypatch.setattr(rowwise, "SMALL", 0)
+    host = np.random.default_rng(0).normal(size=(6, 40))
+    p = tg.planned(tg.pure(FUNCTIONS[of]))
+
+    def results(f: Callable[..., tg.Tensor]) -> dict[str, Array]:
+        tg.manual_seed(3)
+        x = tg.tensor(host, dtype=dtype, backend=name, requires_grad=True)
+        t = tg.tensor(np.arange(6) * 7 % 40, backend=name)
+        y = f(x, t)
+        (g,) = tg.grad(tg.sum(y * y), [x])
+        return {"y": y.numpy(), "gradient": g.numpy()}
+
+    for _ in range(2):
+        assert_close(results(p), results(p.function))
+    assert "A kernel of" in p.source
