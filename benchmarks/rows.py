@@ -21,7 +21,7 @@ import numpy as np
 
 import tinygrad_rnn as tg
 from benchmarks.blas import pins
-from benchmarks.optimisers import copying, literally, times
+from benchmarks.optimisers import copying, times
 from benchmarks.report import Section, machine, write
 from tinygrad_rnn import Tensor
 from tinygrad_rnn import functional as F
@@ -64,7 +64,7 @@ def of_shape(shape: tuple[int, int], names: list[str], rounds: int) -> tuple[Sec
             copy()
             copy()
 
-        sides = {"copies": copies, "ours": step, "literal": literally(step)}
+        sides = {"copies": copies, "ours": step, "literal": tg.literal()(step)}
         found = raw[name] = times(sides, rounds)
         copied, ours, literal = (np.percentile(found[s], 10) for s in ("copies", "ours", "literal"))
         target = TARGETS.get((name, shape))
