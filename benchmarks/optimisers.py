@@ -85,7 +85,7 @@ def times(sides: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[fl
             start = time.perf_counter()
             run()
             if i > 1:
-                found[name].append(1e3 * (time.perf_counter() - start))
+                found[name].append(round(1e3 * (time.perf_counter() - start), 4))
     return found
 
 
