@@ -136,6 +136,8 @@ def test_a_step_is_one_plan(kind: Any) -> None:
     assert is_planned(step), step.report()
     assert len(plan_cache()) == 3  # of two layers, and of the step
     assert ".run(" in step.source
+    assert "a whole step" in step.report()
+    assert "calls: 4" in step.report()  # two layers, clipping, the update
     assert ".pull_back(" in step.source
 
 

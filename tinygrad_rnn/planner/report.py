@@ -17,6 +17,7 @@ from collections.abc import Iterable, Sequence
 from ..kernels.ir import Kernel
 from . import storage
 from .compiled import Compiled
+from .facts import called
 from .ir import Graph, Kind, Value, base, is_view, ordered, sources
 from .passes.sums import contraction, read_by
 from .stages import EACH, ONCE, ROWS, ROWS_ONCE, Distribution, Pass, Stage, Term
@@ -114,18 +115,25 @@ def _of_function(plan: Compiled) -> str:
     """What became of a function."""
     d = plan.distribution
     held = [m.like for m in storage.held(d, plan.storage[0])]
-    lines = [f"Planned: a function; {_sizes(d)}."]
-    lines += [f"  Forward: {_work(v for stage in d.forward.stages for v in stage.values)}"]
-    if d.backward is not None:
-        lines += [f"  Backward: {_work(v for stage in d.backward.stages for v in stage.values)}"]
-    lines += [f"Held for the backward pass: {sum(v.bytes for v in held):,} bytes."]
+    every = [[v for stage in part.stages for v in stage.values] for part in d.passes]
+    calls = {v.inputs[0]: None for values in every for v in values if v.primitive is called}
+    what = "a whole step" if calls else "a function"
+    lines = [f"Planned: {what}; {_sizes(d)}."]
+    for name, values in zip(("Forward", "Backward"), every, strict=False):
+        own = (v for v in values if v.primitive is not called)
+        lines.append(f"  {'All' if calls else name}: {_work(own)}")
+    if calls:
+        lines.append(f"Loops, clippings and updates that it calls: {len(calls)}.")
+    else:
+        lines.append(f"Held for the backward pass: {sum(v.bytes for v in held):,} bytes.")
     lines += [f"Random draws: {len(plan.draws)}.", f"Fused kernels: {len(plan.program.loops)}."]
     return "\n".join([*lines, f"Prepared in {plan.preparation_seconds * 1000:.2f} ms."])
 
 
 def _sizes(d: Distribution) -> str:
     """The dtypes and shapes of the results of a function."""
-    return ", ".join(dict.fromkeys(f"{y.dtype} {y.shape}" for y in d.graph.ys)) or "no results"
+    shown = [f"{y.dtype} {y.shape}" for y in d.graph.ys if y.dtype.kind != "O"]
+    return ", ".join(dict.fromkeys(shown)) or "no results"
 
 
 def _headline(plan: Compiled) -> list[str]:
