@@ -284,3 +284,17 @@ def test_a_whole_step_goes_once_over_its_logits(monkeypatch: pytest.MonkeyPatch)
     assert losses == sorted(losses, reverse=True)
     assert p.source.count("on each of 6 rows") == 1
     assert p.source.count("pool.empty((6, 20)") == 2  # the product, and its gradient
+
+
+def test_without_kernels_compositions_run_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TINYGRAD_RNN_JIT", "0")
+    calls = []
+
+    @module.composition(least=0)
+    def f(x: Tensor) -> Tensor:
+        calls.append(type(x._array))
+        return tg.tanh(x) * 2
+
+    for _ in range(4):
+        f(tensor(6, 20))
+    assert calls == [np.ndarray] * 4

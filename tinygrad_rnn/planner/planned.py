@@ -24,6 +24,8 @@ import numpy as np
 from .. import random
 from ..atomic import journal
 from ..dtypes import default_dtype
+from ..kernels import settings
+from ..kernels.cpu.run import available
 from ..structure import flatten, unflatten
 from ..tensor import MODE, Mode, Tensor
 from ..transforms import needs_graph
@@ -449,6 +451,8 @@ def _prepare_composition(
         mine = [next(rest) if isinstance(x, Tensor) else x for x in (*args, *kwargs.values())]
         return function(*mine[: len(args)], **dict(zip(kwargs, mine[len(args) :], strict=True)))
 
+    if settings.switch("TINYGRAD_RNN_JIT") is False or available() is not None:
+        return "there are no kernels"
     try:
         ready = prepare_function(on, tensors)
     except Unplanned as reason:
