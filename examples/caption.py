@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import support
@@ -38,8 +37,9 @@ class Captioner(nn.Module):
         width = 4 * channels
         sizes = pairwise([1, channels, 2 * channels, width])
         self.convolutions = [nn.Conv2d(i, o, 5, stride=2, padding=2) for i, o in sizes]
+        self.norm = nn.LayerNorm(width)
         self.places = nn.Parameter(nn.init.normal((49, 1, width), std=0.1))
-        attention = nn.MultiplicativeAttention(hidden, width)
+        attention = nn.AdditiveAttention(hidden, width, hidden)
         cell = nn.GRUCell(32 + hidden, hidden)
         self.decoder = nn.AttentionDecoder(nn.Embedding(len(WORDS), 32), cell, attention)
 
@@ -49,7 +49,7 @@ class Captioner(nn.Module):
         for convolution in self.convolutions:
             x = tg.relu(convolution(x))
         regions = tg.permute_dims(tg.reshape(x, (*x.shape[:2], 49)), (2, 0, 1))
-        return self.decoder.remember(regions + self.places)
+        return self.decoder.remember(self.norm(regions) + self.places)
 
     def forward(self, scenes: tg.Tensor, words: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
         """Of words (T, B) that are known: logits (T, B, V), weights (T, B, 49)."""
@@ -66,7 +66,7 @@ class Captioner(nn.Module):
         return [" ".join(WORDS.decode(caption.tokens)) for caption in found]
 
 
-def compose(images: np.ndarray, labels: np.ndarray, count: int, rng: Any) -> tuple[Any, list[str]]:
+def compose(images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple:
     """Scenes (B, 56, 56) of two of the images each, and their captions."""
     scenes, captions = np.zeros((count, 56, 56), np.float32), []
     for scene in scenes:
