@@ -8,7 +8,7 @@ other voices; and these with an accent that was never heard, Scottish. Beside it
 and compares each with 200 known ones.
 
     pip install --no-deps espeakng-loader
-    python examples/speech_digits.py --seeds 3    two minutes a seed on one core
+    python examples/speech_digits.py --seeds 3    a minute a seed on one core
     python examples/speech_digits.py --quick      seconds: does it run?
 """
 

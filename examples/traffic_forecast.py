@@ -9,7 +9,7 @@ usual plus a share of the last error. No holiday was told to them: these are the
 fail.
 
     pip install --no-deps autots
-    python examples/traffic_forecast.py --seeds 3    a minute a seed on one core
+    python examples/traffic_forecast.py --seeds 3    two minutes a seed on one core
     python examples/traffic_forecast.py --quick      seconds: does it run?
 """
 
