@@ -93,4 +93,5 @@ PAGE = Experiment(
     },
     judge=judge,
     axes=("steps", "log mean squared error"),
+    remark="""One seed. The IRNN diverged, though its gradients were clipped.""",
 )
