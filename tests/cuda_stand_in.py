@@ -136,7 +136,8 @@ class Interpreter:
             else:
                 inputs = [np.broadcast_to(x.astype(self.dtype), x.shape) for x in inputs]
                 with np.errstate(all="ignore"):
-                    values.append(FUNCTIONS[name](*inputs))
+                    value = FUNCTIONS[name](*inputs)
+                values.append(np.broadcast_to(value, (*value.shape[:-1], i.width)))
 
 
 CUDA_IN_CPP = """

@@ -88,8 +88,8 @@ def run_kernel(kernel: Kernel, arrays: list[Array], table: Timetable, t: int) ->
             values.append(None)
         else:
             with np.errstate(all="ignore"):
-                values.append(OF_NUMPY[i.name](*[values[x] for x in i.operands]))
-            assert values[-1].shape[-1] in (1, i.width)
+                value = OF_NUMPY[i.name](*[values[x] for x in i.operands])
+            values.append(np.broadcast_to(value, (*value.shape[:-1], i.width)))
     for out, value in stores:
         out[...] = value
 

@@ -200,3 +200,26 @@ def test_steps_of_one_row_and_steps_of_many_are_the_same_loop() -> None:
         together, _ = tg.unroll(cell, x, mode="planned")
         alone, _ = tg.unroll(cell, x[:, :1], mode="planned")
     assert_close({"row": alone.numpy()[:, 0]}, {"row": together.numpy()[:, 0]})
+
+
+@pytest.mark.parametrize(
+    "reduced",
+    [
+        lambda h: tg.sum(tg.broadcast_to(h[:, :1], (ROWS, 4)), axis=-1, keepdims=True),
+        lambda h: tg.max(tg.broadcast_to(h[:, :1], (ROWS, 4)), axis=-1, keepdims=True),
+        lambda h: tg.vecdot(tg.repeat(h[:, :1], 3, axis=-1), tg.repeat(h[:, 1:2], 3, axis=-1))[
+            :, None
+        ],
+        lambda h: tg.sum(tg.repeat(h[:, :2], 2, axis=-1), axis=-1, keepdims=True),
+        lambda h: tg.sum(tg.broadcast_to(h[:, None, :], (ROWS, 5, 4)), axis=1),
+    ],
+)
+def test_what_is_repeated_counts_as_often(reduced: Any) -> None:
+    def cell(x: Tensor, h: Tensor) -> Any:
+        h = tg.tanh(x + 0.3 * reduced(h))
+        return h, h
+
+    x = leaf(np.random.default_rng(0), 5, ROWS, 4)
+    with interpreted():
+        assert_planned_is_literal(Case(cell, x, state(), ()))
+        assert tg.plan(cell, x, state()).scheduled.reasons == []

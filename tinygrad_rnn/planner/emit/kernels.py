@@ -260,6 +260,11 @@ class _KernelBuilder:
             widths = [self.instructions[x].width for x in operands]
             number = self.emit(Instruction("multiply", operands, max(widths)))
             name = "sum"
+        if over.reduces and self.instructions[number].width < over.width:  # the same in each column
+            if name == "max":
+                return number
+            times = self._number(float(over.width))
+            return self.emit(Instruction("multiply", (number, times), 1))
         return self.emit(Instruction(name, (number,), 1)) if over.reduces else number
 
     def put(self, value: Value, spot: Spot) -> None:
