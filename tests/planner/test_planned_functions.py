@@ -20,6 +20,7 @@ import tinygrad_rnn.functional as F
 from both_ways import KERNELS, assert_close, cotangents, plans_of
 from op_table import ROWS, Row, examples
 from tinygrad_rnn import Tensor, nn
+from tinygrad_rnn.kernels.cpu import run as native
 from tinygrad_rnn.planner import planned as module
 from tinygrad_rnn.planner.planner import plan_cache
 from tinygrad_rnn.structure import flatten
@@ -622,7 +623,11 @@ def test_threads_share_plans() -> None:
 # Compositions of the library.
 
 
-def test_a_composition_is_traced_once_for_each_kind_that_is_met_again() -> None:
+@pytest.mark.skipif(native.available() is not None, reason="llvmlite is not installed")
+def test_a_composition_is_traced_once_for_each_kind_that_is_met_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("TINYGRAD_RNN_JIT", raising=False)
     calls = []
 
     @module.composition(least=1)

@@ -33,6 +33,7 @@ NATIVE = pytest.mark.skipif(native.available() is not None, reason="llvmlite is 
 
 @pytest.fixture(autouse=True)
 def any_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TINYGRAD_RNN_JIT", raising=False)
     monkeypatch.setattr(rowwise, "SMALL", 0)
 
 
