@@ -534,6 +534,16 @@ def test_what_is_read_after_the_update() -> None:
     literally(looking(lambda side: side.optimizer.state[0]["step"]), "after its step")
 
 
+def test_sparse_gradients() -> None:
+    def make(side: Side) -> Any:
+        side.model.embedding = nn.Embedding(V, 4, sparse=True)
+        side.parameters = list(side.model.parameters())
+        side.optimizer = optim.SGD(side.parameters, lr=0.1)
+        return usual(side)
+
+    literally(make, "sparse gradients")
+
+
 def test_a_seed_that_is_set_inside() -> None:
     def make(side: Side) -> Any:
         def step(x: Tensor, y: Tensor) -> Any:

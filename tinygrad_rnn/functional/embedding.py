@@ -27,7 +27,8 @@ def embedding(
     and products with a number. ``clip_grad_norm_``, ``clip_grad_value_``, ``SparseAdam``, and where
     they say so ``SGD`` and ``Adagrad`` work on the rows; all others make it dense. It is dense from
     the start where the weight was computed or is used otherwise, too (tied to an output layer),
-    under ``create_graph``, inside ``vmap`` and in what is planned.
+    under ``create_graph``, inside ``vmap`` and in functions that are planned; a whole step that is
+    to be planned runs as it is, to be quick.
 
     Raises:
         IndexError: for an integer below 0 or beyond the last row.
@@ -46,6 +47,9 @@ def embedding(
     indices = indices.astype("int64")  # in which every number of a row fits
     # A negative index would count from the end; this way it is out of range like a large one.
     chosen = where(indices < 0, indices - count, indices)
+    recorder = MODE.get().recorder
+    if sparse and recorder is not None and weight.is_leaf and weight.requires_grad:
+        recorder.refuse("an embedding in it has sparse gradients")
     as_rows = sparse and weight.is_leaf and _run_as_they_stand(weight, chosen)
     try:
         rows = take_rows(weight, chosen) if as_rows else take(weight, chosen, axis=0)

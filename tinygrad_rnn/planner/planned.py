@@ -340,11 +340,12 @@ def planned(function: Callable[P, R], *, retrace: bool = True) -> Planned[P, R]:
     adds up where nothing zeroes it. Values are there when the step has returned them: whoever asks
     inside (``loss.item()``, ``if norm > 1``) gets a TypeError that says so. Python runs once for
     each call, so counters count and schedules step. A step runs literally, with the reason in the
-    report, under ``detect_anomaly``, with ``retain_graph`` or ``create_graph``, with hooks, where
-    it rebinds ``p.data`` by hand, reads a parameter or a state after its update, updates one twice,
-    returns what can still be differentiated, or keeps a Tensor (return it, and keep what is
-    returned). A loop over a cell of yours has to be watched first, as ever. Tracing takes Python
-    about as long as the step itself, so with ``retrace`` a small model gains nothing.
+    report, under ``detect_anomaly``, with ``retain_graph`` or ``create_graph``, with hooks, with
+    sparse embeddings, where it rebinds ``p.data`` by hand, reads a parameter or a state after its
+    update, updates one twice, returns what can still be differentiated, or keeps a Tensor (return
+    it, and keep what is returned). A loop over a cell of yours has to be watched first, as ever.
+    Tracing takes Python about as long as the step itself, so with ``retrace`` a small model gains
+    nothing.
 
     Args:
         function: what to plan.
