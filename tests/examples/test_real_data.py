@@ -55,7 +55,6 @@ def test_there_is_as_much_as_the_readers_say(datasets: Any) -> None:
         "sentiment",
         "speech_digits",
         "traffic_forecast",
-        "video_frames",
         "weather_forecast",
     ],
 )
