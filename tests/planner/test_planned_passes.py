@@ -16,7 +16,7 @@ import pytest
 import tinygrad_rnn as tg
 from cells_from_papers import CELLS, inputs_for
 from tinygrad_rnn import nn
-from tinygrad_rnn.kernels.ir import Kernel, Loop
+from tinygrad_rnn.kernels.ir import STORES, Kernel, Loop
 from tinygrad_rnn.planner.compile import FUSE, SIMPLIFY, through
 from tinygrad_rnn.planner.ir import Graph, Table, check, sources, spell
 from tinygrad_rnn.planner.passes.rows import prove
@@ -96,24 +96,30 @@ def unwritten(loop: Loop, scratch: set[int]) -> list[str]:
     written: set[tuple[int, int]] = set()
     found = []
 
-    def look(number: int, slot: Any) -> None:
-        columns = range(slot.column, slot.column + slot.width)
-        if slot.buffer in scratch and any((slot.buffer, c) not in written for c in columns):
-            found.append(f"statement {number} reads {slot}")
+    def elements(slot: Any, lengths: tuple[int, ...]) -> set[tuple[int, int]]:
+        """Of one row, at all indices of its axes."""
+        starts = {slot.column}
+        for length, stride in zip(lengths, slot.along, strict=True):
+            starts = {start + i * stride for start in starts for i in range(length)}
+        return {(slot.buffer, start + c * slot.step) for start in starts for c in range(slot.width)}
 
     for number, statement in enumerate(loop.statements):
         if isinstance(statement, Kernel):
-            for i in statement.instructions:
-                if i.name == "load":
-                    look(number, i.argument)
-            stores = [i.argument for i in statement.instructions if i.name == "store"]
+            lengths = statement.lengths
+            reads = [i.argument for i in statement.instructions if i.name == "load"]
+            stores = [i.argument for i in statement.instructions if i.name in STORES]
         else:
-            look(number, statement.a)
-            if statement.accumulate:
-                look(number, statement.out)
-            stores = [statement.out]
+            a, out = (
+                slot._replace(along=(slot.stride // statement.times,))
+                for slot in (statement.a, statement.out)
+            )
+            lengths, stores = (statement.times,), [out]
+            reads = [a, out] if statement.accumulate else [a]
+        for slot in reads:
+            if slot.buffer in scratch and not elements(slot, lengths) <= written:
+                found.append(f"statement {number} reads {slot}")
         for slot in stores:
-            written |= {(slot.buffer, slot.column + c) for c in range(slot.width)}
+            written |= elements(slot, lengths)
     return found
 
 
