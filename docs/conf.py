@@ -15,6 +15,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
+    "elsewhere",
     "myst_nb",
     "public_names",
     "typeset_math",

@@ -17,7 +17,7 @@ __all__ = ["embedding"]
 def embedding(
     input: Any, weight: TensorLike, padding_idx: int | None = None, *, sparse: bool = False
 ) -> Tensor:
-    """Rows of ``weight`` (V, ...) by number: integers (*) to (*, ...).
+    """Rows of ``weight`` (V, ...) by number: integers of any shape S to (S, ...).
 
     Row ``padding_idx``, counted from the end if negative, gets no gradient.
 
