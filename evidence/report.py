@@ -13,11 +13,12 @@ HEAD = """# The literature as a test suite
 
 Experiments of papers, carried out again with this library by one command, `python -m evidence`.
 Each states the paper's figure, what is done here, and a criterion, which was committed before what
-is shown was run. Criteria were not all made blind: the small forms had been looked at; the claim of
-min-char-rnn was put anew after a trial that ran free, the step of the spectra moved after their
-small form had failed, and the setting of clipping was chosen after trials. A claim that does not hold here is reported as that. Numbers are means over seeds with
-the 95 % interval by Student's t; in parentheses how many seeds. Figures marked † are quoted from
-memory of the paper. A verdict from fewer seeds than an experiment asks for says so.
+is shown was run. Criteria were not all made blind: the small forms had been looked at; the claim
+of min-char-rnn was put anew after a trial that ran free, the step of the spectra moved after their
+small form had failed, and the setting of clipping was chosen after trials. A claim that does not
+hold here is reported as that. Numbers are means over seeds with the 95 % interval by Student's t;
+in parentheses how many seeds. Figures marked † are quoted from memory of the paper. A verdict from
+fewer seeds than an experiment asks for says so.
 
 `python -m evidence --quick` runs small forms of all of them within three minutes, as CI does.
 `python -m evidence NAME --seeds 5-9` runs one from other seeds; `python -m evidence --table`
