@@ -65,7 +65,7 @@ def test_a_conv_lstm_is_planned_with_what_its_input_needs_ahead_of_the_loop() ->
     check_planned(cell, xs)
     check_planned(cell, xs, lengths=[6, 0, 3, 1])
     report = tg.plan(cell, xs).report()
-    ahead, _, loop = report.partition("Loop over time")
+    ahead, _, loop = report.partition("carried: state 0")
     assert "Rows of the batch are independent" in report
     assert "@ (18, 12)" in ahead and "@ (27, 12)" in loop
 
