@@ -28,6 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as serialize
 
 from . import random
+from .planner.planner import planner
 from .tensor import Tensor, on_host
 
 try:
@@ -243,6 +244,8 @@ class Checkpoint(NamedTuple):
     extra: Any
     """As it was given, with NumPy arrays for Tensors."""
     random_state: Any
+    met: tuple[str, ...] = ()
+    """What functions of the library had met, and so how they ran."""
 
     def restore(self, /, **parts: Any) -> None:
         """Put all parts, and the random numbers of ``tinygrad_rnn``, back to where they were.
@@ -268,6 +271,7 @@ class Checkpoint(NamedTuple):
                 part.load_state_dict(self.parts[name])
                 restored.append(name)
             random.set_state(self.random_state)
+            planner.met.update(self.met)
         except BaseException as error:  # a part may raise anything, and Ctrl-C may come
             for name in [*parts][: len(restored) + 1]:
                 parts[name].load_state_dict(before[name])
@@ -315,6 +319,7 @@ def save_checkpoint(path: str | os.PathLike[str], *, extra: Any = None, **parts:
         },
         "extra": _packed(extra, "extra", arrays),
         "random": random.get_state(),
+        "met": sorted(planner.met),
     }
     save(path, arrays, {"checkpoint": json.dumps(content)})
 
@@ -336,7 +341,8 @@ def load_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         parts, extra, state = (content[key] for key in ("parts", "extra", "random"))
         random.check_state(state)
         unpacked = {part: _unpacked(packed, arrays) for part, packed in parts.items()}
-        return Checkpoint(name, unpacked, _unpacked(extra, arrays), state)
+        met = tuple([str(kind) for kind in content.get("met", ())])
+        return Checkpoint(name, unpacked, _unpacked(extra, arrays), state, met)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"load_checkpoint: what {name!r} says of its run cannot be understood: {error!r}"

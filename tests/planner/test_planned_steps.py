@@ -1063,7 +1063,8 @@ def test_arguments_of_a_known_step(traces: list[int]) -> None:
     assert traces == [3]
 
 
-def test_known_functions_of_tensors(traces: list[int]) -> None:
+def test_functions_that_do_not_differentiate_are_traced_at_every_call(traces: list[int]) -> None:
+    """What they make of captured Tensors alone is computed in the trace, so it would be stale."""
     w = tg.tensor(np.ones((200, 200)), dtype="float32", requires_grad=True)
     x = tg.tensor(np.ones((200, 200)), dtype="float32")
     scale = 1.0
@@ -1080,4 +1081,49 @@ def test_known_functions_of_tensors(traces: list[int]) -> None:
         np.testing.assert_allclose(y.numpy(), expected.numpy(), rtol=1e-6)
         np.testing.assert_allclose(g.numpy(), h.numpy(), rtol=1e-5)
         w.data = w.data * 0.5
-    assert traces == [2]
+    assert traces == [3]  # the first call is watched
+
+
+def small_step(make: Any) -> tuple[Any, Any, Any]:
+    """A step known with ``retrace=False`` that multiplies by what ``make`` gives, and the same."""
+    layer = nn.Linear(4, 4)
+    optimizer = optim.SGD(layer.parameters(), lr=0.0)
+
+    def step(x: tg.Tensor) -> tg.Tensor:
+        optimizer.zero_grad()
+        loss = tg.sum((layer(x) * make()) ** 2)
+        loss.backward()
+        optimizer.step()
+        return loss
+
+    return step, tg.planned(retrace=False)(step), tg.ones((3, 4))
+
+
+def test_a_guard_looks_behind_pure_and_into_arrays_and_many_things(traces: list[int]) -> None:
+    class Scale:
+        factor = 1.0
+
+        def __call__(self) -> float:
+            return self.factor
+
+    things = [Scale() for _ in range(2500)]
+    held, small, large = tg.pure(Scale()), np.ones(20), np.ones(20_000)
+    value = tg.tensor(1.0)
+
+    @tg.pure
+    def vouched() -> float:
+        return held()
+
+    cases: list[tuple[Any, Any]] = [
+        (vouched, lambda: setattr(held, "factor", 3.0)),
+        (lambda: things[0].factor, lambda: setattr(things[0], "factor", 3.0)),
+        (lambda: float(small[3]), lambda: small.__setitem__(3, 3.0)),
+        (lambda: float(large[3]), lambda: large.__setitem__(3, 3.0)),
+        (lambda: value.item(), lambda: setattr(value, "data", np.float32(3.0))),
+    ]
+    for n, (make, change) in enumerate(cases):
+        step, known, x = small_step(make)
+        for _ in range(3):
+            known(x)
+        change()
+        np.testing.assert_allclose(known(x).item(), step(x).item(), rtol=1e-6, err_msg=str(n))

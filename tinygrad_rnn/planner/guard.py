@@ -44,7 +44,9 @@ class Guard:
         self._held: list[tuple[dict[Any, Any], list[Any], list[Any]]] = []
         self._others: list[Binding] = []
         skipped = {id(container) for container in passed}
-        for binding in Reach(subject).bindings:
+        reach = Reach(subject, through=True)
+        self.partial = reach.partial
+        for binding in reach.bindings:
             if id(binding.holder) not in skipped:
                 self._add(binding)
 
@@ -65,7 +67,7 @@ class Guard:
             if holder.get(key) is not before:
                 return False
         for cell, before in self._cells:
-            if cell.cell_contents is not before:
+            if _content(cell) is not before:
                 return False
         for held, names, values in self._held:
             if len(held) != len(values) or not all(map(operator.is_, held.values(), values)):
@@ -82,3 +84,10 @@ class Guard:
             if (leaf.grad is None) is not was_none:
                 return False
         return not any([binding.has_moved() for binding in self._others])
+
+
+def _content(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # deleted; the cell itself is none of its contents
+        return cell

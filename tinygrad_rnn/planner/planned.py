@@ -15,9 +15,10 @@ compute: what their arguments are says everything, and they are traced once for 
 from __future__ import annotations
 
 import functools
+import hashlib
 import types
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar, overload
 
 import numpy as np
 
@@ -53,15 +54,9 @@ _SMALL = "its arguments are small: it runs as it is"
 class _Known(NamedTuple):
     """A plan that runs without a trace."""
 
-    ready: Ready | ReadyStep
+    ready: ReadyStep
     guard: Guard
     objects: list[Any]  # among the arguments, which are known by their ids
-
-    def run(self, tensors: Sequence[Tensor]) -> Any:
-        """The results for these arguments."""
-        if isinstance(self.ready, Ready):
-            return run_function(self.ready, tensors)
-        return run_step(self.ready, tensors)
 
 
 class Planned(Generic[P, R]):
@@ -102,7 +97,7 @@ class Planned(Generic[P, R]):
             known = self._known.get(_key_of(mode, _tensors(args)))  # without taking them apart
             if known is not None and known.guard.holds():
                 self._last = known.ready.plan
-                return known.run(args)  # type: ignore[no-any-return, arg-type]
+                return run_step(known.ready, args)  # type: ignore[no-any-return, arg-type]
         call = _Arguments(self.function, args, kwargs)
         key = None
         if reason is None and not self.retrace:
@@ -110,13 +105,14 @@ class Planned(Generic[P, R]):
             known = self._known.get(key)
             if known is not None and known.guard.holds():
                 self._last = known.ready.plan
-                return known.run(call.tensors)  # type: ignore[no-any-return]
+                return run_step(known.ready, call.tensors)  # type: ignore[no-any-return]
         if self._differentiates is None:
             self._differentiates = "backward" in Reach(self.function).attributes
-        run = self._step if self._differentiates else self._function
-        return run(call, reason, key)
+        if self._differentiates:
+            return self._step(call, reason, key)
+        return self._function(call, reason)
 
-    def _function(self, call: _Arguments, reason: str | None, key: Any) -> R:
+    def _function(self, call: _Arguments, reason: str | None) -> R:
         """The result of a function of Tensors."""
         reason = reason or why_not_planned(call.tensors)
         if reason is None and sum(x.size for x in call.tensors) < LEAST:
@@ -125,10 +121,9 @@ class Planned(Generic[P, R]):
             self._last = reason
             return self.function(*call.args, **call.kwargs)
         standing = Standing(call.subject, "function")
-        trusted = standing.trusted or not self.retrace
-        if trusted or standing.known:
+        if standing.known:
             try:
-                ready = _prepare(call.on, call.tensors, None if trusted else standing)
+                ready = _prepare(call.on, call.tensors, standing)
             except Unseen:
                 standing.restore()
             except Unplanned as unplanned:
@@ -142,9 +137,7 @@ class Planned(Generic[P, R]):
                 raise
             else:
                 self._last = ready.plan
-                result = run_function(ready, call.tensors)
-                self._keep(key, call, ready)
-                return result  # type: ignore[no-any-return]
+                return run_function(ready, call.tensors)  # type: ignore[no-any-return]
         return self._as_evidence(standing, call)
 
     def _step(self, call: _Arguments, reason: str | None, key: Any) -> R:
@@ -180,20 +173,21 @@ class Planned(Generic[P, R]):
         with journal():
             return self.function(*call.args, **call.kwargs)
 
-    def _keep(self, key: Any, call: _Arguments, ready: Ready | ReadyStep) -> None:
-        """Have a plan run for calls like this one from now on."""
-        if key is None or any(x._node is not None for x in call.tensors):
+    def _keep(self, key: Any, call: _Arguments, ready: ReadyStep) -> None:
+        """Have a plan run for calls like this one from now on, if a guard sees all that counts."""
+        recorder = ready.recorded.recorder
+        if key is None or recorder.looked_at_a_value:
             return
-        if isinstance(ready, Ready):
-            guard = Guard(call.subject, ready.outcome.step.captured, (), ())
-        else:
-            recorder = ready.recorded.recorder
-            guard = Guard(
-                call.subject, recorder.captured, recorder.grads.items(), recorder.live_containers()
-            )
-            recorder.keep()
+        if any(x._node is not None for x in call.tensors):
+            return
+        guard = Guard(
+            call.subject, recorder.captured, recorder.grads.items(), recorder.live_containers()
+        )
+        if guard.partial is not None:
+            return
+        recorder.keep()
         self._known[key] = _Known(ready, guard, call.objects)
-        while len(self._known) > _KINDS:
+        while len(self._known) > _STEPS:
             self._known.pop(next(iter(self._known)), None)
 
     def _as_evidence(self, standing: Standing, call: _Arguments) -> R:
@@ -211,6 +205,9 @@ class Planned(Generic[P, R]):
         self._last = reason or "it was met for the first time, and watched"
         return result  # type: ignore[no-any-return]
 
+
+_STEPS = 128
+"""Kinds of arguments for which a step runs without a trace; the oldest of more are forgotten."""
 
 _PLAIN = frozenset([bool, int, float, str, type(None), np.ndarray])
 
@@ -260,7 +257,7 @@ class _Arguments:
             elif isinstance(x, np.ndarray):
                 kinds.append((x.shape, x.dtype, digest(x)))
             elif type(x) in _PLAIN:
-                kinds.append((type(x), x))
+                kinds.append((type(x), repr(x) if type(x) is float else x))  # -0.0 is not 0.0
             else:
                 kinds.append(id(x))
         return tuple(kinds)
@@ -279,9 +276,9 @@ class _Arguments:
 
 
 def _prepare(
-    function: Callable[[Sequence[Tensor]], Any], tensors: list[Tensor], standing: Standing | None
+    function: Callable[[Sequence[Tensor]], Any], tensors: list[Tensor], standing: Standing
 ) -> Ready:
-    if standing is None:
+    if standing.trusted:
         return prepare_function(function, tensors)
     operations = Operations(whole=True)
     ready = prepare_function(lambda own: watched(operations, function, own), tensors)
@@ -305,7 +302,11 @@ def why_literal(mode: Mode) -> str | None:
     return None
 
 
-def planned(function: Callable[P, R], *, retrace: bool = True) -> Planned[P, R]:
+@overload
+def planned(function: Callable[P, R], *, retrace: bool = True) -> Planned[P, R]: ...
+@overload
+def planned(*, retrace: bool) -> Callable[[Callable[P, R]], Planned[P, R]]: ...
+def planned(function: Any = None, *, retrace: bool = True) -> Any:
     """A function of Tensors, or a whole training step, that runs by a plan; also a decorator.
 
     ::
@@ -349,19 +350,26 @@ def planned(function: Callable[P, R], *, retrace: bool = True) -> Planned[P, R]:
 
     Args:
         function: what to plan.
-        retrace: False is your word that the function does the same in each call with arguments of
-            the same structure, shapes, dtypes, numbers and objects. Its plan then runs without a
-            trace, which is what small models gain most from. It is traced again if something that
-            it reaches is bound to something else, a container is filled otherwise, a Tensor that it
-            captures has another shape, dtype or backend, is frozen or gets a hook, gradients are
-            there that were not, or the grad mode is another. Settings of optimisers are read at
-            each call. But **Python in it does not run**: it prints and logs nothing, a counter does
-            not count, a scheduler inside does not step, and numbers that it gets from elsewhere, as
-            from NumPy, a file or the clock, stay what they were. Put those outside.
+        retrace: False is your word that a training step does the same in each call with arguments
+            of the same structure, shapes, dtypes, numbers and objects; of a function that does not
+            call ``backward`` it changes nothing. The step's plan then runs without a trace, which
+            is what small models gain most from. It is traced again if something that it reaches,
+            also behind ``pure``, is bound to something else, a container is filled otherwise, a
+            NumPy array is written to, a Tensor that it captures has another shape, dtype or
+            backend, is frozen or gets a hook, gradients are there that were not, or the grad mode
+            is another; and at every call, if it reaches arrays of more than 64 KB that may be
+            written to, or looks at the value of a Tensor that it captures. Settings of optimisers
+            are read by the update at each call; what the step itself makes of them stays what it
+            was. And **Python in it does not run**: it prints and logs nothing, a counter does not
+            count, a scheduler inside does not step, and what it gets from elsewhere, as random
+            numbers from NumPy, a file, a ``bytearray``, a context variable or the clock, stays
+            what it was. Put those outside.
 
     Raises:
         TypeError: for what cannot be called; at a call, for a value that is asked for in a step.
     """
+    if function is None:
+        return functools.partial(planned, retrace=retrace)
     if not callable(function):
         raise TypeError(f"planned: a function of Tensors, not a {type(function).__name__}")
     return Planned(function, retrace)
@@ -394,7 +402,7 @@ def composition(least: int = LEAST) -> Callable[[Callable[P, R]], Callable[P, R]
             size, tensors, kinds, fits = 0, list[Tensor](), list[Any](), False
             for x in (*args, *kwargs.values()):
                 if not isinstance(x, Tensor):
-                    kinds.append((type(x), x))
+                    kinds.append((type(x), repr(x) if type(x) is float else x))
                     continue
                 array = x._array
                 if type(array) is not np.ndarray:
@@ -427,19 +435,29 @@ def _meet(
     tensors: list[Tensor],
 ) -> Ready | str:
     """How a function of the library runs on a kind of arguments not known yet, or why as it is."""
+    # A number that changes with every call, such as a probability, is no other structure.
+    structure = [x[:1] if type(x) is tuple and x[0] is float else x for x in key]
+    text = f"{function.__module__}.{function.__qualname__}{structure}"
+    kind = hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    if kind not in planner.met:
+        if len(planner.met) < _MOST_MET:
+            planner.met.add(kind)
+        return "it is met for the first time"
     if len(known) >= _KINDS:
         known.clear()
-    # A number that changes with every call, such as a probability, is no other structure.
-    structure = "met", *[x[:1] if type(x) is tuple and x[0] is float else x for x in key]
-    if structure not in known:
-        known[structure] = "met"
-        return "it is met for the first time"
     found = known[key] = _prepare_composition(function, args, kwargs, tensors)
     return found
 
 
-_KINDS = 128
+_KINDS = 512
 """Kinds of arguments that are known of a function of the library, before it begins again."""
+
+_MOST_MET = 4096
+"""Kinds that are planned, of all such functions; others run as they are for good.
+
+What was met is written to checkpoints: a run that goes on in another process is to compute what it
+would have computed in the first one, to the bit.
+"""
 
 
 def _prepare_composition(

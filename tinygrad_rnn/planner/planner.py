@@ -22,8 +22,8 @@ class Planner:
     """Plans by the structure of their steps, the least recently used one of which goes first.
 
     Beside them stand what makes them quick to look up and to run: the ``table`` of the values of
-    all traces, the layouts of time, the ``pool`` of memory; and what is known of ``cells``, which
-    clearing the plans does not touch.
+    all traces, the layouts of time, the ``pool`` of memory; and what is known of ``cells`` and was
+    ``met`` by functions of the library, which clearing the plans does not touch.
     """
 
     def __init__(self, bound: int = 128) -> None:
@@ -32,6 +32,7 @@ class Planner:
         self.pool = Pool()
         self.cells = Records()
         self.compositions: dict[Any, dict[Any, Any]] = {}  # of the library, by function
+        self.met: set[str] = set()  # kinds of arguments that these were given
         self._plans: OrderedDict[Any, Plan | str] = OrderedDict()
         self._table = Table()
         self._layouts: dict[Any, Steps] = {}

@@ -51,9 +51,10 @@ from .definitions import (
 from .trust import has_forward_of_ours, is_marked
 
 _MOST = 2000
+_MOST_THROUGH = 50_000  # where nothing is watched, and what there is only compared
+_COPIED = 1 << 16  # bytes of an array that is compared as a whole
 """Things to look at: a cell that reaches more is refused, since looking would take too long."""
 
-_SMALL = 1 << 20  # bytes of an array of which every one is read
 
 _HIDING = frozenset(
     (os.stat.__module__, "_decimal", "_signal", "_thread", "decimal", "gc", "sys", "time")
@@ -87,13 +88,8 @@ _NOISE = frozenset(
 
 
 def digest(array: np.ndarray[Any, Any]) -> Any:
-    """A checksum of an array: of a large one, of its sums by rows and columns."""
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    if flat.size <= _SMALL:
-        return zlib.crc32(flat.data)
-    words = flat[: flat.size // 8192 * 8192].view(np.uint64).reshape(-1, 1024)
-    sums = words.sum(0), words.sum(1), flat[words.nbytes :]
-    return tuple(zlib.crc32(np.ascontiguousarray(part).data) for part in sums)
+    """A checksum of an array."""
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
 def _is_code(x: Any) -> bool:
@@ -108,11 +104,13 @@ class Reach:
     """
 
     refused: str | None = None
+    partial: str | None = None  # why a comparison by ``bindings`` would not tell of all
     generators: tuple[Any, ...] = ()
     _dates = _files = _by_name = False
 
-    def __init__(self, cell: Any, exactly: bool = False) -> None:
+    def __init__(self, cell: Any, exactly: bool = False, through: bool = False) -> None:
         self.exactly = exactly
+        self._through = through  # also what is marked as pure
         self._atoms: list[Any] = []
         self._pending: list[tuple[Any, Any]] = [("the cell", cell)]
         self._seen: dict[int, int] = {}
@@ -170,6 +168,14 @@ class Reach:
         if self.refused is None:
             self.refused = what
 
+    def _are_too_many(self, things: int) -> bool:
+        """Whether no more are looked at, which is noted."""
+        most = _MOST_THROUGH if self._through else _MOST
+        if things > most:
+            self.partial = f"more than {most} things"
+            self.refuse(self.partial)
+        return things > most
+
     def _walk(self) -> None:
         pending, seen = self._pending, self._seen
         while pending:
@@ -183,8 +189,7 @@ class Reach:
                 self._atoms += (name, "again", place)
                 continue
             seen[id(x)] = len(seen)
-            if len(seen) > _MOST:
-                self.refuse(f"more than {_MOST} things")
+            if self._are_too_many(len(seen)):
                 pending.clear()
                 return
             look = _BY_CLASS.get(kind) or _BY_SORT[class_of(kind).sort]
@@ -215,7 +220,7 @@ class Reach:
     def _function(self, name: str, f: types.FunctionType) -> None:
         code = code_of(f.__code__)
         self._atoms += (name, "function", code.token)
-        if is_marked(f):
+        if is_marked(f) and not self._through:
             return
         if f.__closure__:
             for variable, cell in zip(f.__code__.co_freevars, f.__closure__, strict=True):
@@ -253,7 +258,7 @@ class Reach:
 
     def _method(self, name: str, method: types.MethodType) -> None:
         self._atoms += (name, "method", None)
-        if not is_marked(method):
+        if self._through or not is_marked(method):
             self._pending += [(name, method.__func__), (name, method.__self__)]
 
     def _builtin(self, name: str, f: Any) -> None:
@@ -266,15 +271,14 @@ class Reach:
 
     def _partial(self, name: str, f: functools.partial[Any]) -> None:
         self._atoms += (name, "partial", len(f.args))
-        if not is_marked(f):
+        if self._through or not is_marked(f):
             self._pending += [(name, f.func), (name, f.args), (name, f.keywords)]
             if f.__dict__:
                 self._pending.append((name, f.__dict__))
 
     def _sequence(self, name: str, parts: Any) -> None:
         self._atoms += (name, type(parts).__name__, len(parts))
-        if len(parts) > _MOST:
-            self.refuse(f"more than {_MOST} things")
+        if self._are_too_many(len(parts)):
             return
         if type(parts) is not tuple:
             before = parts.copy() if isinstance(parts, (list, deque, set)) else None
@@ -283,8 +287,7 @@ class Reach:
 
     def _dict(self, name: str, parts: dict[Any, Any]) -> None:
         self._atoms += (name, dict, len(parts))
-        if len(parts) > _MOST:
-            self.refuse(f"more than {_MOST} things")
+        if self._are_too_many(len(parts)):
             return
         self._bindings.append(Binding(name, parts, None, parts.copy()))
         if all(type(key) is str for key in parts):
@@ -362,6 +365,11 @@ class Reach:
 
     def _array(self, name: str, x: Any) -> None:
         small = isinstance(x, np.ndarray) and x.dtype.kind in "iub" and x.size <= 16
+        if self._through and isinstance(x, np.ndarray) and x.flags.writeable and not small:
+            if x.nbytes > _COPIED:
+                self.partial = f"{name}, an array of {x.nbytes:,} bytes, which may be written to"
+            else:
+                self._bindings.append(Binding(name, x, None, x.copy()))
         if isinstance(x, np.ndarray) and x.dtype.hasobject:
             self._atoms += (name, "objects", x.shape)
             self._pending.append((name, x.ravel().tolist()))
@@ -377,7 +385,7 @@ class Reach:
         kind = type(x)
         about = class_of(kind)
         self._atoms += (name, "object", about.token)
-        if is_marked(x):
+        if is_marked(x) and not self._through:
             return
         if about.origin == "theirs":
             if id(kind) not in self._seen:

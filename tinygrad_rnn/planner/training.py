@@ -73,6 +73,7 @@ class Recorder(Trace):
         self.pending: list[tuple[Any, Any]] = []  # those optimisers, and their states
         self.journal = Journal()  # of what is set while it is traced
         self.grads: dict[Node, Any] = {}  # the gradients of leaves that it found
+        self.looked_at_a_value = False  # of a Tensor that is captured, on the host
         self.again = False  # whether the trace stands for more calls than its own
 
     # What ``apply`` asks of an array that carries primitives out.
@@ -99,7 +100,7 @@ class Recorder(Trace):
                 self.refuse("a captured tensor is part of a graph; detach() it")
             if x._node is not None and x._node.hooks:
                 self.refuse("a captured tensor has a hook")
-        self.read(x)
+        self.use(x)
         return super().enter(x)
 
     # What a step may not do.
@@ -117,6 +118,11 @@ class Recorder(Trace):
 
     def read(self, x: Tensor) -> None:
         """The value of a Tensor with an array is asked for."""
+        self.use(x)
+        self.looked_at_a_value |= not self.deriving  # rules look at constants of their own
+
+    def use(self, x: Tensor) -> None:
+        """A Tensor with an array is an input of an operation."""
         if id(x) in self.updated:
             self.refuse("a parameter is read after it was updated")
 
