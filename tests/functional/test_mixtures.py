@@ -54,6 +54,52 @@ def test_far_from_all_parts_the_loss_and_its_gradient_are_finite() -> None:
     assert_allclose(mean.grad.numpy(), [[-5e3], [-5e3]], rtol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("log_std", [(0, 0), (-100, -100), (-40, -44), (-1e4, 3), (100, 100)])
+@pytest.mark.parametrize("correlation", [None, 10.0, -10.0, 0.5])
+@pytest.mark.parametrize("target", [(0, 0), (1, 0), (50, -50)])
+def test_the_loss_and_its_gradients_are_finite_for_all_that_a_network_may_say(
+    dtype: str, log_std: tuple[float, float], correlation: float | None, target: tuple[float, float]
+) -> None:
+    mean, spread = (tg.tensor([x] * 2, dtype=dtype, requires_grad=True) for x in ((0, 0), log_std))
+    given = [tg.zeros((2,), dtype=dtype, requires_grad=True), mean, spread]
+    rho = None
+    if correlation is not None:
+        angle = tg.tensor([correlation] * 2, dtype=dtype, requires_grad=True)
+        given.append(angle)
+        rho = tg.tanh(angle)
+    loss = tg.gaussian_mixture_nll_loss(*given[:3], tg.tensor(target, dtype=dtype), rho)
+    assert np.isfinite(loss.item())
+    for gradient in tg.grad(loss, given):
+        assert np.isfinite(gradient.numpy()).all()
+
+
+def test_deviations_and_correlations_out_of_bounds_find_back() -> None:
+    logits, mean = tg.zeros((1,)), tg.zeros((1, 2))
+    log_std = tg.tensor([[-40.0, -44.0]], requires_grad=True)
+    tg.gaussian_mixture_nll_loss(logits, mean, log_std, tg.tensor([1.0, 1.0])).backward()
+    assert (log_std.grad.numpy() < -1e6).all()
+    for sign in (1.0, -1.0):
+        rho, at = tg.tensor([sign], requires_grad=True), tg.tensor([1.0, -sign])
+        tg.gaussian_mixture_nll_loss(logits, mean, tg.zeros((1, 2)), at, rho).backward()
+        assert rho.grad.item() * sign > 1e6
+
+
+def test_two_dimensions_that_are_almost_one_do_not_cancel() -> None:
+    """In float32 one^2 + other^2 - 2 rho one other may be below 0."""
+    rho = np.float32([1 - 2**-20])
+    at = np.float32([[[3.0, 3.0001]], [[0.3, 0.3]], [[7.1, 7.1]]])
+    parts = [np.zeros((3, 1)), np.zeros((3, 1, 2)), np.zeros((3, 1, 2))]
+    losses = [
+        tg.gaussian_mixture_nll_loss(
+            *(p.astype(d) for p in parts), at[:, 0].astype(d), np.repeat(rho, 3)[:, None].astype(d),
+            reduction="none",
+        ).numpy()
+        for d in (np.float32, np.float64)
+    ]  # fmt: skip
+    assert_allclose(losses[0], losses[1], rtol=1e-3)
+
+
 def test_shapes_that_do_not_fit_are_named() -> None:
     x = tg.ones((4, 3, 2))
     with pytest.raises(ValueError, match=r"mean \(..., K, D\).*\(4, 2\), \(4, 3, 2\)"):
