@@ -80,3 +80,10 @@ def test_elements_that_tie_share_the_cotangent() -> None:
 def test_errors_name_shapes_and_the_cure(call: Any, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         call(tg.ones((2, 3, 8, 8)))
+
+
+def test_the_largest_of_booleans_is_refused() -> None:
+    for pool, shape in ((tg.max_pool1d, (4,)), (tg.max_pool2d, (4, 4))):
+        with pytest.raises(TypeError, match=rf"{pool.__name__}: an input of bool .*'uint8'"):
+            pool(tg.ones(shape, dtype="bool"), 2)
+        assert pool(tg.ones(shape, dtype="uint8"), 2, padding=1).numpy().all()

@@ -181,6 +181,10 @@ def _largest(
 ) -> Tensor:
     dilations = per_axis(operation, "dilation", dilation, n)
     x = as_tensor(input)
+    if x.dtype.kind == "b":
+        raise TypeError(
+            f"{operation}: an input of {x.dtype} has no largest elements; use x.astype('uint8')"
+        )
     lowest = -math.inf if x.dtype.kind == "f" else int(np.iinfo(x.dtype).min)
     seen, axes = _pools(operation, n, x, kernel_size, stride, padding, dilations, lowest)
     return max(seen, axis=axes)
