@@ -347,6 +347,28 @@ def test_a_step_that_fails_in_an_update_changes_nothing() -> None:
     assert not optimizer.state
 
 
+@pytest.mark.parametrize(
+    ("kind", "setting"), [(optim.Adam, {"amsgrad": True}), (optim.SGD, {"momentum": 0.9})]
+)
+def test_a_setting_switched_on_midway_is_saved_and_loaded(kind: Any, setting: Any) -> None:
+    """The moment it needs begins with the next step, in the one that was saved and the other."""
+    ends = []
+    for load in (False, True):
+        params = parameters()
+        optimizer = kind(params, lr=0.1)
+        for step in range(4):
+            if step == 2:
+                optimizer.param_groups[0].update(setting)
+                if load:
+                    saved = optimizer.state_dict()
+                    optimizer = kind(params, lr=0.2)
+                    optimizer.load_state_dict(saved)
+            give_gradients(params, step)
+            optimizer.step()
+        ends.append(flat(params))
+    assert_array_equal(*ends)
+
+
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 def test_a_rate_may_be_a_numpy_scalar(make: Any) -> None:
     ends = []

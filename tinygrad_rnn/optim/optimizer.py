@@ -427,14 +427,24 @@ class Optimizer:
         All else are plain numbers, so the Tensors may go to a safetensors file and the rest to
         JSON. What comes back from there, positions as strings, can be loaded.
         """
+        members = {member.position: member for member in self._members()}
+        states = {i: self._whole(members[i], state) for i, state in self.state.items()}
         saved = {
             "groups": [self._checked(group) for group in self.param_groups],
             "state": {
                 position: {k: wrap(v, None) if k in self.moments else v for k, v in state.items()}
-                for position, state in self.state.items()
+                for position, state in states.items()
             },
         }
         return saved | ({"names": self._names_by_group()} if any(self._names) else {})
+
+    def _whole(self, member: Member, state: State) -> State:
+        """A state with the moments of settings that were switched on since the last step."""
+        if not state or member.needed <= state.keys():
+            return state
+        xp, wide = backend_of(member.p), _wide(member.p.dtype)
+        array = xp.astype(member.p._array, native_dtype(xp, wide), copy=False)
+        return {**self._initial(xp, array, member.settings), **state}
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """Continue where ``state_dict`` was called, all of it or nothing, if Ctrl-C comes.
