@@ -8,11 +8,16 @@ asked for is one page, ``backends/tinygrad_rnn_backends/protocol.py``.
     python examples/internals/add_a_backend.py
 """
 
-import array_api_strict
+import sys
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn
 from tinygrad_rnn_backends import ArrayAPIBackend
+
+try:
+    import array_api_strict
+except ModuleNotFoundError:
+    sys.exit("add_a_backend.py needs the library that it adds: pip install array-api-strict")
 
 tg.register_backend("strict", lambda: ArrayAPIBackend(array_api_strict, "strict"))
 

@@ -13,11 +13,15 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "examples" / "internals"
 
 
-def run(script: str) -> str:
+def python(*options: str) -> subprocess.CompletedProcess[str]:
     paths = os.pathsep.join([str(ROOT), str(ROOT / "backends")])
-    command = [sys.executable, "-W", "error", str(FOLDER / script)]
+    command = [sys.executable, "-W", "error", *options]
     environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, env=environment)
+
+
+def run(script: str) -> str:
+    done = python(str(FOLDER / script))
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -46,3 +50,13 @@ def test_add_a_backend() -> None:
     """It asserts itself that both backends give the same gradient."""
     numpy, strict = run("add_a_backend.py").splitlines()
     assert numpy.split("|")[1:] == strict.split("|")[1:]
+
+
+def test_add_a_backend_without_its_library_says_what_to_install() -> None:
+    script = str(FOLDER / "add_a_backend.py")
+    code = f"import sys, runpy; sys.modules['array_api_strict'] = None; runpy.run_path({script!r})"
+    done = python("-c", code)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "add_a_backend.py needs the library that it adds: pip install array-api-strict"
+    ]
