@@ -599,6 +599,22 @@ def test_many_shapes_keep_to_a_bound() -> None:
     assert len(cache) <= cache.bound
 
 
+@pytest.mark.parametrize("retrace", [True, False])
+def test_a_tensor_that_is_given_twice_is_one(retrace: bool) -> None:
+    const, x, y = (tensor(3, 2, seed=i) for i in range(3))
+
+    def f(q: Tensor, k: Tensor) -> Any:
+        return tg.tanh(q) * k * (37 if q is k else 333) + (const if q is const else 0)
+
+    p = tg.planned(f, retrace=retrace)
+    for _ in range(3):
+        for args in ([x, x], [x, y], [y, y], [y, x]):
+            inputs = [x] if args[0] is args[1] is x else [y] if args[0] is args[1] else [x, y]
+            assert_close(results(p, args, inputs), results(f, args, inputs))
+    assert is_planned(p)
+    assert_close(results(p, [const, x], [const, x]), results(f, [const, x], [const, x]))
+
+
 def test_threads_share_plans() -> None:
     w = tensor(30, 30, seed=1)
     p, _ = twice(lambda x: tg.tanh(x @ w), tensor(20, 30))

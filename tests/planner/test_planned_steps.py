@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import threading
+from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -612,6 +614,184 @@ def test_python_runs_once_a_step() -> None:
         planned(*batch(i))
         assert calls == [i + 1]
         assert is_planned(planned)
+
+
+class Adding(list[int]):
+    """A list with ways of its own."""
+
+    def extend(self, parts: Any) -> None:
+        """Add one more."""
+        super().extend([*parts, 0])
+
+    clear = copy = None  # type: ignore[assignment]
+
+
+class Doubling(dict[str, int]):
+    """A dict with ways of its own."""
+
+    def __setitem__(self, key: str, value: int) -> None:
+        super().__setitem__(key, 2 * value)
+
+
+def unplanned(x: Tensor) -> Any:
+    """The gradient of a sum, in a way that no plan has."""
+    w = tg.tensor(np.ones(x.shape, "float32"), requires_grad=True)
+    tg.sum(w * x).backward(retain_graph=True)
+    return w.grad
+
+
+def watched_first(x: Tensor) -> Any:
+    """The same by a loop over a cell, which is watched before it is planned."""
+    w = tg.tensor(np.ones(x.shape, "float32"), requires_grad=True)
+    ys, _ = tg.unroll(lambda x, h: (x + 0 * h, h), w * x, tg.zeros(x.shape[1:]))
+    tg.sum(ys).backward()
+    return w.grad
+
+
+def count(counts: Any, key: Any) -> None:
+    counts[key] = dict(counts).get(key, 0) + 1
+
+
+CONTAINERS: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
+    (lambda: Counter(n=1), lambda c: count(c, "n")),
+    (lambda: Counter(n=1), lambda c: count(c, len(c))),
+    (lambda: OrderedDict(a=0, b=1), lambda c: c.move_to_end(next(iter(c)))),
+    (lambda: OrderedDict(a=0, b=1), lambda c: count(c, len(c))),
+    (lambda: defaultdict(int), lambda c: c[len(c)]),
+    (lambda: defaultdict(list), lambda c: c["a"].append(1)),
+    (lambda: Doubling(a=1), lambda c: count(c, "a")),
+    (lambda: UserDict(a=1), lambda c: count(c, "a")),
+    (lambda: UserList([1]), lambda c: c.append(len(c))),
+    (lambda: Adding([1]), lambda c: c.append(len(c))),
+    (lambda: deque([1], maxlen=3), lambda c: c.append(c[-1] + 1)),
+    (lambda: {1}, lambda c: c.add(len(c) + 1)),
+]
+
+
+@pytest.mark.parametrize("gradient", [unplanned, watched_first])
+def test_containers_that_a_trace_has_changed_are_put_back(gradient: Any) -> None:
+    x = tg.tensor(np.ones((3, 2), "float32"))
+
+    def step_of(held: Any, change: Any) -> Any:
+        def step(x: Tensor) -> Any:
+            change(held)
+            return gradient(x)
+
+        return step
+
+    for make, change in CONTAINERS:
+        one, two = make(), make()
+        step, planned = step_of(one, change), tg.planned(step_of(two, change))
+        for _ in range(5):
+            step(x)
+            planned(x)
+            assert repr(one) == repr(two)
+
+
+@pytest.mark.parametrize("gradient", [unplanned, watched_first])
+def test_arrays_and_generators_that_a_trace_has_moved_are_put_back(gradient: Any) -> None:
+    def sides() -> Any:
+        plan_cache().cells.clear()
+        np.random.seed(1)
+        random.seed(2)
+        tg.manual_seed(3)
+        generators = (
+            *(np.random.default_rng(4), np.random.RandomState(5), random.Random(6)),
+            np.random.Generator(np.random.MT19937(7)),
+        )
+        history = np.zeros(4), np.zeros((2, 3), "int64")[:, ::2], np.array([[], None], dtype=object)
+
+        def step(x: Tensor, given: Any) -> Any:
+            for array in history[:2]:
+                array[0] += 1
+            history[2][1] = (history[2][1] or 0) + 1
+            given[1:] += 2
+            drawn = [
+                *(generators[0].standard_normal(), generators[1].normal(), generators[2].random()),
+                *(generators[3].integers(1000), np.random.normal(), random.random()),
+                nn.Linear(1, 1).weight.numpy().item(),
+            ]
+            return gradient(x * drawn[0]), drawn
+
+        return step, history
+
+    x, found = tg.tensor(np.ones((3, 2), "float32")), []
+    for make in (lambda step: step, tg.planned):
+        step, history = sides()
+        step, given = make(step), np.zeros(3, "float32")
+        drawn = [step(x, given)[1] for _ in range(5)]
+        found.append((drawn, [array.tolist() for array in (*history, given)]))
+    assert found[0] == found[1]
+    assert found[0][1][0][0] == 5
+
+
+def test_a_large_array_is_not_copied_each_time() -> None:
+    data = np.zeros((4, 2**20), "float64")
+
+    def step(x: Tensor) -> Any:
+        data[0] += 1
+        return unplanned(x)
+
+    x = tg.tensor(np.ones((3, 2), "float32"))
+    planned = tg.planned(step)
+    for _ in range(5):
+        planned(x)
+    assert data[0, 0] == 5
+    assert "data, too large to copy" in planned.report()
+
+    def reading(x: Tensor) -> Any:
+        w = tg.tensor(np.ones((3, 2), "float32"), requires_grad=True)
+        tg.sum(w * x * float(data[0, 0])).backward()
+        return w.grad
+
+    planned = tg.planned(reading)
+    planned(x)
+    assert "too large" in planned.report()
+    data.flags.writeable = False
+    np.testing.assert_allclose(planned(x).numpy(), 5)
+    assert is_planned(planned), planned.report()
+
+
+@both
+def test_a_tensor_that_is_given_twice_is_one() -> None:
+    def step(q: Tensor, k: Tensor, more: Any = ()) -> Any:
+        q.grad = k.grad = None
+        loss = tg.sum(q * k * (37 if q is k else 333))
+        loss = loss + tg.sum(q * 2 if any(m is q for m in more) else q)
+        loss.backward()
+        return loss, q.grad, k.grad, q
+
+    def leaf(seed: int) -> Tensor:
+        array = np.random.default_rng(seed).normal(size=(3, 2)).astype("float32")
+        return tg.tensor(array, requires_grad=True)
+
+    x, y = leaf(0), leaf(1)
+    planned = tg.planned(step, retrace=RETRACE[0])
+    for _ in range(2):
+        for args in ((x, x), (x, y), (y, y), (y, x), (x, y, [y, x]), (x, y, [y, y]), (x, x, [x])):
+            expected = [np.array(a.numpy()) for a in step(*args)]
+            found = planned(*args)
+            assert is_planned(planned)
+            assert found[3] is args[0]
+            for a, b in zip(found, expected, strict=True):
+                np.testing.assert_allclose(a.numpy(), b, rtol=1e-5)
+
+
+@both
+def test_a_tensor_that_is_given_and_captured() -> None:
+    const = tg.tensor(np.ones((3, 2), "float32"))
+
+    def step(q: Tensor) -> Any:
+        w = tg.tensor(np.ones((3, 2), "float32"), requires_grad=True)
+        tg.sum(w * q * (37 if q is const else 333)).backward()
+        return w.grad
+
+    planned = tg.planned(step, retrace=RETRACE[0])
+    for _ in range(2):
+        np.testing.assert_allclose(planned(const).numpy(), 37)
+        assert "it reaches as well" in planned.report()
+    np.testing.assert_allclose(planned(const * 1).numpy(), 333)
+    assert is_planned(planned)
 
 
 # Mistakes.

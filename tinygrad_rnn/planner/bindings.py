@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+import random as python_random
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -73,16 +74,54 @@ class Binding(NamedTuple):
         elif isinstance(holder, dict):
             if key is not None:
                 holder[key] = before
-            elif [*now] != [*before]:
-                holder.clear()
-                holder.update(before)
-            else:
-                holder.update({k: x for k, x in before.items() if now[k] is not x})
+            elif [*now] != [*before] or not _same_parts(now, before):
+                _fill(holder, before)
         elif key is not None:
             setattr(holder, key, before)
         elif len(now) != len(before) or not _same_parts(now, before):
-            holder.clear()
-            (holder.update if isinstance(holder, set) else holder.extend)(before)
+            _fill(holder, before)
+
+
+class Contents(NamedTuple):
+    """The elements of an array, or how far a generator of random numbers has come."""
+
+    holder: Any
+    before: Any
+
+    @classmethod
+    def of(cls, x: Any) -> Contents:
+        """What it holds now, copied."""
+        if isinstance(x, python_random.Random):
+            return cls(x, x.getstate())
+        if isinstance(x, np.random.RandomState):
+            return cls(x, x.get_state(legacy=False))
+        if isinstance(x, np.random.Generator):
+            return cls.of(x.bit_generator)
+        return cls(x, x.state if isinstance(x, np.random.BitGenerator) else x.copy())
+
+    def restore(self) -> None:
+        """Have it hold again what it held."""
+        x, before = self
+        if isinstance(x, python_random.Random):
+            x.setstate(before)
+        elif isinstance(x, np.random.RandomState):
+            x.set_state(before)
+        elif isinstance(x, np.random.BitGenerator):
+            x.state = before
+        else:
+            x[...] = before
+
+
+def _fill(holder: Any, parts: Any) -> None:
+    """Have a container hold these parts, whatever its class makes of ``update`` and the like."""
+    kinds: tuple[Any, ...] = OrderedDict, dict, list, deque, set
+    kind = next(kind for kind in kinds if isinstance(holder, kind))
+    kind.clear(holder)
+    if issubclass(kind, dict):
+        for key, part in parts.items():
+            kind.__setitem__(holder, key, part)
+    else:
+        (kind.update if kind is set else kind.extend)(holder, parts)
 
 
 def _same_parts(now: Any, before: Any) -> bool:

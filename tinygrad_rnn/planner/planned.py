@@ -49,6 +49,7 @@ LEAST = 2**14
 """Elements of all arguments below which a function runs as it is: to trace it takes longer."""
 
 _SMALL = "its arguments are small: it runs as it is"
+_CAPTURED = "an argument is a tensor that it reaches as well, and may be told from others"
 
 
 class _Known(NamedTuple):
@@ -120,7 +121,10 @@ class Planned(Generic[P, R]):
         if reason is not None:
             self._last = reason
             return self.function(*call.args, **call.kwargs)
-        standing = Standing(call.subject, "function")
+        standing = Standing(call.subject, "function", fully=True)
+        if standing.reach is not None and call.is_within(standing.reach):
+            self._last = _CAPTURED
+            return self.function(*call.args, **call.kwargs)
         if standing.known:
             try:
                 ready = _prepare(call.on, call.tensors, standing)
@@ -143,10 +147,13 @@ class Planned(Generic[P, R]):
     def _step(self, call: _Arguments, reason: str | None, key: Any) -> R:
         """The result of a function that differentiates inside: a training step."""
         reason = reason or self._hopeless
-        reach = Reach(call.subject)
-        trusted = is_marked(self.function) or not self.retrace
-        if reason is None and reach.refused is not None and not trusted:
-            reason = f"the function reaches {reach.refused}"
+        if reason is None:
+            reach = Reach((call.subject, call.arrays), fully=True)
+            trusted = is_marked(self.function) or not self.retrace
+            if reach.refused is not None and not trusted:
+                reason = f"the function reaches {reach.refused}"
+            elif call.is_within(reach):
+                reason = _CAPTURED
         if reason is None:
             try:
                 ready = prepare_step(call.on, call.tensors)
@@ -216,9 +223,15 @@ def _tensors(args: Sequence[Any]) -> list[Tensor]:
     return [x for x in args if isinstance(x, Tensor)]
 
 
+def _shared(tensors: Sequence[Tensor]) -> tuple[int, ...]:
+    """Where each Tensor was given first, if any is given twice."""
+    ids = [*map(id, tensors)]
+    return tuple(map(ids.index, ids)) if len({*ids}) < len(ids) else ()
+
+
 def _key_of(mode: Mode, tensors: Sequence[Tensor]) -> Any:
     """What calls with nothing but Tensors have in common."""
-    kinds: list[Any] = [mode.recording, default_dtype()]
+    kinds: list[Any] = [mode.recording, default_dtype(), _shared(tensors)]
     for x in tensors:
         array = x._array
         kinds.append((type(array), array.shape, array.dtype, x._node is None))
@@ -240,6 +253,15 @@ class _Arguments:
         return [x for x in self.leaves if type(x) not in _PLAIN and not isinstance(x, Tensor)]
 
     @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Arrays among them, which may be written to."""
+        return tuple([x for x in self.leaves if type(x) is np.ndarray])
+
+    def is_within(self, reach: Reach) -> bool:
+        """Whether any Tensor is one that can be reached from the function, too."""
+        return not reach.tensors.isdisjoint(map(id, self.tensors))
+
+    @property
     def subject(self) -> Any:
         """The function, together with what it is given that may change."""
         rest = self.objects
@@ -249,7 +271,7 @@ class _Arguments:
         """What calls have in common that may run by the same plan."""
         if not self.kwargs and len(self.args) == len(_tensors(self.args)):
             return _key_of(mode, self.args)
-        kinds: list[Any] = [self.structure, mode.recording, default_dtype()]
+        kinds: list[Any] = [self.structure, mode.recording, default_dtype(), _shared(self.tensors)]
         for x in self.leaves:
             if isinstance(x, Tensor):
                 array = x._array
@@ -265,8 +287,9 @@ class _Arguments:
     def on(self, tensors: Sequence[Tensor]) -> Any:
         """What the function returns for other Tensors; Unplanned if it changes what holds them."""
         leaves, structure = self.leaves.copy(), self.structure
-        for place, x in zip(self.places, tensors, strict=True):
-            leaves[place] = x
+        one: dict[int, Tensor] = {}  # for one that is given twice
+        for place, given, x in zip(self.places, self.tensors, tensors, strict=True):
+            leaves[place] = one.setdefault(id(given), x)
         args, kwargs = rebuilt = unflatten(structure, leaves)
         result = self.function(*args, **kwargs)
         after, now = flatten(rebuilt, structure)
@@ -330,23 +353,26 @@ def planned(function: Any = None, *, retrace: bool = True) -> Any:
     So does any call that cannot be planned, with the same results: one that looks at a value
     (``if``, ``.item()``, NumPy), keeps a Tensor or changes something that it can reach or is given,
     has a loop of ``unroll`` in it (which is planned by itself), runs inside ``vmap`` or another
-    trace, or has arguments of fewer than 2**14 elements, for which tracing takes longer than it
-    saves. A function of yours runs as it is and is watched when it is first called, and planned
-    from the next call on if nothing changed in what it can reach; ``@tinygrad_rnn.pure`` trusts it
-    at once. ``planned(f).report()`` says how the last call ran.
+    trace, is given a Tensor that it reaches as well, reaches NumPy arrays of more than 16 MiB that
+    are not read-only, or has arguments of fewer than 2**14 elements, for which tracing takes longer
+    than it saves. A function of yours runs as it is and is watched when it is first called, and
+    planned from the next call on if nothing changed in what it can reach; ``@tinygrad_rnn.pure``
+    trusts it at once. ``planned(f).report()`` says how the last call ran.
 
     A function that calls ``backward`` is a training step, of any size, with loops in it. Its
     gradients, parameters and optimiser states are all changed at its end or, if it raises, not at
     all: also where the step runs literally. The loss comes back released, ``.grad`` is filled, and
     adds up where nothing zeroes it. Values are there when the step has returned them: whoever asks
     inside (``loss.item()``, ``if norm > 1``) gets a TypeError that says so. Python runs once for
-    each call, so counters count and schedules step. A step runs literally, with the reason in the
-    report, under ``detect_anomaly``, with ``retain_graph`` or ``create_graph``, with hooks, with
-    sparse embeddings, where it rebinds ``p.data`` by hand, reads a parameter or a state after its
-    update, updates one twice, returns what can still be differentiated, or keeps a Tensor (return
-    it, and keep what is returned). A loop over a cell of yours has to be watched first, as ever.
-    Tracing takes Python about as long as the step itself, so with ``retrace`` a small model gains
-    nothing.
+    each call, so counters count and schedules step; where a trace is given up and Python runs
+    again, names, containers, arrays and generators of random numbers are put back before, and only
+    what went elsewhere, as what it printed, is there twice. A step runs literally, with the reason
+    in the report, under ``detect_anomaly``, with ``retain_graph`` or ``create_graph``, with hooks,
+    with sparse embeddings, where it rebinds ``p.data`` by hand, reads a parameter or a state after
+    its update, updates one twice, returns what can still be differentiated, or keeps a Tensor
+    (return it, and keep what is returned). A loop over a cell of yours has to be watched first, as
+    ever. Tracing takes Python about as long as the step itself, so with ``retrace`` a small model
+    gains nothing.
 
     Args:
         function: what to plan.

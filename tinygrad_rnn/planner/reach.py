@@ -36,8 +36,9 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from .. import random
 from ..tensor import Tensor
-from .bindings import Binding, Slot
+from .bindings import Binding, Contents, Slot
 from .definitions import (
     INSTALLED_ROOTS,
     OUR_ROOTS,
@@ -52,9 +53,10 @@ from .trust import has_forward_of_ours, is_marked
 
 _MOST = 2000
 _MOST_THROUGH = 50_000  # where nothing is watched, and what there is only compared
-_COPIED = 1 << 16  # bytes of an array that is compared as a whole
 """Things to look at: a cell that reaches more is refused, since looking would take too long."""
 
+_COPIED = 1 << 16  # bytes of an array that is compared as a whole
+_KEPT = 1 << 24  # bytes of all arrays that are copied to be put back
 
 _HIDING = frozenset(
     (os.stat.__module__, "_decimal", "_signal", "_thread", "decimal", "gc", "sys", "time")
@@ -68,6 +70,7 @@ _UNSEEN = frozenset(
 )
 """Builtins whose results are nowhere to be reached."""
 
+_GLOBAL = (np.random.mtrand._rand, python_random._inst)  # generators that modules draw from
 _NOW = frozenset(("now", "today", "utcnow"))
 _COUNTING = frozenset(("cache_info", "__subclasses__"))
 _READING = frozenset(("read_text", "read_bytes", "open", "exists", "stat", "iterdir", "glob"))
@@ -100,7 +103,13 @@ class Reach:
     """What can be reached from a cell, as it is now.
 
     ``key`` is the list of atoms, ``refused`` is what there is that cannot be seen, ``generators``
-    are those of random numbers.
+    are those of random numbers. ``tensors`` are the ids of those that there are.
+
+    Args:
+        cell: the cell, or the function.
+        exactly: whether the atoms are to tell any change.
+        fully: whether ``restore`` is to put arrays and generators back, too. What reaches more than
+            can be copied is refused.
     """
 
     refused: str | None = None
@@ -108,9 +117,16 @@ class Reach:
     generators: tuple[Any, ...] = ()
     _dates = _files = _by_name = False
 
-    def __init__(self, cell: Any, exactly: bool = False, through: bool = False) -> None:
+    def __init__(
+        self, cell: Any, exactly: bool = False, fully: bool = False, through: bool = False
+    ) -> None:
         self.exactly = exactly
         self._through = through  # also what is marked as pure
+        self.tensors: set[int] = set()
+        self._fully = fully
+        self._contents = [Contents.of(x) for x in (*_GLOBAL, random.host_generator()) if fully]
+        self._states: set[int] = set()  # arrays of optimisers, which nobody writes to
+        self._copied = 0  # bytes
         self._atoms: list[Any] = []
         self._pending: list[tuple[Any, Any]] = [("the cell", cell)]
         self._seen: dict[int, int] = {}
@@ -207,6 +223,7 @@ class Reach:
             elif not isinstance(x, Tensor):
                 self._pending.append((name, x))
             else:
+                self.tensors.add(id(x))
                 if exactly:
                     self._alive += (x, x._array)
                     atoms += (name, id(x), (id(x._array), x._node is None))
@@ -281,7 +298,7 @@ class Reach:
         if self._are_too_many(len(parts)):
             return
         if type(parts) is not tuple:
-            before = parts.copy() if isinstance(parts, (list, deque, set)) else None
+            before = [*parts] if isinstance(parts, (list, deque, set)) else None
             self._bindings.append(Binding(name, parts, None, before))
         self._pending += [(name, part) for part in parts]
 
@@ -289,7 +306,7 @@ class Reach:
         self._atoms += (name, dict, len(parts))
         if self._are_too_many(len(parts)):
             return
-        self._bindings.append(Binding(name, parts, None, parts.copy()))
+        self._bindings.append(Binding(name, parts, None, dict(parts)))
         if all(type(key) is str for key in parts):
             self._pending += parts.items()
         else:
@@ -361,9 +378,19 @@ class Reach:
         self._atoms += (name, "generator", type(x).__name__)
         if isinstance(x, python_random.SystemRandom):
             self.refuse("a generator of the system's")
+        elif self._fully:
+            self._contents.append(Contents.of(x))
         self.generators += (x,)
 
     def _array(self, name: str, x: Any) -> None:
+        if self._fully and getattr(x.flags, "writeable", True) and id(x) not in self._states:
+            self._copied += x.nbytes
+            if self._copied <= _KEPT:
+                self._contents.append(Contents.of(x))
+            else:
+                self.refuse(
+                    f"{name}, too large to copy in case it is written to; make it read-only"
+                )
         small = isinstance(x, np.ndarray) and x.dtype.kind in "iub" and x.size <= 16
         if self._through and isinstance(x, np.ndarray) and x.flags.writeable and not small:
             if x.nbytes > _COPIED:
@@ -417,6 +444,10 @@ class Reach:
             visible = True
             self._bindings.append(Binding(name, held, None, held.copy()))
             self._items(held)
+            if self._fully and (about.origin == "ours" or about.whole):
+                state = held.get("state")
+                for parts in state.values() if type(state) is dict else ():
+                    self._states |= {*map(id, parts.values())} if type(parts) is dict else set()
         for slot in about.slots:
             try:
                 value = getattr(x, slot)
@@ -476,6 +507,8 @@ class Reach:
         """Bind again what was bound, and fill containers as they were filled."""
         for binding in reversed(self._bindings):
             binding.restore()
+        for contents in self._contents:
+            contents.restore()
 
 
 Look: TypeAlias = Callable[[Reach, str, Any], None]

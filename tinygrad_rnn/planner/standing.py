@@ -32,14 +32,14 @@ class Standing:
     them, which is None for one that is met for the first time.
     """
 
-    def __init__(self, cell: Any, kind: str = "cell") -> None:
+    def __init__(self, cell: Any, kind: str = "cell", fully: bool = False) -> None:
         self.cell = cell
         self.kind = kind  # what it is: what is known of it as another does not count
         self.trusted = is_marked(cell) or is_ours(cell)
         self.reach: Reach | None = None
         self.record: Record | None = None
         if not self.trusted:
-            self.reach = Reach(cell)
+            self.reach = Reach(cell, fully=fully)
             self.record = planner.cells.get(self.key)
 
     @property
