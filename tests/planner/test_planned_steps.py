@@ -10,9 +10,11 @@ what it leaves behind itself.
 from __future__ import annotations
 
 import gc
+import operator
 import os
 import random
 import threading
+from array import array as buffer
 from collections import Counter, OrderedDict, UserDict, UserList, defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -665,6 +667,7 @@ CONTAINERS: list[tuple[Callable[[], Any], Callable[[Any], Any]]] = [
     (lambda: Adding([1]), lambda c: c.append(len(c))),
     (lambda: deque([1], maxlen=3), lambda c: c.append(c[-1] + 1)),
     (lambda: {1}, lambda c: c.add(len(c) + 1)),
+    (lambda: buffer("i", [0, 0]), lambda c: operator.setitem(c, 0, c[0] + 1)),
 ]
 
 

@@ -472,6 +472,9 @@ class Reach:
         except TypeError:
             self.refuse(f"{name}, a {type(x).__name__}, which cannot be looked into")
             return
+        with contextlib.suppress(TypeError, ValueError, BufferError):
+            if self._fully and not memoryview(x).readonly:
+                self.refuse(f"{name}, a {type(x).__name__}, which may be written to")
 
     @property
     def attributes(self) -> Iterable[str]:
