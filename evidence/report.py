@@ -25,6 +25,13 @@ fewer seeds than an experiment asks for says so.
 writes this page again. Times are of a machine that other programs kept busy at the same time: see
 the load. Chorales and digits are data of packages, which their experiments name where they are not
 installed. A new experiment is a module of `pages/`, committed before it is run.
+
+`python -m evidence chorales --data FILE` runs that experiment on chorales of yours, such as those
+of the paper: a JSON file, `{"train": [...], "valid": [...], "test": [...]}`, lists of pieces, a
+piece a list of steps, a step the list of MIDI pitches (21 to 108) that sound; or a pickle of the
+same, such as `JSB Chorales.pickle`. Of a pickle nothing is read but containers and integers,
+NumPy's included. The results are kept apart, in a folder of `results/` that is named by what is in
+the file, and are no part of this page.
 """
 
 
@@ -53,7 +60,9 @@ def measured(runs: list[dict[str, float]], key: str, form: str) -> str:
 def write_readme(folder: Path, kept: Path) -> None:
     """README.md and plots/ in ``folder``, from the results in ``kept``."""
     every = [Results.read(page, kept) for page in PAGES.values()]
-    (folder / "README.md").write_text(readme(every), encoding="utf-8")
+    part = folder / "README.part"
+    part.write_text(readme(every), encoding="utf-8")
+    part.replace(folder / "README.md")
     for results in filter(has_curves, every):
         draw(results, folder / "plots" / f"{results.experiment.name}.png")
 

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +17,8 @@ import numpy as np
 import pytest
 
 import tinygrad_rnn as tg
-from evidence.__main__ import KEPT, main
+from evidence import command, data
+from evidence.command import KEPT, main
 from evidence.experiment import Experiment, Outcome, Results, interval
 from evidence.pages import (
     PAGES,
@@ -28,7 +33,7 @@ from evidence.pages import (
 from evidence.pages import temporal_order as order
 from evidence.report import readme
 from evidence.training import Each, train
-from tinygrad_rnn import nn
+from tinygrad_rnn import nn, optim
 
 
 @pytest.fixture
@@ -116,6 +121,13 @@ def test_what_cannot_be_asked_for(capsys: Any) -> None:
         (["--seeds", "4-2"], "evidence: --seeds: '4-2' is empty"),
         (["--seeds", "x"], "evidence: --seeds: written 3 or 0-4, not 'x'"),
         (["--seeds", f"{2**32}"], "evidence: --seeds: a seed is below 2**32"),
+        (["--seeds", f"0-{2**32}"], "evidence: --seeds: a seed is below 2**32"),
+        (["--results", __file__], f"evidence: --results: {__file__} is a file"),
+        (["--table", "--results", "/none"], "evidence: --results: there is no folder /none"),
+        (["adding", "--data", __file__], "evidence: --data is for chorales only"),
+        (["--data", __file__], "evidence: --data is for chorales only"),
+        (["chorales", "--data", "/none"], "evidence: [Errno 2] No such file or directory: '/none'"),
+        (["chorales", "--data", __file__], f"evidence: {__file__} is neither JSON nor a pickle"),
     ):
         assert main(arguments) == 2
         out, err = capsys.readouterr()
@@ -255,6 +267,200 @@ def test_losses_of_chorales_count_no_padding() -> None:
     alone = [chorales.total(model, chorales.padded([roll])).item() for roll in rolls]
     together = chorales.total(model, chorales.padded(rolls)).item()
     assert math.isclose(sum(alone), together, rel_tol=1e-5)
+
+
+SOME: dict[str, Any] = {
+    "train": [[[60, 64, 67], [], [21, 108]], [[62]]],
+    "valid": [[[60], [60, 60]]],
+    "test": [[[61], [59]]],
+}
+
+
+def numbered(x: Any, integer: Any, several: type) -> Any:
+    """``x`` with other integers and sequences."""
+    if isinstance(x, list):
+        return several(numbered(y, integer, several) for y in x)
+    return integer(x)
+
+
+def test_chorales_of_a_file(tmp_path: Path) -> None:
+    def again(integer: Any, several: type) -> Any:
+        return {part: numbered(pieces, integer, several) for part, pieces in SOME.items()}
+
+    contents = {"json": b"\n" + json.dumps(SOME).encode()}
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        contents[f"plain{protocol}"] = pickle.dumps(again(int, tuple), protocol)
+        contents[f"numpy{protocol}"] = pickle.dumps(again(np.int64, list), protocol)
+    for kind in ("<u1", ">i2", ">i8"):
+        contents[kind] = pickle.dumps(again(lambda x, k=kind: np.array(x, k)[()], list))
+    # As Python 2 wrote it: texts are bytes, and so is what an integer consists of.
+    old = b"cnumpy.core.multiarray\nscalar\n(cnumpy\ndtype\n(S'i8'\nI0\nI1\ntR(I3\nS'<'\nNNN"
+    old += b"I-1\nI-1\nI0\ntbS'<" + rb"\x00" * 7 + b"'\ntR."
+    sixty = b"(l(l" + old[:-1] + b"aa"  # a piece of one step, of the pitch 60
+    contents["python 2"] = b"(dS'train'\n(l%sasS'valid'\n(l%sasS'test'\n(l%sas." % ((sixty,) * 3)
+    for name, content in contents.items():
+        path = tmp_path / name.strip("<>")
+        path.write_bytes(content)
+        found = data.chorales_in(path)
+        if name == "python 2":
+            assert [[r.nonzero()[1].tolist() for r in found[part]] for part in found] == [
+                [[39]]
+            ] * 3
+            continue
+        for part, pieces in SOME.items():
+            assert len(found[part]) == len(pieces)
+            for roll, piece in zip(found[part], pieces, strict=True):
+                assert roll.shape == (len(piece), 88)
+                said = [sorted(np.flatnonzero(row) + 21) for row in roll]
+                assert said == [sorted(set(step)) for step in piece], name
+
+
+class Evil:
+    """Unpickling it would run a function."""
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (Path("/tmp/unpickled"),)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "neither JSON nor a pickle of plain lists: "),
+        (b"{", "neither JSON nor a pickle"),
+        (b'{"a":' * 10**5, "neither JSON nor a pickle"),
+        (pickle.dumps(SOME)[:-9], "neither JSON nor a pickle"),
+        (pickle.dumps({**SOME, "test": Evil()}), r"it names (pathlib|builtins)\S*, which is not"),
+        (pickle.dumps({**SOME, "test": np.ones(3)}), "it names numpy"),
+        (pickle.dumps({**SOME, "test": np.float64(1)}), "numbers of dtype 'f8', not integers"),
+        (pickle.dumps(np.zeros(3).dtype), "numbers of dtype 'f8', not integers"),
+        (pickle.dumps([1, 2]), "is a dict of train, valid, test to lists of pieces, not: list"),
+        (b'{"train": [], "test": []}', "lists of pieces, not: train, test"),
+        (json.dumps({**SOME, "more": []}).encode(), "not: train, valid, test, more"),
+        (json.dumps({**SOME, "test": []}).encode(), "test is empty"),
+        (json.dumps({**SOME, "test": 3}).encode(), "test is 3, not a list"),
+        (json.dumps({**SOME, "test": [[[60]], []]}).encode(), "test, piece 1 is empty"),
+        (json.dumps({**SOME, "test": [[60]]}).encode(), "test, piece 0, step 0 is 60, not a list"),
+        (json.dumps({**SOME, "test": ["ab"]}).encode(), "test, piece 0 is 'ab', not a list"),
+        *(
+            (json.dumps({**SOME, "train": [[[], [60, x]]]}).encode(), f"step 1: {x!r} is no MIDI")
+            for x in (20, 109, -1, 60.0, math.nan, True, None, "60")
+        ),
+    ],
+    ids=str,
+)
+def test_files_that_are_no_chorales(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        data.chorales_in(path)
+    assert not Path("/tmp/unpickled").exists()
+
+
+def test_results_from_other_chorales_are_kept_elsewhere(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    some = {
+        part: [[[int(p) for p in rng.integers(50, 70, 3)] for _ in range(5)] for _ in range(3)]
+        for part in data.PARTS
+    }
+    files = tmp_path / "file.json", tmp_path / "file.pickle"
+    files[0].write_text(json.dumps(some))
+    files[1].write_bytes(pickle.dumps(some))
+    small = {"epochs": 2, "rates": 1}
+    monkeypatch.setattr(
+        chorales, "PAGE", replace(chorales.PAGE, full={**chorales.PAGE.full, **small})
+    )
+    kept = tmp_path / "results"
+    monkeypatch.setattr(command, "KEPT", kept)
+    asked = ["chorales", "--seeds", "0", "--data"]
+    assert main([*asked, str(files[0])]) == 0
+    (folder,) = kept.iterdir()
+    content = json.loads((folder / "chorales.json").read_text())
+    assert folder.name == f"chorales-{content['numbers']['data']}"
+    assert content["setting"].startswith("3 / 3 / 3 pieces of a file")
+    capsys.readouterr()
+    assert main([*asked, str(files[1])]) == 0  # the same pieces: nothing is run again
+    assert capsys.readouterr().out.count("\n") == 1
+    some["test"][0][0] = []
+    files[0].write_text(json.dumps(some))
+    assert main([*asked, str(files[0])]) == 0
+    assert len(list(kept.iterdir())) == 2
+    assert main([*asked, str(files[0]), "--results", str(kept)]) == 2
+    assert "is for the data of the page" in capsys.readouterr().err
+
+
+def test_ctrl_c_with_data_says_the_file(tmp_path: Path, capsys: Any) -> None:
+    path = tmp_path / "a b.json"
+    path.write_text(json.dumps(SOME))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chorales, "fit", interrupting)
+        assert main(["chorales", "--data", str(path), "--results", str(tmp_path / "r")]) == 130
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"python -m evidence chorales --data '{path}' --results {tmp_path / 'r'}"
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("module", ["numpy", "evidence.pages.variants", "threadpoolctl"])
+def test_ctrl_c_while_something_is_imported(tmp_path: Path, module: str) -> None:
+    hook = f"""
+import sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Finder())
+"""
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    asked = [sys.executable, "-m", "evidence", "parity", "--quick", "--seeds", "3"]
+    root = Path(command.__file__).parents[1]
+    paths = os.pathsep.join([str(tmp_path), str(root), str(root / "backends")])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(asked, cwd=root, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert done.stdout == "\nInterrupted. To go on:\npython -m evidence parity --quick --seeds 3\n"
+
+
+def test_ctrl_c_while_results_are_written(
+    page: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, calls = Results.write, []
+
+    def interrupted(results: Results, folder: Path) -> None:
+        calls.append(len(results.runs))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        write(results, folder)
+
+    monkeypatch.setattr(Results, "write", interrupted)
+    assert main(["made_up", "--results", str(tmp_path)]) == 130
+    assert calls == [1, 2, 2]
+    assert len(Results.read(page, tmp_path).runs) == 2
+
+
+def interrupting(*_: Any, **__: Any) -> Any:
+    """Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def test_noise_is_drawn_for_every_update_and_taken_away_again() -> None:
+    gradients: list[np.ndarray] = []
+
+    class Watched(optim.SGD):
+        def step(self) -> None:
+            gradients.append(cell.weight_hh.grad.numpy())
+            for p, weight in zip(cell.parameters(), weights, strict=True):
+                np.testing.assert_array_equal(p.data, weight)
+            super().step()
+
+    cell = nn.RNNCell(88, 3)
+    weights = [p.data.copy() for p in cell.parameters()]
+    rolls = [np.eye(88, dtype="float32")[:4]] * 3
+    s = SimpleNamespace(epochs=2, patience=9, most=9)
+    for noise in (0.0, 0.1):
+        chorales.fit(cell, 0.0, 0, s, (rolls, rolls, rolls), Watched, noise)
+    same, differs = (abs(gradients[k] - gradients[k + 1]).max() for k in (0, 2))
+    assert same == 0 and differs > 1e-3
 
 
 @pytest.mark.evidence
