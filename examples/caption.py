@@ -86,8 +86,8 @@ def train(model: Captioner, images: np.ndarray, labels: np.ndarray, steps: int, 
     rng = np.random.default_rng(seed)
     optimizer = optim.Adam(model.parameters(), lr=3e-3)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    with support.progress(0, steps) as show:
-        for step in range(1, steps + 1):
+    with support.training(steps, model, optimizer, schedule, rng) as show:
+        for step in range(show.step + 1, steps + 1):
             scenes, captions = compose(images, labels, 32, rng)
             words, _ = pad_arrays(WORDS.encode([*said.split(), "<stop>"]) for said in captions)
             logits, _ = model(support.here(scenes), words)

@@ -32,9 +32,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from interruption import interruptions
 from support import (
     command,
-    interruptions,
+    kept_as,
     one_process_speaks,
     positive,
     positive_float,
@@ -166,17 +167,6 @@ def clock(spent: float, begun: float) -> float:
     lead where the steps will be done in time.
     """
     return begun + (1 - begun) * max(0.0, (spent - 0.1) / 0.9)
-
-
-def kept_as(path: Path) -> Path | None:
-    """Where a file that is there already will be kept when this run writes its own, if there is."""
-    if not path.is_file():
-        return None
-    n = 1
-    while (free := path.with_stem(f"{path.stem}-{n}")).exists():
-        n += 1
-    print(f"{path} is there already: it will be kept as {free}.")
-    return free
 
 
 def bits(logits: tg.Tensor, targets: tg.Tensor) -> tg.Tensor:

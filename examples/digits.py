@@ -70,7 +70,7 @@ def train(model: nn.Module, images: np.ndarray, labels: np.ndarray, epochs: int,
     steps = epochs * len(batches)
     optimizer = optim.Adam(model.parameters(), lr=3e-3)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    with support.progress(0, steps) as show:
+    with support.training(steps, model, optimizer, schedule, batches, rng) as show:
         while batches.epoch < epochs:
             for rows in batches:
                 logits = model(support.here(moved(images[rows], rng)))

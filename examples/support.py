@@ -1,6 +1,10 @@
-"""What examples share: progress that one can watch, Ctrl-C between two steps, kinds of options.
+"""What examples share: progress that one can watch, runs that one can stop, kinds of options.
 
-The subtle point is NumPy's BLAS. Planned loops share the processors among threads of their own,
+Ctrl-C ends a run after the step that it is in. What the run has done is then in ``runs/``, and the
+same command with ``--resume`` goes on from there, bit for bit as if it had never stopped:
+``training`` and ``over_seeds`` see to that.
+
+A subtle point is NumPy's BLAS. Planned loops share the processors among threads of their own,
 which sleep while they wait. Those of a BLAS wait awake, and take from them what is free: with two
 of each on two processors a step of ``char_lm.py`` took 54 ms where one thread of the BLAS left
 33 ms, and 180 beside two busy programs where that left 123. So ``prepare_blas`` gives it one.
@@ -12,21 +16,24 @@ import argparse
 import math
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+import interruption
 import numpy as np
+from interruption import interruptions
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import distributed
+from tinygrad_rnn.serialization import Checkpoint
 
 T = TypeVar("T")
 Measured: TypeAlias = dict[str, list[float]]
@@ -93,15 +100,168 @@ def progress(begun: int, steps: int, minutes: float = math.inf) -> Iterator[Show
     yield line
 
 
+class Stopped(KeyboardInterrupt):
+    """Ctrl-C was pressed, and the step that it came in is done."""
+
+
+class Run:
+    """What a run has done so far, which a checkpoint holds: what it measured, what it trained.
+
+    A run has turns: before the first seed, and one for each. On resuming the program runs again
+    from its beginning; in place of a seed that was measured stands what it gave, and in place of a
+    training that was finished stands what came of it. The last seed's trainings are kept, since
+    that model is drawn or sampled from in the end.
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+        self.path, self.settings = path, settings
+        self.turns: list[dict[str, Any]] = [{"measured": None, "trainings": []}]
+        self.turn = self.trained = 0  # where the program is
+        self.checkpoint: Checkpoint | None = None
+
+    def resume(self) -> None:
+        """Begin with what the file holds; ValueError if that is another run's."""
+        self.checkpoint = distributed.load_checkpoint(self.path)
+        extra = self.checkpoint.extra
+        if not isinstance(extra, dict) or set(extra) != {"settings", "turns"}:
+            raise ValueError(f"{self.path} is no run of an example that could be resumed")
+        for name, value in self.settings.items():
+            if extra["settings"].get(name) != value:
+                begun = extra["settings"].get(name)
+                raise ValueError(
+                    f"{self.path} was begun with {name} {begun}, and not {value}: give the options "
+                    "that it was begun with, or no --resume to begin anew"
+                )
+        self.turns = extra["turns"]
+        self.checkpoint.restore()
+
+    def next_turn(self) -> dict[str, Any]:
+        """What is known of the seed that comes."""
+        self.turn, self.trained = self.turn + 1, 0
+        if self.turn == len(self.turns):
+            self.turns.append({"measured": None, "trainings": []})
+        return self.turns[self.turn]
+
+    def begin(self, parts: tuple[Any, ...]) -> tuple[int, float]:
+        """Put a training to where it was, if it was; returns its steps and seconds."""
+        trainings = self.turns[self.turn]["trainings"]
+        self.trained += 1
+        if self.trained > len(trainings):
+            return 0, 0.0
+        saved = trainings[self.trained - 1]
+        for part, state in zip(parts, saved["parts"], strict=True):
+            if isinstance(part, np.random.Generator):
+                part.bit_generator.state = state
+            elif isinstance(part, list):
+                part[:] = state
+            else:
+                part.load_state_dict(state)
+        if saved["random"] is not None:
+            tg.random.set_state(saved["random"])
+        elif self.checkpoint is not None:
+            self.checkpoint.restore()
+        return saved["step"], saved["seconds"]
+
+    def note(self, parts: tuple[Any, ...], step: int, seconds: float, finished: bool) -> None:
+        """How far a training is."""
+        states: list[Any] = []
+        for part in parts:
+            if isinstance(part, np.random.Generator):
+                states.append(part.bit_generator.state)
+            else:
+                states.append(deepcopy(part if isinstance(part, list) else part.state_dict()))
+        # Random numbers of a training under way are those of the checkpoint, process by process.
+        random = tg.random.get_state() if finished else None
+        noted = {"parts": states, "step": step, "seconds": seconds, "random": random}
+        self.turns[self.turn]["trainings"][self.trained - 1 : self.trained] = [noted]
+
+    def save(self) -> str:
+        """Write the checkpoint; returns the command to go on."""
+        if self.checkpoint is None and distributed.is_main() and (kept := kept_as(self.path)):
+            self.path.rename(kept)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        extra = {"settings": self.settings, "turns": self.turns}
+        distributed.save_checkpoint(self.path, extra=extra)
+        given = sys.argv[1:]
+        return command(*given, *(() if self.checkpoint else ("--resume",)))
+
+    def last_words(self) -> str:
+        """What Ctrl-C leaves outside of a training."""
+        done = any(turn["trainings"] or turn["measured"] for turn in self.turns)
+        if not done or distributed.size() > 1:  # of which each has been stopped somewhere else
+            return "Stopped; nothing was trained yet."
+        return f"Stopped. To go on: {self.save()}"
+
+
+_run: Run | None = None  # that of this program, from ``arguments`` on
+
+
+class Training:
+    """``show(step, text, loss=1.2)``: as ``Show``, and ends the program if Ctrl-C was pressed."""
+
+    def __init__(self, show: Show, pressed: list[int], step: int, seconds: float) -> None:
+        self._show, self._pressed = show, pressed
+        self.step = step
+        """The last step that was shown; 0 at first."""
+        self._begun = time.monotonic() - seconds
+
+    @property
+    def seconds(self) -> float:
+        """How long it has taken, with the time before it was resumed."""
+        return time.monotonic() - self._begun
+
+    def __call__(self, step: int, text: str = "", **values: float) -> None:
+        """Show a step that is done."""
+        self._show(step, text, **values)
+        self.step = step
+        if distributed.agree(self._pressed):
+            raise Stopped
+
+
 @contextmanager
-def interruptions() -> Iterator[list[int]]:
-    """A list that Ctrl-C adds to, so that it cuts no step and no file in half."""
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+def training(steps: int, *parts: Any, minutes: float = math.inf) -> Iterator[Training]:
+    """Show a training's steps; Ctrl-C saves it between two, and ``--resume`` puts it back.
+
+    ::
+
+        with support.training(steps, model, optimizer, schedule, batches, rng) as show:
+            while batches.epoch < epochs:
+                for rows in batches:
+                    ...
+                    schedule.step()
+                    show(schedule.last_epoch, loss=loss.item())
+
+    ``parts`` are all that a step changes: what has ``state_dict`` and ``load_state_dict``, NumPy's
+    generators, and lists of plain data. A training that was finished is put to its end, so its loop
+    has to ask the parts, or ``show.step``, whether there is anything left to do.
+    """
+    run = _run or Run(Path("runs", f"{Path(sys.argv[0]).stem}.safetensors"), {})
     try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
+        step, seconds = run.begin(parts)
+    except ValueError as error:
+        sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    try:
+        with progress(step, steps, minutes) as line, interruptions() as pressed:
+            show = Training(line, pressed, step, seconds)
+            yield show
+        run.note(parts, show.step, show.seconds, finished=True)
+    except Stopped:
+        run.note(parts, show.step, show.seconds, finished=False)
+        if _run is None:
+            raise
+        print(f"\nStopped at step {show.step} of {steps}. To go on: {run.save()}", flush=True)
+        sys.exit(130)
+
+
+def kept_as(path: Path) -> Path | None:
+    """Where a file that is there already will be kept when this run writes its own, if there is."""
+    if not path.is_file():
+        return None
+    n = 1
+    while (free := path.with_stem(f"{path.stem}-{n}")).exists():
+        n += 1
+    print(f"{path} is there already: it will be kept as {free}.")
+    return free
 
 
 def one_process_speaks() -> None:
@@ -152,10 +312,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def command_line(description: str, plot: bool = True, epochs: int = 0) -> argparse.ArgumentParser:
+def command_line(
+    description: str, plot: bool = True, epochs: int = 0, resume: bool = True
+) -> argparse.ArgumentParser:
     """A parser with the options that examples have in common, to be read by ``arguments``.
 
-    With ``epochs``, their number unless another is given, also those of ``over_seeds``.
+    With ``epochs``, their number unless another is given, also those of ``over_seeds``;
+    ``resume=False`` is for what takes no ``training``.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -171,11 +334,19 @@ def command_line(description: str, plot: bool = True, epochs: int = 0) -> argpar
     if plot:
         add("--plot", type=Path, metavar="FILE", default=picture, help=f"the picture ({picture})")
     add("--quick", action="store_true", help="little data, little model: does everything run?")
+    if resume:
+        told = f"go on from what Ctrl-C left in {_checkpoint(False)} or FILE, with the same options"
+        add("--resume", type=Path, nargs="?", const=Path(), metavar="FILE", help=told)
     return parser
+
+
+def _checkpoint(quick: bool) -> Path:
+    return Path("runs", f"{Path(sys.argv[0]).stem}{'_quick' * quick}.safetensors")
 
 
 def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
     """The command line read; with --quick, ``quick`` are the defaults. Sets backend and seed."""
+    global _run
     args = parser.parse_args()
     one_process_speaks()
     if args.quick:
@@ -190,7 +361,14 @@ def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespa
     try:
         tg.set_default_backend(args.backend)
         tg.manual_seed(args.seed)
-    except (ValueError, tg.BackendUnavailable) as error:
+        if "resume" in args:
+            begun = {k: v for k, v in vars(args).items() if k not in ("resume", "plot")}
+            named = args.resume is not None and args.resume != Path()
+            _run = Run(args.resume if named else _checkpoint(args.quick), begun)
+            interruption.end_in_one_line(_run.last_words)
+            if args.resume is not None:
+                _run.resume()
+    except (OSError, ValueError, tg.BackendUnavailable) as error:
         sys.exit(f"{parser.prog}: {error}")
     prepare_blas()
     if "plot" in args:
@@ -212,22 +390,25 @@ def here(x: np.ndarray) -> tg.Tensor:
 
 
 def over_seeds(args: argparse.Namespace, train: Callable[[int], dict[str, float]]) -> Measured:
-    """What ``train(seed)`` measures by the name of a model, for each seed; Ctrl-C ends it.
+    """What ``train(seed)`` measures by the name of a model, for each seed.
 
-    Then what the seeds before have given stands, and the command for the others is printed.
+    What was measured before Ctrl-C stands when the run is resumed.
     """
     measured: Measured = {}
-    for seed in range(args.seed, args.seed + args.seeds):
-        tg.manual_seed(seed)
-        started = time.monotonic()
-        try:
-            found = train(seed)
-        except KeyboardInterrupt:
-            left = args.seed + args.seeds - seed
-            print(f"\nTo go on: {command('--seed', str(seed), '--seeds', str(left))}")
-            sys.exit(130)
+    run, last = _run or Run(Path(), {}), args.seed + args.seeds - 1
+    for seed in range(args.seed, last + 1):
+        known, started = run.next_turn(), time.monotonic()
+        if known["measured"] is None or seed == last:  # of which the model is still wanted
+            tg.manual_seed(seed)
+            known["measured"] = dict(train(seed))
+            took = f"{(time.monotonic() - started) / 60:.1f} minutes"
+        else:
+            took = f"from {run.path}"
+        if seed < last:
+            known["trainings"] = []
+        found = known["measured"]
         told = ", ".join(f"{name} {value:.4g}" for name, value in found.items())
-        print(f"seed {seed}: {told}; {(time.monotonic() - started) / 60:.1f} minutes", flush=True)
+        print(f"seed {seed}: {told}; {took}", flush=True)
         for name, value in found.items():
             measured.setdefault(name, []).append(value)
     return measured

@@ -84,7 +84,7 @@ def usable(first: str) -> list[str]:
 def main() -> None:
     """Train, compare."""
     register_strict()
-    parser = command_line(__doc__, plot=False)
+    parser = command_line(__doc__, plot=False, resume=False)
     add = parser.add_argument
     add("--hidden", type=positive, default=128, metavar="N", help="size of the state (128)")
     add("--batch", type=positive, default=32, metavar="N", help="places read at once (32)")

@@ -127,7 +127,7 @@ def plot(by_cell: dict, by_gain: dict, descents: dict, path: Path) -> None:
 
 def main() -> None:
     """Measure, print, plot."""
-    parser = command_line(__doc__)
+    parser = command_line(__doc__, resume=False)
     parser.add_argument("--T", type=positive, default=100, help="steps of a sequence (100)")
     args = arguments(parser, T=20)
     drawn = np.random.default_rng(args.seed)

