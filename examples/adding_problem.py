@@ -18,12 +18,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from functools import partial
 from typing import NamedTuple
 
 import numpy as np
-from support import Figure, arguments, command_line, positive, positive_float, save_picture
+import support
+from support import positive, positive_float
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
@@ -67,7 +67,7 @@ def sequences(generator: np.random.Generator, T: int, rows: int) -> tuple[tg.Ten
 def train(name: str, seed: int, args: argparse.Namespace) -> Run:
     """Train one cell on sequences that are never the same twice."""
     tg.manual_seed(seed)
-    generator, began = np.random.default_rng(seed), time.monotonic()
+    generator = np.random.default_rng(seed)
     make, rate = CELLS[name]
     cell, readout = make(2, args.hidden), nn.Linear(args.hidden, 1)
     parameters = [*cell.parameters(), *readout.parameters()]
@@ -78,28 +78,30 @@ def train(name: str, seed: int, args: argparse.Namespace) -> Run:
         return readout(outputs[-1])
 
     curve, unseen = [], sequences(np.random.default_rng(2**32), args.T, 500)
-    for step in range(1, args.steps + 1):
-        xs, sums = sequences(generator, args.T, args.batch)
-        loss = tg.mse_loss(answer(xs), sums)
-        optimizer.zero_grad()
-        loss.backward()
-        optim.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if step % 50 == 0 or step == args.steps:
-            with tg.no_grad():
-                curve.append((step * args.batch, tg.mse_loss(answer(unseen[0]), unseen[1]).item()))
-            if curve[-1][1] < args.enough:
-                break
+    with support.training(None, cell, readout, optimizer, generator, curve) as show:
+        while show.step < args.steps and not (curve and curve[-1][1] < args.enough):
+            xs, sums = sequences(generator, args.T, args.batch)
+            loss = tg.mse_loss(answer(xs), sums)
+            optimizer.zero_grad()
+            loss.backward()
+            optim.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            step = show.step + 1
+            if step % 50 == 0 or step == args.steps:
+                with tg.no_grad():
+                    error = tg.mse_loss(answer(unseen[0]), unseen[1]).item()
+                curve.append((step * args.batch, error))
+            show(step)
     xs, sums = sequences(np.random.default_rng(2**32 + 1), args.T, 2560)
     with tg.no_grad():
         misses = (answer(xs) - sums).numpy()
     off = float((abs(misses) > 0.04 * 2).mean())
-    return Run(curve, float((misses**2).mean()), off, time.monotonic() - began)
+    return Run(curve, float((misses**2).mean()), off, 60 * show.minutes)
 
 
 def plot(runs: dict[str, list[Run]], args: argparse.Namespace) -> None:
     """Curves: a colour for each cell, a line for each seed."""
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = support.Figure(figsize=(7, 4.2), layout="constrained")
     axis = figure.subplots()
     for number, (name, found) in enumerate(runs.items()):
         for run in found:
@@ -110,12 +112,12 @@ def plot(runs: dict[str, list[Run]], args: argparse.Namespace) -> None:
     axis.set(title=f"The adding problem, T = {args.T}", xlabel="sequences", ylabel="squared error")
     axis.set_ylim(1e-3, 1)  # an IRNN can be wrong by far more, once in a while
     axis.legend(ncols=2, fontsize="small")
-    save_picture(figure, args.plot)
+    support.save_picture(figure, args.plot)
 
 
 def main() -> None:
     """Train every cell from every seed, print, plot."""
-    parser = command_line(__doc__)
+    parser = support.command_line(__doc__)
     add = parser.add_argument
     add("--cells", nargs="+", choices=CELLS, default=[*CELLS], help="which to compare (all)")
     add("--seeds", type=positive, default=1, help="runs of each, from --seed on (1)")
@@ -124,7 +126,7 @@ def main() -> None:
     add("--enough", type=positive_float, default=0.002, help="error that ends a run (0.002)")
     add("--hidden", type=positive, default=32, help="units of the cell (32)")
     add("--batch", type=positive, default=32, help="sequences in a step of the optimiser (32)")
-    args = arguments(parser, T=8, steps=100)
+    args = support.arguments(parser, T=8, steps=100)
     if args.T < 2 or args.seed + args.seeds > 2**32:
         sys.exit("adding_problem.py: --T is at least 2, and no seed beyond 2**32 - 1")
     print(f"T = {args.T}; always answering 1 has the error 1/6 = {BASELINE:.4f}\n{PUBLISHED}\n")

@@ -54,7 +54,7 @@ def train(model: Motifs, x: np.ndarray, y: np.ndarray, epochs: int, seed: int) -
     steps = epochs * len(batches)
     optimizer = optim.Adam(model.parameters(), lr=3e-3)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    with support.progress(0, steps) as show:
+    with support.training(steps, model, optimizer, schedule, batches) as show:
         while batches.epoch < epochs:
             for rows in batches:
                 logits = model(support.here(x[rows]))

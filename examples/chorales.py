@@ -70,7 +70,7 @@ def train(model: Choir, pieces: list[np.ndarray], epochs: int, seed: int) -> Non
     steps = epochs * len(batches)
     optimizer = optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.02)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    with support.progress(0, steps) as show:
+    with support.training(steps, model, optimizer, schedule, batches, rng) as show:
         while batches.epoch < epochs:
             for batch in batches:
                 shifts = rng.integers(-5, 6, len(batch))

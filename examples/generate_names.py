@@ -24,14 +24,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import support
 from names import END, PAD, Names, naive_bayes, ngram_bits
-from support import Figure, arguments, command_line, positive, positive_float, progress
+from support import positive, positive_float
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
 from tinygrad_rnn.data import Batches
 
 
+@tg.pure  # planned from its first call on, so that a run which is resumed rounds no differently
 class NameWriter(nn.Module):
     """A cell: letters (B,) and the state (B, H) to the logits of the next letters (B, V)."""
 
@@ -63,7 +65,7 @@ def train(model: NameWriter, names: Names, args: Namespace) -> None:
     steps = args.epochs * len(batches)
     optimizer = optim.Adam(model.parameters(), lr=4e-3)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    with progress(0, steps) as show:
+    with support.training(steps, model, optimizer, schedule, batches) as show:
         while batches.epoch < args.epochs:
             for batch in batches:
                 letters, _, countries = names.encode(batch)
@@ -79,7 +81,7 @@ def draw(states: np.ndarray, countries: Sequence[str], path: Path) -> None:
     """The states (C, H) that names begin in, on the plane in which they differ most."""
     centred = states - states.mean(axis=0)
     _, _, directions = np.linalg.svd(centred)
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    figure = support.Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.subplots()
     x, y = directions[:2] @ centred.T
     axes.plot(x, y, ".")
@@ -93,18 +95,15 @@ def draw(states: np.ndarray, countries: Sequence[str], path: Path) -> None:
 
 def main() -> None:
     """Train, compare, invent."""
-    parser = command_line(__doc__)
+    parser = support.command_line(__doc__)
     add = parser.add_argument
     add("--hidden", type=positive, default=192, metavar="N", help="size of the state (192)")
     add("--batch", type=positive, default=64, metavar="N", help="names at once (64)")
     add("--epochs", type=positive, default=12, metavar="N", help="times to read all names (12)")
     add("--temperature", type=positive_float, default=0.8, metavar="X", help="of the names (0.8)")
     add("--countries", nargs="+", metavar="NAME", help="whose names are shown, more of them (all)")
-    args = arguments(parser, hidden=48, batch=32, epochs=5)
-    try:
-        names = Names(share=1 / 16 if args.quick else 1)
-    except ModuleNotFoundError as error:
-        sys.exit(f"{parser.prog}: {error}")
+    args = support.arguments(parser, hidden=48, batch=32, epochs=5)
+    names = support.read(lambda: Names(share=1 / 16 if args.quick else 1))
     training, unseen, places = names.training, names.unseen, names.countries.symbols
     chosen = args.countries or places
     if not set(chosen) <= set(places):

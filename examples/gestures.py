@@ -50,7 +50,7 @@ def train(model: Watching, x: np.ndarray, y: np.ndarray, epochs: int, seed: int)
     steps = epochs * len(batches)
     optimizer = optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    with support.progress(0, steps) as show:
+    with support.training(steps, model, optimizer, schedule, batches, rng) as show:
         while batches.epoch < epochs:
             for rows in batches:
                 louder = rng.normal(1, 0.15, (len(rows), 6, 1)).astype("float32")

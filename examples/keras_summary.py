@@ -59,7 +59,7 @@ def train(model: Counting, symbols: Vocabulary, words: Words, epochs: int, seed:
     steps = epochs * len(batches)
     optimizer = optim.Adam(model.parameters(), lr=3e-3)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    with support.progress(0, steps) as show:
+    with support.training(steps, model, optimizer, schedule, batches) as show:
         while batches.epoch < epochs:
             for batch in batches:
                 numbers, lengths, classes = encode(symbols, batch)

@@ -15,23 +15,15 @@ network draws level, no more: 21,640 names are few, and neighbours among the cou
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import support
 from names import Names, naive_bayes
-from support import (
-    Figure,
-    arguments,
-    command_line,
-    positive,
-    positive_float,
-    progress,
-    save_picture,
-)
+from support import positive, positive_float
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
@@ -59,7 +51,7 @@ def train(model: NameReader, names: Names, args: Namespace) -> None:
     steps = args.epochs * len(batches)
     optimizer = optim.Adam(model.parameters(), lr=args.lr)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    with progress(0, steps) as show:
+    with support.training(steps, model, optimizer, schedule, batches) as show:
         while batches.epoch < args.epochs:
             for batch in batches:
                 letters, lengths, countries = names.encode(batch)
@@ -73,7 +65,7 @@ def train(model: NameReader, names: Names, args: Namespace) -> None:
 
 def draw(confusion: np.ndarray, countries: Sequence[str], path: Path) -> None:
     """The confusion matrix: of a country's names (rows), the shares guessed as each (columns)."""
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    figure = support.Figure(figsize=(7, 6), layout="constrained")
     axes = figure.subplots()
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     shown = axes.imshow(shares, "Blues", vmin=0, vmax=1)
@@ -81,22 +73,19 @@ def draw(confusion: np.ndarray, countries: Sequence[str], path: Path) -> None:
     axes.set_yticks(range(len(countries)), countries)
     axes.set(xlabel="guessed", ylabel="right", title="Countries of unseen first names")
     figure.colorbar(shown, label="share of the row")
-    save_picture(figure, path)
+    support.save_picture(figure, path)
 
 
 def main() -> None:
     """Train, compare, draw."""
-    parser = command_line(__doc__)
+    parser = support.command_line(__doc__)
     add = parser.add_argument
     add("--hidden", type=positive, default=128, metavar="N", help="state in each direction (128)")
     add("--batch", type=positive, default=64, metavar="N", help="names at once (64)")
     add("--epochs", type=positive, default=10, metavar="N", help="times to read all names (10)")
     add("--lr", type=positive_float, default=3e-3, metavar="X", help="first rate of Adam (0.003)")
-    args = arguments(parser, hidden=32, batch=32, epochs=3, lr=0.02)
-    try:
-        names = Names(share=1 / 16 if args.quick else 1)
-    except ModuleNotFoundError as error:
-        sys.exit(f"{parser.prog}: {error}")
+    args = support.arguments(parser, hidden=32, batch=32, epochs=3, lr=0.02)
+    names = support.read(lambda: Names(share=1 / 16 if args.quick else 1))
     print(f"{len(names.training):,} names to learn from, of {len(names.countries)} countries")
     model = NameReader(len(names.letters), args.hidden, len(names.countries))
     train(model, names, args)

@@ -72,8 +72,8 @@ def train(hours: Hours, end: int, steps: int, hidden: int, seed: int) -> Forecas
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     rng, length = np.random.default_rng(seed), 2 * WEEK
     q, future = support.here(np.array(QUANTILES, "float32")), np.arange(1, AHEAD + 1)
-    with support.progress(0, steps) as show:
-        for step in range(1, steps + 1):
+    with support.training(steps, model, optimizer, schedule, rng) as show:
+        for step in range(show.step + 1, steps + 1):
             start = rng.integers(0, end - length - AHEAD, 16)
             at = np.arange(length)[:, None] + start
             right = target(hours, at[24:, :, None] + future)

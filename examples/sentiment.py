@@ -68,7 +68,7 @@ def train(model: Reader, known: Vocabulary, some: Reviews, epochs: int, seed: in
     optimizer = optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     rng = np.random.default_rng(seed)
-    with support.progress(0, steps) as show:
+    with support.training(steps, model, optimizer, schedule, batches, rng) as show:
         while batches.epoch < epochs:
             for batch in batches:
                 numbers, lengths, labels = encode(known, batch, rng)

@@ -18,15 +18,14 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
-import time
 from collections import ChainMap
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 from string import ascii_lowercase
 from typing import Any
 
+import support
 from pronunciation import Pronunciations, error_rates, letter_by_letter, training_and_test
-from support import Figure, arguments, command_line, positive, positive_float, progress
+from support import positive, positive_float
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import distributed, nn, optim
@@ -85,21 +84,19 @@ def train(model: Pronouncer, training: Pronunciations, args: argparse.Namespace)
     batches = Batches(data, args.batch, seed=args.seed, length=lambda p: len(p[0]) + len(p[1]) / 99)
     optimizer = optim.Adam(model.parameters())
     distributed.broadcast(model, optimizer)
-    steps, started = args.epochs * len(batches), time.monotonic()
-    with progress(0, steps, args.minutes) as show:
-        endless = chain.from_iterable(repeat(batches))
-        for step, batch in enumerate(distributed.shard(endless)):
-            minutes = distributed.from_main((time.monotonic() - started) / 60)
-            if (done := max(step / steps, minutes / args.minutes)) >= 1:
-                break
+    steps, endless = args.epochs * len(batches), chain.from_iterable(repeat(batches))
+    with support.training(steps, model, optimizer, batches, minutes=args.minutes) as show:
+        while (done := max(show.step / steps, show.minutes / args.minutes)) < 1:
+            (batch,) = distributed.shard(islice(endless, 1))
             optimizer.zero_grad()
             loss, count = learn(model, batch) if batch else (0.0, 0)
             count = distributed.average_gradients(model.parameters(), count)
             optim.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.param_groups[0]["lr"] = args.lr * (1 + math.cos(math.pi * done)) / 2
             optimizer.step()
-            show(step + 1, loss=distributed.total(loss) / count)
-    print(f"{step / len(batches):.1f} epochs of {len(data):,} pairs in {minutes:.1f} minutes")
+            show(show.step + 1, loss=distributed.total(loss) / count)
+    epochs = show.step / len(batches)
+    print(f"{epochs:.1f} epochs of {len(data):,} pairs in {show.minutes:.1f} minutes")
 
 
 def learn(model: Pronouncer, batch: list[tuple[str, Any]]) -> tuple[float, int]:
@@ -119,7 +116,8 @@ def draw(model: Pronouncer, args: argparse.Namespace) -> None:
     _, weights = model([args.word], tg.tensor(model.phones.encode(said))[:, None])
     if not distributed.is_main():
         return
-    figure = Figure(figsize=(0.45 * len(args.word) + 1, 0.36 * len(said) + 1), layout="constrained")
+    size = 0.45 * len(args.word) + 1, 0.36 * len(said) + 1
+    figure = support.Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot(title="attention", xlabel="letters", ylabel="phones")
     axes.imshow(weights[:, 0].numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
     axes.set_xticks(range(len(args.word)), list(args.word))
@@ -129,7 +127,7 @@ def draw(model: Pronouncer, args: argparse.Namespace) -> None:
 
 def main() -> None:
     """Train, test, compare, draw."""
-    parser = command_line(__doc__)
+    parser = support.command_line(__doc__)
     add = parser.add_argument
     add("--hidden", type=positive, default=128, help="units in each direction of reading (128)")
     add("--batch", type=positive, default=128, help="pairs in a step of the optimiser (128)")
@@ -138,12 +136,9 @@ def main() -> None:
     add("--minutes", type=positive_float, default=15.0, help="to train, at most (15)")
     add("--beam", type=positive, default=5, help="hypotheses of the search (5)")
     add("--word", default="choreographer", help="what is drawn (choreographer)")
-    args = arguments(parser, hidden=32, batch=64, epochs=1, lr=0.02)
-    try:
-        LETTERS.encode(args.word)  # which may be impossible
-        training, test = training_and_test(stress=False)
-    except (ImportError, ValueError) as error:
-        sys.exit(f"{parser.prog}: {error}")
+    args = support.arguments(parser, hidden=32, batch=64, epochs=1, lr=0.02)
+    support.read(lambda: LETTERS.encode(args.word))  # which may be impossible
+    training, test = support.read(lambda: training_and_test(stress=False))
     if args.quick:
         training, test = ({w: p for w, p in x.items() if len(w) == 4} for x in (training, test))
     phones = Vocabulary.from_sequences(chain(*training.values()), specials=SPECIALS)

@@ -51,7 +51,7 @@ def train(
     steps = epochs * len(batches)
     optimizer = optim.Adam(model.parameters(), lr=5e-3)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    with support.progress(0, steps) as show:
+    with support.training(steps, model, optimizer, schedule, batches) as show:
         while batches.epoch < epochs:
             for batch in batches:
                 frames, lengths = pad_arrays(x for x, _ in batch)

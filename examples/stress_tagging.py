@@ -13,12 +13,12 @@ words is for the test. In the picture: how likely each stress is, above the dict
 from __future__ import annotations
 
 import argparse
-import sys
 from itertools import chain
 
 import numpy as np
+import support
 from pronunciation import training_and_test, without_stress
-from support import Figure, arguments, command_line, positive, positive_float, progress
+from support import positive, positive_float
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
@@ -61,17 +61,18 @@ def train(model: Tagger, pairs: Pairs, args: argparse.Namespace) -> None:
     batches = Batches(pairs, args.batch, seed=args.seed, length=lambda pair: len(pair[0]))
     optimizer = optim.Adam(model.parameters(), lr=args.lr)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs * len(batches))
-    with progress(0, schedule.T_max) as show:
-        for step, batch in enumerate(chain.from_iterable([batches] * args.epochs), 1):
-            phones, lengths, tags = padded(batch)
-            logits = model(phones, lengths)
-            loss = tg.cross_entropy(tg.moveaxis(logits, -1, 1), tags, ignore_index=NONE)
-            optimizer.zero_grad()
-            loss.backward()
-            optim.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            schedule.step()
-            show(step, loss=loss.item())
+    with support.training(schedule.T_max, model, optimizer, schedule, batches) as show:
+        while batches.epoch < args.epochs:
+            for batch in batches:
+                phones, lengths, tags = padded(batch)
+                logits = model(phones, lengths)
+                loss = tg.cross_entropy(tg.moveaxis(logits, -1, 1), tags, ignore_index=NONE)
+                optimizer.zero_grad()
+                loss.backward()
+                optim.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                schedule.step()
+                show(schedule.last_epoch, loss=loss.item())
 
 
 @tg.no_grad()
@@ -100,7 +101,7 @@ def accuracy(found: list[np.ndarray], pairs: Pairs) -> tuple[float, float]:
 
 def draw(words: list[str], spoken: list[list[str]], found: list[np.ndarray], plot: str) -> None:
     """A row for each word, a bar for each vowel."""
-    figure = Figure(figsize=(8, 1.5 * len(words)), layout="constrained")
+    figure = support.Figure(figsize=(8, 1.5 * len(words)), layout="constrained")
     for row, (word, phones, p) in enumerate(zip(words, spoken, found, strict=True), 1):
         axes = figure.add_subplot(len(words), 1, row, ylim=(0, 1), title=word)
         height = p * [[phone[-1].isdigit()] for phone in phones]
@@ -113,18 +114,15 @@ def draw(words: list[str], spoken: list[list[str]], found: list[np.ndarray], plo
 
 def main() -> None:
     """Train, test, compare, draw."""
-    parser = command_line(__doc__)
+    parser = support.command_line(__doc__)
     add = parser.add_argument
     add("--one-way", action="store_true", help="read from left to right only")
     add("--hidden", type=positive, default=96, help="units in each direction (96)")
     add("--batch", type=positive, default=128, help="words in a step of the optimiser (128)")
     add("--epochs", type=positive, default=5, help="times that all words are read (5)")
     add("--lr", type=positive_float, default=5e-3, help="of Adam, at first (0.005)")
-    args = arguments(parser, hidden=32, epochs=1, lr=0.02)
-    try:
-        training, test = training_and_test(stress=True)
-    except ImportError as error:
-        sys.exit(f"{parser.prog}: {error}")
+    args = support.arguments(parser, hidden=32, epochs=1, lr=0.02)
+    training, test = support.read(lambda: training_and_test(stress=True))
     spoken = list(chain(*training.values()))[:: 10 if args.quick else 1]
     symbols = Vocabulary.from_sequences(map(without_stress, spoken))
     pairs, unseen = tagged(spoken, symbols), tagged(list(chain(*test.values())), symbols)

@@ -51,11 +51,15 @@ PICTURES = (".png", ".pdf", ".svg", ".jpg")
 
 
 @contextmanager
-def progress(begun: int, steps: int, minutes: float = math.inf) -> Iterator[Show]:
+def progress(begun: int, steps: int | None, minutes: float = math.inf) -> Iterator[Show]:
     """Show what goes on, and for how long: a bar if there are rich and a terminal, else lines.
 
-    How long it will take is told by the steps so far; it is ``minutes`` at most.
+    How long it will take is told by the steps so far; it is ``minutes`` at most. With None for
+    ``steps`` nothing is shown.
     """
+    if steps is None:
+        yield lambda step, text="", **values: None
+        return
     started = time.monotonic()
     means: dict[str, float] = {}
 
@@ -143,7 +147,7 @@ class Run:
         return self.turns[self.turn]
 
     def begin(self, parts: tuple[Any, ...]) -> tuple[int, float]:
-        """Put a training to where it was, if it was; returns its steps and seconds."""
+        """Put a training to where it was, if it was; returns its steps and minutes."""
         trainings = self.turns[self.turn]["trainings"]
         self.trained += 1
         if self.trained > len(trainings):
@@ -160,9 +164,9 @@ class Run:
             tg.random.set_state(saved["random"])
         elif self.checkpoint is not None:
             self.checkpoint.restore()
-        return saved["step"], saved["seconds"]
+        return saved["step"], saved["minutes"]
 
-    def note(self, parts: tuple[Any, ...], step: int, seconds: float, finished: bool) -> None:
+    def note(self, parts: tuple[Any, ...], step: int, minutes: float, finished: bool) -> None:
         """How far a training is."""
         states: list[Any] = []
         for part in parts:
@@ -172,7 +176,7 @@ class Run:
                 states.append(deepcopy(part if isinstance(part, list) else part.state_dict()))
         # Random numbers of a training under way are those of the checkpoint, process by process.
         random = tg.random.get_state() if finished else None
-        noted = {"parts": states, "step": step, "seconds": seconds, "random": random}
+        noted = {"parts": states, "step": step, "minutes": minutes, "random": random}
         self.turns[self.turn]["trainings"][self.trained - 1 : self.trained] = [noted]
 
     def save(self) -> str:
@@ -199,16 +203,16 @@ _run: Run | None = None  # that of this program, from ``arguments`` on
 class Training:
     """``show(step, text, loss=1.2)``: as ``Show``, and ends the program if Ctrl-C was pressed."""
 
-    def __init__(self, show: Show, pressed: list[int], step: int, seconds: float) -> None:
+    def __init__(self, show: Show, pressed: list[int], step: int, minutes: float) -> None:
         self._show, self._pressed = show, pressed
         self.step = step
         """The last step that was shown; 0 at first."""
-        self._begun = time.monotonic() - seconds
+        self._begun = time.monotonic() - 60 * minutes
 
     @property
-    def seconds(self) -> float:
-        """How long it has taken, with the time before it was resumed."""
-        return time.monotonic() - self._begun
+    def minutes(self) -> float:
+        """How long it has taken, with the time before it was resumed; that of process 0."""
+        return distributed.from_main((time.monotonic() - self._begun) / 60)
 
     def __call__(self, step: int, text: str = "", **values: float) -> None:
         """Show a step that is done."""
@@ -219,7 +223,7 @@ class Training:
 
 
 @contextmanager
-def training(steps: int, *parts: Any, minutes: float = math.inf) -> Iterator[Training]:
+def training(steps: int | None, *parts: Any, minutes: float = math.inf) -> Iterator[Training]:
     """Show a training's steps; Ctrl-C saves it between two, and ``--resume`` puts it back.
 
     ::
@@ -233,23 +237,25 @@ def training(steps: int, *parts: Any, minutes: float = math.inf) -> Iterator[Tra
 
     ``parts`` are all that a step changes: what has ``state_dict`` and ``load_state_dict``, NumPy's
     generators, and lists of plain data. A training that was finished is put to its end, so its loop
-    has to ask the parts, or ``show.step``, whether there is anything left to do.
+    has to ask the parts, or ``show.step``, whether there is anything left to do. With None for
+    ``steps`` nothing is shown.
     """
     run = _run or Run(Path("runs", f"{Path(sys.argv[0]).stem}.safetensors"), {})
     try:
-        step, seconds = run.begin(parts)
+        step, spent = run.begin(parts)
     except ValueError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
     try:
         with progress(step, steps, minutes) as line, interruptions() as pressed:
-            show = Training(line, pressed, step, seconds)
+            show = Training(line, pressed, step, spent)
             yield show
-        run.note(parts, show.step, show.seconds, finished=True)
+        run.note(parts, show.step, show.minutes, finished=True)
     except Stopped:
-        run.note(parts, show.step, show.seconds, finished=False)
+        run.note(parts, show.step, show.minutes, finished=False)
         if _run is None:
             raise
-        print(f"\nStopped at step {show.step} of {steps}. To go on: {run.save()}", flush=True)
+        of = f" of {steps}" if steps else ""
+        print(f"\nStopped at step {show.step}{of}. To go on: {run.save()}", flush=True)
         sys.exit(130)
 
 
@@ -377,10 +383,10 @@ def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespa
 
 
 def read(reader: Callable[[], T]) -> T:
-    """What ``reader`` reads; where it is not installed, one line says how to come by it."""
+    """What ``reader`` reads; where that fails, one line says why, and how to come by it."""
     try:
         return reader()
-    except ModuleNotFoundError as error:
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 

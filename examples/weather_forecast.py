@@ -13,12 +13,12 @@ al. 2019). Their mean is the forecast for 2015, which none of them has seen.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
+import support
 from datasets import seattle_weather
-from support import Figure, arguments, command_line, positive, save_picture
+from support import positive
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
@@ -54,14 +54,16 @@ def train(model: Forecaster, windows: SlidingWindows, batches: Batches, epochs: 
     """Learn from batches of numbers of windows."""
     optimizer = optim.AdamW(model.parameters(), lr=5e-3, weight_decay=0.1)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=epochs * len(batches))
-    while batches.epoch < epochs:
-        for batch in batches:
-            days, following = windows[batch]
-            loss = pinball_loss(model(days), following[0, :, :1])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
+    with support.training(None, model, optimizer, schedule, batches) as show:
+        while batches.epoch < epochs:
+            for batch in batches:
+                days, following = windows[batch]
+                loss = pinball_loss(model(days), following[0, :, :1])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                show(schedule.last_epoch)
     model.eval()
 
 
@@ -83,26 +85,23 @@ def weather(made_up: bool) -> tuple[np.ndarray, np.ndarray]:
 
 def draw(right: np.ndarray, forecasts: np.ndarray, path: Path) -> None:
     """The year, day by day, over its forecasts (3, N)."""
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    figure = support.Figure(figsize=(8, 3.4), layout="constrained")
     axes = figure.subplots()
     axes.fill_between(range(len(right)), *forecasts[::2], alpha=0.3, label="80 % interval")
     axes.plot(forecasts[1], linewidth=1, label="forecast of the day before")
     axes.plot(right, "k.", markersize=3, label="measured")
     axes.set(xlabel="day of 2015", ylabel="highest temperature, °C", xlim=(0, len(right)))
     axes.legend()
-    save_picture(figure, path)
+    support.save_picture(figure, path)
 
 
 def main() -> None:
     """Train, calibrate, compare, draw."""
-    parser = command_line(__doc__)
+    parser = support.command_line(__doc__)
     add = parser.add_argument
     add("--epochs", type=positive, default=15, metavar="N", help="times to read the years (15)")
-    args = arguments(parser, epochs=8)
-    try:
-        year, features = weather(made_up=args.quick)
-    except ModuleNotFoundError as error:
-        sys.exit(f"{parser.prog}: {error}")
+    args = support.arguments(parser, epochs=8)
+    year, features = support.read(lambda: weather(made_up=args.quick))
     known = features[year < 2015]
     mean, std = known.mean(axis=0), known.std(axis=0)
     windows = SlidingWindows(((features - mean) / std).astype("float32"), DAYS)

@@ -131,6 +131,18 @@ def janggu(folder: Path, each: int = 90) -> None:
             file.write_text("".join(records), encoding="utf-8")
 
 
+class Tones:
+    """Says each word as a tone of its own, and a pause."""
+
+    rate = 22_050
+
+    def say(self, text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
+        t = np.arange(self.rate // 8) / self.rate
+        words = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+        parts = [np.sin(2 * np.pi * 300 * (words.index(w) + 2) * t) for w in text.split()]
+        return np.concatenate([x for part in parts for x in (part, 0 * part)]).astype("float32")
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "anomalies": autots,
     "binding_sites": janggu,

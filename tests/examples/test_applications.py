@@ -240,24 +240,12 @@ def test_melodies_are_kept_together_and_pieces_written(example: Any, tmp_path: P
     assert b"\x78\x80\x3c\0" in written and written.endswith(b"\0\xff\x2f\0")
 
 
-class Tones:
-    """Says each word as a tone of its own, and a pause."""
-
-    rate = 22_050
-
-    def say(self, text: str, voice: str, speed: int, pitch: int) -> np.ndarray:
-        t = np.arange(self.rate // 8) / self.rate
-        words = importlib.import_module("speech").WORDS
-        parts = [np.sin(2 * np.pi * 300 * (words.index(w) + 2) * t) for w in text.split()]
-        return np.concatenate([x for part in parts for x in (part, 0 * part)]).astype("float32")
-
-
 @pytest.mark.parametrize("backend", ["numpy", "array_api_strict"])
 def test_speech_digits_quick_listens_to_any_synthesiser(
     backend: str, example: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
 ) -> None:
     speech = example("speech_digits")
-    monkeypatch.setattr(speech, "Espeak", Tones)
+    monkeypatch.setattr(speech, "Espeak", small_data.Tones)
     few = example("speech").utterances
     monkeypatch.setattr(speech, "utterances", lambda s, n, *rest: few(s, max(n // 10, 3), *rest))
     run(example, "speech_digits", monkeypatch, "--epochs", "1", "--backend", backend)
@@ -268,11 +256,11 @@ def test_speech_digits_quick_listens_to_any_synthesiser(
 
 def test_strings_are_said_in_noise_and_warped_onto_each_other(example: Any) -> None:
     speech = example("speech")
-    heard, said = speech.utterances(Tones(), 20, ["m1"], ["en"], 5, 0)
+    heard, said = speech.utterances(small_data.Tones(), 20, ["m1"], ["en"], 5, 0)
     assert {len(numbers) for numbers in said} == {2, 3, 4, 5}
     assert all(x.shape[1] == 32 and abs(x.mean()) < 1e-5 for x in heard)
     assert all(abs(len(x) - 12.5 * len(n)) < 2 for x, n in zip(heard, said, strict=True))
-    again, _ = speech.utterances(Tones(), 20, ["m1"], ["en"], 5, 0)
+    again, _ = speech.utterances(small_data.Tones(), 20, ["m1"], ["en"], 5, 0)
     assert_array_equal(again[7], heard[7])
     x = heard[0]
     assert speech.warped(x, x.repeat(2, axis=0)) == 0 < speech.warped(x, heard[1])
