@@ -135,6 +135,38 @@ def test_dtypes_that_cannot_be() -> None:
             call()
 
 
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda x: tg.topk(x, 1), "topk"),
+        (lambda x: tg.conv1d(x, x), "conv1d"),
+        (lambda x: tg.masked_mean(x, x), "masked_mean"),  # inside a function that is wrapped
+        (lambda x: tg.unroll(lambda x, h: (tg.exp([1.0]), h), leaf(2, 1), leaf(1)), "exp"),
+        (lambda x: nn.Conv2d(1, 1, 1)(x and None), "Conv2d"),
+        (lambda x: nn.Sequential(nn.Linear(1, 1))(None), "Sequential"),
+    ],
+)
+def test_a_list_in_place_of_a_tensor_is_told_by_what_was_called(
+    call: Callable[..., Any], name: str
+) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}: expected a Tensor, an array or a number"):
+        call([1.0, 2.0])
+
+
+def test_a_symbol_out_of_range_is_told_alike_by_a_loop_that_is_planned() -> None:
+    decoder = nn.AttentionDecoder(
+        nn.Embedding(5, 2), nn.GRUCell(5, 3), nn.AdditiveAttention(3, 4, 3)
+    )
+    memory = decoder.remember(tg.ones((6, 2, 4)))
+    for mode in ("literal", "planned", "auto"):
+        for tokens, said in (
+            ([[1, 1], [-100, 1]], r"embedding: .* numbered 0 to 4; .*maximum\(x, 0\)"),
+            ([[1, 1], [5, 1]], "embedding: indices from 1 to 5 for 5 embeddings, .* 0 to 4$"),
+        ):
+            with pytest.raises(IndexError, match=said):
+                decoder(np.array(tokens), memory, mode=mode)
+
+
 def test_a_tensor_is_compared_with_anything() -> None:
     x = leaf(2)
     assert (x == None) is False  # noqa: E711
@@ -471,8 +503,11 @@ def test_bad_arguments_of_unroll() -> None:
         ({"lengths": [1, 2, 3]}, r"2 integers.*\(3,\)"),
         ({"lengths": 3}, "2 integers"),
         ({"lengths": [1, 2], "mask": np.ones((4, 2), bool)}, "not both"),
-        ({"mask": np.ones((2, 4), bool)}, r"mask is bool of shape \(4, 2\) \(time, batch\)"),
-        ({"mask": np.ones((4, 2))}, "mask is bool.*float64"),
+        (
+            {"mask": np.ones((2, 4), bool)},
+            r"mask is bool of shape \(4, 2\) \(time, batch\).*; mask.T has",
+        ),
+        ({"mask": np.ones((4, 2))}, "mask is bool.*float64.*; mask != 0 is bool"),
         ({"reset": np.ones((4,), bool)}, "reset is bool"),
         ({"mode": "fast"}, "'auto', 'literal' or 'planned'"),
     ):

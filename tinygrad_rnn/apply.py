@@ -100,7 +100,7 @@ def apply_several(primitive: Primitive, *inputs: Any, **parameters: Any) -> tupl
 
 def _entered(primitive: Primitive, x: Any) -> Array:
     try:
-        return as_tensor(x)._array
+        return as_tensor(x, caller_named=True)._array
     except TypeError as error:
         raise TypeError(f"{primitive.name}: {error}") from None
 

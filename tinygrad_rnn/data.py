@@ -295,7 +295,12 @@ def pad_arrays(
             none of their dtype.
     """
     given = list(sequences)
-    rows = [_host(sequence) for sequence in given]
+    try:
+        rows = [_host(sequence) for sequence in given]
+    except TypeError as error:
+        raise TypeError(
+            f"pad_arrays: {error}; vocabulary.encode(sequence) makes numbers of symbols"
+        ) from None
     # What dtype, and what shape a step has, is told by those that have steps, if any has.
     telling = [row for row in rows if row.size] or [
         row for row, own in zip(rows, given, strict=True) if hasattr(own, "dtype")

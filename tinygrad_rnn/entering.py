@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -40,3 +41,20 @@ def type_name(x: Any) -> str:
     kind = type(x)
     module = kind.__module__.partition(".")[0]
     return kind.__name__ if module == "builtins" else f"{module}.{kind.__name__}"
+
+
+def operation_called() -> str:
+    """The function or module of this library that was called, and a colon: how an error opens.
+
+    Of those that called each other the first one counts, since that is what its caller wrote.
+    """
+    name = ""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("tinygrad_rnn"):
+        code = frame.f_code
+        if code.co_name == "__call__" and "self" in frame.f_locals:
+            name = type(frame.f_locals["self"]).__name__
+        elif not code.co_name.startswith("_") and "<" not in code.co_qualname:
+            name = code.co_name
+        frame = frame.f_back  # type: ignore[assignment]
+    return f"{name}: " if name else ""

@@ -20,7 +20,7 @@ from tinygrad_rnn_backends import Backend, Scope, locks
 from . import anomaly, graph, names
 from .atomic import Change, Journal, note_slot
 from .dtypes import canonical_dtype, default_dtype, native_dtype
-from .entering import native, real, refuse_masked, type_name
+from .entering import native, operation_called, real, refuse_masked, type_name
 from .graph import Array, Node, Rows
 
 namespace = sys.modules[__package__]
@@ -625,10 +625,11 @@ def wrap(array: Any, node: Node | None) -> Tensor:
     return tensor
 
 
-def as_tensor(x: Any, *, share: bool = False) -> Tensor:
+def as_tensor(x: Any, *, share: bool = False, caller_named: bool = False) -> Tensor:
     """``x`` as a Tensor: arrays keep their dtype, Python floats get the default.
 
     An array is copied unless it is to be shared: a node may save it, and you may write to it.
+    ``caller_named`` is for a caller that puts the name of an operation before the error itself.
     """
     if isinstance(x, Tensor):
         return x
@@ -646,7 +647,8 @@ def as_tensor(x: Any, *, share: bool = False) -> Tensor:
     cure = "tinygrad_rnn.tensor(data) makes a Tensor from lists"
     if hasattr(x, "__dlpack__"):
         cure = "tinygrad_rnn.from_dlpack(x) makes a Tensor of what another library holds"
-    raise TypeError(f"expected a Tensor, an array or a number, not {type_name(x)}; {cure}")
+    name = "" if caller_named else operation_called()
+    raise TypeError(f"{name}expected a Tensor, an array or a number, not {type_name(x)}; {cure}")
 
 
 def on_host(operation: str, data: Any) -> np.ndarray[Any, Any]:

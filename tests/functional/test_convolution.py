@@ -58,22 +58,50 @@ def test_elements_that_tie_share_the_cotangent() -> None:
     ("call", "said"),
     [
         (lambda x: tg.conv2d(x, tg.ones((4, 2, 3, 3))), r"\(2, 3, 8, 8\) has 3 channels"),
-        (lambda x: tg.conv2d(x, tg.ones((4, 3, 9, 3))), r"conv2d: .*do not fit.*pad it"),
+        (
+            lambda x: tg.conv2d(x, tg.ones((4, 3, 9, 3))),
+            r"conv2d: a window of \(9, 3\) does not fit into \(8, 8\), .*pad more",
+        ),
+        (
+            lambda x: tg.conv2d(x, tg.ones((4, 3, 3, 3)), dilation=5, padding=1),
+            r"window of \(3, 3\), dilation \(5, 5\), does not fit into \(10, 10\), padding",
+        ),
+        (
+            lambda x: tg.max_pool1d(x, 9, 2),
+            r"max_pool1d: a window of \(9,\) does not fit into \(8,",
+        ),
+        (
+            lambda x: tg.conv2d(tg.moveaxis(x, 1, -1), tg.ones((4, 3, 3, 3))),
+            r"has 8 channels along axis -3, .* is for 3; .*moveaxis\(x, -1, -3\)",
+        ),
+        (
+            lambda x: tg.conv2d(x[:, 0], tg.ones((4, 1, 3, 3))),
+            r"2 channels .* is for 1; expand_dims\(x, axis=-3\)",
+        ),
+        (
+            lambda x: tg.conv1d(tg.ones((7, 2, 4)), tg.ones((6, 4, 3))),
+            r"for 4; .*\(T, B, C\) is permute_dims\(x, \(1, 2, 0\)\), .*moveaxis\(x, -1, -2\)",
+        ),
         (lambda x: tg.conv2d(x, tg.ones((4, 3, 3))), r"\(\.\.\., C, H, W\) and a weight"),
         (lambda x: tg.conv2d(x[0, 0], tg.ones((4, 3, 3, 3))), r"conv2d: an input"),
         (lambda x: tg.conv2d(x, tg.ones((4, 1, 3, 3)), groups=3), "groups=3 does not divide"),
         (lambda x: tg.conv2d(x, tg.ones((4, 3, 3, 3)), tg.ones((3,))), r"bias of shape \(3,\)"),
         (lambda x: tg.conv2d(x, tg.ones((4, 3, 3, 3)), stride=0), "stride is an integer or 2"),
         (lambda x: tg.conv2d(x, tg.ones((4, 3, 3, 3)), padding="full"), "'same' or 'valid'"),
-        (lambda x: tg.conv2d(x, tg.ones((4, 3, 3, 3)), None, 2, "same"), "stride of 1"),
+        (
+            lambda x: tg.conv2d(x, tg.ones((4, 3, 3, 5)), None, 2, "same"),
+            r"stride of 1, not \(2, 2\); give numbers, such as \(1, 2\)",
+        ),
         (
             lambda x: tg.conv1d(x[:, :, 0], tg.ones((4, 3, 3)), dilation=1.5),
             "dilation is an int",
         ),
-        (lambda x: tg.max_pool2d(x, 2, padding=2), "at most half of kernel_size"),
+        (lambda x: tg.max_pool2d(x, 2, padding=2), r"more than half of kernel_size \(2, 2\)"),
         (lambda x: tg.max_pool2d(x, 9), r"max_pool2d: a window of \(9, 9\) does not fit"),
         (lambda x: tg.avg_pool1d(tg.tensor(1.0), 2), "at least 1 axes"),
         (lambda x: tg.windows(x, (9, 9)), "windows: .*do not fit"),
+        (lambda x: tg.windows(x, 2), r"windows: sizes are integers, one for each axis, .*not 2"),
+        (lambda x: tg.overlap_add(x, 4, 2), "overlap_add: lengths are integers, one for each"),
         (lambda x: tg.overlap_add(x, (4,), (3,)), r"overlap_add: axes of \(4,\) have windows"),
     ],
 )

@@ -495,7 +495,11 @@ M = tg.ones((2, B, 4))
         (lambda: nn.MultiplicativeAttention(Q, E, score="cosine"), "'concat', not 'cosine'"),
         (lambda: nn.MultiplicativeAttention(Q, E, score="dot"), "score='general'"),
         (lambda: general().remember(tg.ones((B, E))), r"\(S, B, 3\), not \(3, 3\)"),
-        (lambda: general().remember(tg.ones((S, B, 2))), r"\(S, B, 3\), not \(4, 3, 2\)"),
+        (lambda: general().remember(tg.ones((S, B, 2))), r"\(S, B, 3\), not \(4, 3, 2\)$"),
+        (
+            lambda: general().remember(tg.ones((B, 3, 7, 7))),
+            r"regions of pictures \(B, C, H, W\) are permute_dims\(reshape\(x, \(B, C, H \* W\)\)",
+        ),
         (lambda: general().remember(X, mask=np.ones((B, S), bool)), r"bool of shape \(4, 3\)"),
         (lambda: general().remember(X, mask=np.ones((S, B))), "not float64"),
         (lambda: general().remember(X, mask=np.ones((S, B), bool), lengths=[1, 1, 1]), "not both"),

@@ -198,6 +198,8 @@ def test_names_of_pytorchs_nn_name_ours_and_ours_are_there() -> None:
                 found: Any = tg
                 for part in word.split(".")[1:]:
                     found = getattr(found, part)
+    with pytest.raises(AttributeError, match=r"'relu'; it is a function, tinygrad_rnn\.relu$"):
+        nn.relu  # noqa: B018
     with pytest.raises(AttributeError, match=r"'tinygrad_rnn\.nn' has no attribute 'Liner'"):
         nn.Liner  # noqa: B018
 

@@ -134,7 +134,12 @@ def test_convolutional_models_are_exported() -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda: nn.Conv2d(3, 4, 3, groups=2), "groups=2 divides in_channels 3"),
+        (lambda: nn.Conv2d(3, 4, 3, groups=2), "groups=2 has to divide in_channels 3"),
+        (lambda: nn.Conv2d(3, 4, 3, padding="SAME"), "Conv2d: padding is numbers, 'same' or"),
+        (lambda: nn.Conv1d(3, 4, 3, stride=2, padding="same"), "Conv1d: padding='same' is for"),
+        (lambda: nn.MaxPool2d(2, padding=2), r"MaxPool2d: padding \(2, 2\) is more than half"),
+        (lambda: nn.MaxPool1d(2, dilation=0), "MaxPool1d: dilation is an integer"),
+        (lambda: nn.AvgPool2d(2, padding=-1), "AvgPool2d: padding is an integer or 2"),
         (lambda: nn.Conv2d(3, 4, 0), "Conv2d: kernel_size is an integer or 2"),
         (lambda: nn.Conv1d(0, 4, 1), "in_channels is an integer of at least 1"),
         (
@@ -154,3 +159,45 @@ def test_a_state_that_is_no_pair_is_named() -> None:
     cell = nn.ConvLSTMCell(1, 2, 3, (8, 8))
     with pytest.raises(TypeError, match=r"ConvLSTMCell: the state is a tuple \(h, c\)"):
         cell(tg.ones((2, 1, 8, 8)), tg.ones((2, 2, 8, 8)))
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 8, 8), (5, 4, 8, 8)])
+def test_clips_without_rows_or_channels_are_named(shape: tuple[int, ...]) -> None:
+    cell = nn.ConvLSTMCell(1, 2, 3, (8, 8))
+    said = rf"frames are \(T, B, 1, 8, 8\), .*{shape[1]}, 8, 8\) to read; .*x\[:, None\]"
+    for run in (lambda x: tg.unroll(cell, x), nn.Recurrent(cell)):
+        with pytest.raises(ValueError, match=said):
+            run(tg.ones(shape))
+
+
+def test_frames_of_bytes_are_named() -> None:
+    frames = np.zeros((5, 4, 1, 8, 8), np.uint8)
+    with pytest.raises(TypeError, match=r"ConvLSTMCell: x is uint8; .*astype\('float32'\)"):
+        tg.unroll(nn.ConvLSTMCell(1, 2, 3, (8, 8)), frames)
+
+
+def test_a_state_can_be_asked_for_by_the_rows_alone() -> None:
+    cell = nn.ConvLSTMCell(1, 2, 3, (4, 5))
+    for rows in ((3,), (3, 1, 4)):
+        h, c = cell.initial_state(rows, tg.float32, "numpy")
+        assert h.shape == c.shape == (3, 2, 4, 5)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_both_directions_of_pictures_are_joined_along_their_channels(wrapped: bool) -> None:
+    cells = [nn.ConvLSTMCell(1, channels, 3, (4, 5)) for channels in (2, 3)]
+    both: list[Any] = [nn.StackedCell(nn.Zoneout(c, 0.0)) for c in cells] if wrapped else cells
+    x = tg.tensor(normal(3, 2, 1, 4, 5))
+    outputs, _ = nn.Bidirectional(*both)(x)
+    assert outputs.shape == (3, 2, 5, 4, 5)
+    ahead, back = tg.unroll(cells[0], x)[0], tg.unroll(cells[1], x, reverse=True)[0]
+    expected = np.concatenate([ahead.numpy(), back.numpy()], axis=2)
+    assert_allclose(outputs.numpy(), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_error_inside_says_what_the_steps_were_made_to() -> None:
+    with pytest.raises(ValueError, match="channels") as caught:
+        nn.TimeDistributed(nn.Conv2d(1, 2, 3))(tg.ones((5, 4, 8, 8)))
+    assert caught.value.__notes__ == [
+        "TimeDistributed: x (5, 4, 8, 8) is given to its module as (20, 8, 8)"
+    ]

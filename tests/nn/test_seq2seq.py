@@ -644,6 +644,21 @@ def luong(**options: Any) -> Any:
         (lambda: luong()(tg.ones((T, B)), MEMORY), r"integers.*float32 \(3, 3\)"),
         (lambda: luong()(tg.tensor(TOKENS), tg.ones((S, 2, E))), r"tokens \(T, 2\)"),
         (
+            lambda: luong()(tg.tensor(TOKENS), tg.ones((2, S, E))),
+            r"memory of 4 rows; .*axis 1 of both, tokens \(T, B\) and values \(S, B, E\)",
+        ),
+        (
+            lambda: nn.greedy_search(
+                luong().step,
+                luong().initial_state(MEMORY),
+                start=1,
+                stop=2,
+                max_length=3,
+                memory=tg.ones((S, B, E)),
+            ),
+            r"memory \(4, 3, 4\)\. A memory is what decoder\.remember\(values\) gave",
+        ),
+        (
             lambda: luong()(tg.tensor(TOKENS), MEMORY, sampling_probability=1.5),
             "between 0 and 1, not 1.5",
         ),

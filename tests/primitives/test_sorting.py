@@ -95,3 +95,15 @@ def test_a_mask_of_no_axes_keeps_all_or_nothing(backend: Any) -> None:
         mask = np.zeros(shape, bool)
         wanted = x.numpy()[mask]
         np.testing.assert_array_equal(x[tensor(mask, backend)].numpy(), wanted)
+
+
+@pytest.mark.parametrize("k", [4, -1, 2.0, True, "2"])
+def test_topk_names_the_numbers_that_there_are(k: Any) -> None:
+    said = rf"topk: k is an integer from 0 to 3, .* of float32 \(3,\), not {k!r}"
+    with pytest.raises(ValueError, match=said):
+        tg.topk(tg.ones(3), k)
+
+
+def test_a_tensor_of_no_axes_has_none_to_look_along() -> None:
+    with pytest.raises(IndexError, match=r"topk: axis -1 .* has no axes; reshape\(x, \(1,\)\)"):
+        tg.topk(tg.tensor(1.0), 1)

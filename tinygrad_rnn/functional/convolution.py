@@ -165,7 +165,10 @@ def _convolved(
     if bias is not None:
         bias = as_tensor(bias)
         if bias.shape != (channels,):
-            raise ValueError(f"{operation}: bias of shape {bias.shape} for {channels} channels")
+            raise ValueError(
+                f"{operation}: bias of shape {bias.shape} for {channels} channels of the output; "
+                f"({channels},) is needed"
+            )
         y = y + bias
     return moveaxis(y, -1, -n - 1)
 
@@ -226,12 +229,7 @@ def _pools(
         raise ValueError(f"{operation}: an input of at least {n} axes is needed, not {x.shape}")
     sizes = per_axis(operation, "kernel_size", kernel_size, n)
     strides = sizes if stride is None else per_axis(operation, "stride", stride, n)
-    wide = per_axis(operation, "padding", padding, n, least=0)
-    if any(2 * w > size for w, size in zip(wide, sizes, strict=True)):
-        raise ValueError(
-            f"{operation}: padding {wide} is at most half of kernel_size {sizes}; a window would "
-            "see nothing else"
-        )
+    wide = pool_padding(operation, padding, sizes)
     x = _with_padding(x, [(w, w) for w in wide], fill, channels=0)
     if strides == sizes and set(dilations) == {1}:
         return _apart(operation, n, x, sizes)
@@ -239,11 +237,22 @@ def _pools(
     return reshape(seen, seen.shape[:-1]), tuple(range(-n, 0))
 
 
-def _seen(operation: str, x: Tensor, *along: tuple[int, ...]) -> Tensor:
+def _seen(
+    operation: str,
+    x: Tensor,
+    sizes: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> Tensor:
     try:
-        return windows(x, *along)
-    except ValueError as error:
-        raise ValueError(f"{operation}: {error}") from None
+        return windows(x, sizes, strides, dilations)
+    except ValueError:
+        lengths = x.shape[-len(sizes) - 1 : -1]
+        dilated = "" if set(dilations) == {1} else f", dilation {dilations},"
+        raise ValueError(
+            f"{operation}: a window of {sizes}{dilated} does not fit into {lengths}, padding "
+            "included; pad more, or take a smaller one"
+        ) from None
 
 
 def _apart(
@@ -283,7 +292,31 @@ def _check_channels(operation: str, n: int, x: Tensor, w: Tensor, groups: int) -
         raise ValueError(
             f"{operation}: input {x.shape} has {x.shape[-n - 1]} channels along axis {-n - 1}, and "
             f"weight {w.shape} with groups={groups} is for {w.shape[1] * groups}"
+            f"{_where_channels_are(n, x, w.shape[1] * groups)}"
         )
+
+
+def _where_channels_are(n: int, x: Tensor, wanted: int) -> str:
+    """The cure of an input whose channels are elsewhere, as far as its shape tells."""
+    if x.shape[-1] == wanted and n == 1:
+        return (
+            "; channels precede places: a sequence (T, B, C) is permute_dims(x, (1, 2, 0)), a "
+            "batch (B, L, C) moveaxis(x, -1, -2)"
+        )
+    if x.shape[-1] == wanted:
+        return "; channels precede places: (..., H, W, C) is moveaxis(x, -1, -3)"
+    return f"; expand_dims(x, axis={-n - 1}) is an axis of one channel" if wanted == 1 else ""
+
+
+def pool_padding(operation: str, padding: Size, sizes: tuple[int, ...]) -> tuple[int, ...]:
+    """How much each axis is padded on both sides before it is pooled."""
+    wide = per_axis(operation, "padding", padding, len(sizes), least=0)
+    if any(2 * w > size for w, size in zip(wide, sizes, strict=True)):
+        raise ValueError(
+            f"{operation}: padding {wide} is more than half of kernel_size {sizes}, and a window "
+            "would see nothing else; at most half is possible"
+        )
+    return wide
 
 
 def pad_widths(
@@ -297,11 +330,12 @@ def pad_widths(
     if padding == "valid":
         return [(0, 0)] * len(sizes)
     if padding == "same":
+        spans = [d * (size - 1) for d, size in zip(dilations, sizes, strict=True)]
         if set(strides) != {1}:
             raise ValueError(
-                f"{operation}: padding='same' is for a stride of 1, not {strides}; give numbers"
+                f"{operation}: padding='same' is for a stride of 1, not {strides}; give numbers, "
+                f"such as {tuple([span // 2 for span in spans])}"
             )
-        spans = [d * (size - 1) for d, size in zip(dilations, sizes, strict=True)]
         return [(span // 2, span - span // 2) for span in spans]
     if isinstance(padding, str):
         raise ValueError(f"{operation}: padding is numbers, 'same' or 'valid', not {padding!r}")

@@ -56,7 +56,7 @@ def embedding(
     except IndexError:
         raise IndexError(
             f"embedding: indices{_range(indices)} for {count} embeddings, which are numbered "
-            f"0 to {count - 1}"
+            f"0 to {count - 1}{_cure(indices)}"
         ) from None
     if padding_idx is None:
         return rows
@@ -78,3 +78,10 @@ def _range(indices: Tensor) -> str:
         return ""
     host = indices.numpy()
     return f" from {host.min()} to {host.max()}"
+
+
+def _cure(indices: Tensor) -> str:
+    """What to do about a number below 0, such as the -100 that losses ignore."""
+    if backends.of(indices._array) is None or indices.numpy().min() >= 0:
+        return ""
+    return "; where padding is negative, maximum(x, 0) makes symbols of it"

@@ -7,7 +7,7 @@ from typing import Any
 
 import tinygrad_rnn_backends as backends
 
-from ..primitives.axes import Axis
+from ..primitives.axes import Axis, negative_axes
 from ..primitives.creation import arange, place
 from ..primitives.elementwise import TensorLike, astype, where
 from ..primitives.movement import broadcast_to, reshape
@@ -24,20 +24,22 @@ def sequence_mask(lengths: Any, maxlen: int | None = None) -> Tensor:
     first). T is ``maxlen``, or the longest of the lengths.
     """
     found = place(lengths, backends.default().name)
+    if found.shape == (0,):  # an empty list has no dtype of its own
+        found = astype(found, "int64")
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise ValueError(
             f"sequence_mask: lengths are integers (B,), not {found.dtype} {found.shape}"
         )
     host = found.numpy() if backends.of(found._array) is not None else None
-    if maxlen is None:
-        if host is None:
-            raise ValueError("sequence_mask: lengths without values, as in a trace, need maxlen")
-        maxlen = int(host.max(initial=0))
-    if host is not None and host.size and (host.min() < 0 or host.max() > maxlen):
+    if host is None and maxlen is None:
+        raise ValueError("sequence_mask: lengths without values, as in a trace, need maxlen")
+    low, high = (0, 0) if host is None or not host.size else (int(host.min()), int(host.max()))
+    if low < 0 or (maxlen is not None and high > maxlen):
+        possible = "0 or more" if maxlen is None else f"between 0 and {maxlen}"
         raise ValueError(
-            f"sequence_mask: lengths from {host.min()} to {host.max()}; between 0 and {maxlen} "
-            "steps are possible"
+            f"sequence_mask: lengths from {low} to {high}; {possible} steps are possible"
         )
+    maxlen = high if maxlen is None else maxlen
     steps = reshape(arange(maxlen, dtype="int64", backend=found.backend), (maxlen, 1))
     return steps < astype(found, "int64")
 
@@ -56,6 +58,7 @@ def masked_mean(
         keepdims: as in ``mean``.
     """
     x = as_tensor(x)
+    axis = negative_axes(axis, x.ndim, "masked_mean")
     given = place(mask, x.backend)
     if given.dtype.kind != "b":
         raise TypeError(f"masked_mean: the mask is {given.dtype}, not bool; compare it, mask != 0")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from .. import functional as _functional
 from . import init
 from .attention import AdditiveAttention, Memory, MultiheadAttention, MultiplicativeAttention
 from .cells import (
@@ -92,4 +93,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in OF_NN:
         raise AttributeError(f"nn has no {name!r}, as PyTorch has; here it is {OF_NN[name]}")
+    if name in _functional.__all__:
+        raise AttributeError(f"nn has no {name!r}; it is a function, tinygrad_rnn.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

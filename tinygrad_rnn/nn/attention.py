@@ -72,7 +72,15 @@ class _Attention(Module):
             )
         values = as_tensor(values)
         if values.ndim != 3 or values.shape[-1] != self.key_size:
-            raise ValueError(f"{name}: expected values (S, B, {self.key_size}), not {values.shape}")
+            cure = ""
+            if values.ndim == 4:
+                cure = (
+                    "; regions of pictures (B, C, H, W) are "
+                    "permute_dims(reshape(x, (B, C, H * W)), (2, 0, 1))"
+                )
+            raise ValueError(
+                f"{name}: expected values (S, B, {self.key_size}), not {values.shape}{cure}"
+            )
         valid = valid_steps(name, values, mask, lengths)
         values = moveaxis(without_padding(values, valid), 0, 1)
         return Memory(self._keys(values), self._values(values), moveaxis(valid, 0, 1))

@@ -19,6 +19,8 @@ from ..functional.convolution import (
     conv2d,
     max_pool1d,
     max_pool2d,
+    pad_widths,
+    pool_padding,
 )
 from ..primitives.creation import place, zeros
 from ..primitives.elementwise import TensorLike, result_type, sigmoid, tanh
@@ -55,14 +57,15 @@ class _Convolution(Module):
         check_sizes(name, 1, in_channels=in_channels, out_channels=out_channels, groups=groups)
         if in_channels % groups or out_channels % groups:
             raise ValueError(
-                f"{name}: groups={groups} divides in_channels {in_channels} and out_channels "
-                f"{out_channels}"
+                f"{name}: groups={groups} has to divide in_channels {in_channels} and "
+                f"out_channels {out_channels}"
             )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = per_axis(name, "kernel_size", kernel_size, n)
         self.stride = per_axis(name, "stride", stride, n)
         self.dilation = per_axis(name, "dilation", dilation, n)
         self.padding: Padding = padding
+        pad_widths(name, padding, self.kernel_size, self.stride, self.dilation)
         if not isinstance(padding, str):
             self.padding = per_axis(name, "padding", padding, n, least=0)
         self.weight = Parameter(
@@ -130,6 +133,8 @@ class _Pool(Module):
         name, n = type(self).__name__, self.axes
         self.kernel_size = per_axis(name, "kernel_size", kernel_size, n)
         self.stride = self.kernel_size if stride is None else per_axis(name, "stride", stride, n)
+        pool_padding(name, options["padding"], self.kernel_size)
+        per_axis(name, "dilation", options.get("dilation", 1), n)
         self.options = options
 
     def forward(self, x: TensorLike) -> Tensor:
@@ -205,7 +210,12 @@ class ConvLSTMCell(Module):
         kernel_size: one number or a pair.
         image_size: H and W, which a state of zeros and peepholes have.
         bias: whether there is one.
+
+    Clips are (T, B, in_channels, H, W), to ``unroll`` or to ``nn.Recurrent(cell)``.
     """
+
+    feature_axis = -3
+    """The channels, along which ``nn.Bidirectional`` puts two outputs side by side."""
 
     def __init__(
         self,
@@ -242,6 +252,11 @@ class ConvLSTMCell(Module):
 
     def forward(self, x: Tensor, state: Pair) -> tuple[Tensor, Pair]:
         """One step: (B, in_channels, H, W) and a pair of states to h and the next pair."""
+        if x.dtype.kind != "f":
+            raise TypeError(
+                f"ConvLSTMCell: x is {x.dtype}; frames are floating numbers: x.astype('float32'), "
+                "and divide bytes by 255"
+            )
         h, c = check_pair("ConvLSTMCell", state)
         shape = (*x.shape[:-3], self.hidden_channels, *self.image_size)
         if x.shape[-3:] != (self.in_channels, *self.image_size) or not h.shape == c.shape == shape:
@@ -262,8 +277,19 @@ class ConvLSTMCell(Module):
         return h, (h, c)
 
     def initial_state(self, batch_shape: Sequence[int], dtype: Any, backend: str) -> Pair:
-        """Zeros (h, c); of the shape (B, C, H) that ``unroll`` takes for the rows, B are."""
-        shape = (*batch_shape[:-2], self.hidden_channels, *self.image_size)
+        """Zeros (h, c) for rows (B,), or for those of frames, of which ``unroll`` gives (B, C, H).
+
+        Raises ValueError for frames without rows or without channels.
+        """
+        if len(batch_shape) == 2:
+            height, width = self.image_size
+            raise ValueError(
+                f"ConvLSTMCell: frames are (T, B, {self.in_channels}, {height}, {width}), and at "
+                f"each step of these there is {(*batch_shape, width)} to read; one clip (T, C, H, "
+                "W) is a batch as x[:, None], and expand_dims(x, axis=-3) is an axis of one channel"
+            )
+        rows = batch_shape if len(batch_shape) == 1 else batch_shape[:-2]
+        shape = (*rows, self.hidden_channels, *self.image_size)
         dtype = result_type(dtype, self.weight_hh)
         return zeros(shape, dtype, backend=backend), zeros(shape, dtype, backend=backend)
 

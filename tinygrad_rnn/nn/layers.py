@@ -294,7 +294,12 @@ class TimeDistributed(Module):
         x = as_tensor(x)
         if x.ndim < 2:
             raise ValueError(f"TimeDistributed: x is (T, B, ...), not {x.shape}")
-        out = self.module(reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:])))
+        rows = reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]))
+        try:
+            out = self.module(rows)
+        except (TypeError, ValueError) as error:
+            error.add_note(f"TimeDistributed: x {x.shape} is given to its module as {rows.shape}")
+            raise
         if not isinstance(out, Tensor) or out.shape[:1] != (x.shape[0] * x.shape[1],):
             found = out.shape if isinstance(out, Tensor) else f"a {type(out).__name__}"
             raise ValueError(

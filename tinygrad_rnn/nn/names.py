@@ -26,6 +26,7 @@ OF_MODULES = {
 
 _LIST = "a plain list, self.layers = [...]"
 _DICT = "a plain dict, self.layers = {...}"
+_NORM = "LayerNorm, along the last axis: to which tinygrad_rnn.moveaxis moves channels"
 
 
 def _function(name: str) -> str:
@@ -38,7 +39,21 @@ OF_NN = {
     "ModuleDict": _DICT,
     "ParameterDict": _DICT,
     "Identity": "a function, lambda x: x",
-    "Flatten": "tinygrad_rnn.reshape",
+    "Flatten": "tinygrad_rnn.reshape, in Sequential lambda x: tg.reshape(x, (len(x), -1))",
+    "AdaptiveAvgPool1d": "tinygrad_rnn.mean over the last axis, for one place",
+    "AdaptiveAvgPool2d": "tinygrad_rnn.mean over the axes (-2, -1), for one place",
+    "AdaptiveMaxPool1d": "tinygrad_rnn.max over the last axis, for one place",
+    "AdaptiveMaxPool2d": "tinygrad_rnn.max over the axes (-2, -1), for one place",
+    "BatchNorm1d": _NORM,
+    "BatchNorm2d": _NORM,
+    "GroupNorm": _NORM,
+    "ConvTranspose1d": "tinygrad_rnn.repeat along the axis -1, and a Conv1d",
+    "ConvTranspose2d": "tinygrad_rnn.repeat along the axes -2 and -1, and a Conv2d",
+    "Upsample": "tinygrad_rnn.repeat along the axes -2 and -1, which takes the nearest",
+    "Unfold": "tinygrad_rnn.windows",
+    "Fold": "tinygrad_rnn.overlap_add",
+    "Softmax2d": "tinygrad_rnn.softmax along the axis -3",
+    "Dropout2d": "tinygrad_rnn.dropout of ones (..., C, 1, 1), times x",
     "utils": "tinygrad_rnn.optim.clip_grad_norm_ and clip_grad_value_, tinygrad_rnn.pad_sequences",
     "functional": "tinygrad_rnn.functional",
     **{

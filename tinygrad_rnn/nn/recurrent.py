@@ -255,7 +255,8 @@ class Bidirectional(_Layer):
             own = steps._replace(reset_state=fresh[number])
             runs.append(layer(x, states[number], **own.said(), reverse=reverse != bool(number)))
         (output, final), (backward_output, backward_final) = runs
-        return _side_by_side(output, backward_output), (final, backward_final)
+        axis = _feature_axis(self.forward_layer)
+        return _side_by_side(output, backward_output, axis=axis), (final, backward_final)
 
     def _initial(self, x: Any) -> Any:
         return self.forward_layer._initial(x), self.backward_layer._initial(x)
@@ -590,8 +591,18 @@ def _together(*parts: Tensor) -> Tensor:
     return stack(parts) if len(parts) > 1 else reshape(parts[0], (1, *parts[0].shape))
 
 
-def _side_by_side(*outputs: Any) -> Any:
-    return map_leaves(lambda *ys: concat(ys, axis=-1), *outputs)
+def _side_by_side(*outputs: Any, axis: int = -1) -> Any:
+    return map_leaves(lambda *ys: concat(ys, axis=axis), *outputs)
+
+
+def _feature_axis(layer: Any) -> int:
+    """The axis of an output along which its features are: the last, if its cell says nothing."""
+    while not hasattr(layer, "feature_axis"):
+        cells = getattr(layer, "cells", None)
+        layer = cells[-1] if cells else getattr(layer, "cell", None)
+        if layer is None:
+            return -1
+    return int(layer.feature_axis)
 
 
 def _listed(first: str = "", **options: Any) -> str:

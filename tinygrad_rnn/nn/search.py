@@ -425,6 +425,7 @@ class _Search:
             raise ValueError(
                 f"{self.name}: all have the same rows, along axis 0; not "
                 + ", ".join(f"{what} {shape}" for what, shape in shapes)
+                + (". A memory is what decoder.remember(values) gave" * ("memory" in given))
                 + (f". {_OF_LAYERS}" if _looks_like_a_layers(given.get("state")) else "")
             )
         return int(rows.pop()[0])

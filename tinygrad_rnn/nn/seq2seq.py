@@ -385,7 +385,8 @@ class AttentionDecoder(Module):
         if tokens.ndim != 2 or tokens.shape[1] != rows or tokens.dtype.kind not in "iu":
             raise ValueError(
                 f"AttentionDecoder: expected tokens (T, {rows}), integers, for a memory of {rows} "
-                f"rows; not {tokens.dtype} {tokens.shape}"
+                f"rows; not {tokens.dtype} {tokens.shape}. Rows are axis 1 of both, tokens (T, B) "
+                "and values (S, B, E)"
             )
         if not 0 <= sampling_probability <= 1:
             raise ValueError(

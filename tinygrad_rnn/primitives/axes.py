@@ -21,6 +21,11 @@ def negative_axis(axis: int, ndim: int, operation: str) -> int:
         index = operator.index(axis)
     except TypeError:
         raise TypeError(f"{operation}: axis must be an integer, not {axis!r}") from None
+    if not ndim:
+        raise np.exceptions.AxisError(
+            f"{operation}: axis {index} is out of range, for a 0-d tensor has no axes; "
+            "reshape(x, (1,)) has one"
+        )
     if not -ndim <= index < ndim:
         raise np.exceptions.AxisError(
             f"{operation}: axis {index} is out of range for {ndim} axes "

@@ -123,7 +123,7 @@ def _from_data(data: Any, dtype: Any, backend: str | None, operation: str = "ten
         return data
     if isinstance(data, np.generic) or backends.of(data) is not None:
         try:
-            return as_tensor(data, share=True)
+            return as_tensor(data, share=True, caller_named=True)
         except TypeError as error:
             raise TypeError(f"{operation}: {error}") from None
     arrays = [leaf for leaf in _leaves(data) if type(leaf) not in (float, int, bool)]

@@ -101,7 +101,8 @@ def topk(x: TensorLike, /, k: int, axis: int = -1, largest: bool = True) -> TopK
     along = negative_axis(axis, x.ndim, "topk")
     if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or not 0 <= k <= x.shape[along]:
         raise ValueError(
-            f"topk: k={k!r} of the {x.shape[along]} elements along axis {axis} of {show(x)}"
+            f"topk: k is an integer from 0 to {x.shape[along]}, the elements along axis {axis} of "
+            f"{show(x)}, not {k!r}"
         )
     order = argsort(x.detach(), axis=along, descending=largest)
     indices = order[(..., slice(0, int(k)), *(slice(None),) * (-along - 1))]

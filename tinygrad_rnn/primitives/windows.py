@@ -53,7 +53,8 @@ def windows(
     1. Raises ValueError where not one window fits.
     """
     x = as_tensor(x)
-    sizes, n = per_axis("windows", "sizes", sizes, len(sizes)), len(sizes)
+    n = _count("windows", "sizes", sizes)
+    sizes = per_axis("windows", "sizes", sizes, n)
     strides = per_axis("windows", "strides", strides, n)
     dilations = per_axis("windows", "dilations", dilations, n)
     along = zip(x.shape[-n - 1 : -1], sizes, strides, dilations, strict=x.ndim > n)
@@ -79,7 +80,7 @@ def overlap_add(
     window reached is 0. Raises ValueError unless x is what such axes have for windows.
     """
     x = as_tensor(x)
-    n = len(lengths)
+    n = _count("overlap_add", "lengths", lengths)
     lengths = per_axis("overlap_add", "lengths", lengths, n)
     sizes = per_axis("overlap_add", "sizes", sizes, n)
     strides = per_axis("overlap_add", "strides", strides, n)
@@ -94,6 +95,16 @@ def overlap_add(
     return apply(
         _overlap_add, x, lengths=lengths, sizes=sizes, strides=strides, dilations=dilations
     )
+
+
+def _count(operation: str, name: str, given: Sequence[int]) -> int:
+    """The number of axes, which is that of the integers given."""
+    if not isinstance(given, (tuple, list)) or not given:
+        raise ValueError(
+            f"{operation}: {name} are integers, one for each axis, such as (3,) or (3, 3), not "
+            f"{given!r}"
+        )
+    return len(given)
 
 
 def per_axis(operation: str, name: str, given: Size, n: int, least: int = 1) -> tuple[int, ...]:

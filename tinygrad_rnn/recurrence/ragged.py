@@ -136,7 +136,9 @@ def steps_within(operation: str, lengths: Any, steps: int, rows: int) -> np.ndar
             f"shape {ends.shape}"
         )
     if ends.size and (ends.min() < 0 or ends.max() > steps):
-        raise ValueError(f"{operation}: lengths {ends.tolist()} for {steps} steps")
+        raise ValueError(
+            f"{operation}: lengths {ends.tolist()} for {steps} steps; each is from 0 to {steps}"
+        )
     taken: np.ndarray[Any, Any] = np.arange(steps)[:, None] < ends
     return taken
 
@@ -152,9 +154,11 @@ def flags(
     """Booleans of a shape, (T, B) unless ``axes`` says otherwise, as a Tensor and checked."""
     found = place(given, backend)
     if found.shape != shape or found.dtype.kind != "b":
+        cure = f"; {name}.T has the axes in this order" * (found.shape == shape[::-1] != shape)
+        cure += f"; {name} != 0 is bool" * (found.dtype.kind != "b")
         raise ValueError(
             f"{operation}: {name} is bool of shape {shape} ({axes}), not {found.dtype} of "
-            f"{found.shape}"
+            f"{found.shape}{cure}"
         )
     return found
 

@@ -185,6 +185,10 @@ def _execute(loop: Loop, mode: str, checkpoint: int | None) -> tuple[Any, Any]:
             if mode == "planned":
                 raise PlanError(f"unroll: mode='planned', but {reason}") from None
             return results
+        except IndexError:
+            standing.restore()
+            _name_index(loop)
+            raise
         except BaseException:
             standing.restore()
             raise
@@ -193,6 +197,15 @@ def _execute(loop: Loop, mode: str, checkpoint: int | None) -> tuple[Any, Any]:
     if at is not None and planned:
         _check(loop, results, at)
     return results
+
+
+def _name_index(loop: Loop) -> None:
+    """Raise what the literal loop says of an index out of range: a program knows no operations."""
+    try:
+        with random.replay(random.position()), no_grad():
+            run(loop)
+    except IndexError as named:
+        raise named from None
 
 
 def _execute_in_step(loop: Loop, mode: str, checkpoint: int | None) -> tuple[Any, Any]:
