@@ -53,16 +53,29 @@ class _Stream:
         locks.renew_in_child(self.host.bit_generator.lock)
 
 
-class _Site:
-    """Where draws are made: a call, the time step within it, and how many came before.
+class Call:
+    """A call that draws are made for, by one loop or by parts of it that run one after the other.
 
-    The call is numbered at its first draw, so that a loop that draws nothing changes no other's.
+    It is numbered at its first draw, so that a loop that draws nothing changes no other's numbers.
     """
+
+    def __init__(self, key: tuple[int, int] | None = None) -> None:
+        self.key = key  # the seed and the number of the call
+
+    def number(self) -> tuple[int, int]:
+        """Its key, which is given now if there have been no draws."""
+        if self.key is None:
+            self.key = next_call()
+        return self.key
+
+
+class _Site:
+    """Where draws are made: a call, the time step within it, and how many came before."""
 
     trace: Callable[[Draw], Tensor] | None = None  # told of a draw, instead of making it
 
-    def __init__(self, key: tuple[int, int] | None = None, step: int = 0, draws: int = 0) -> None:
-        self.key = key  # the seed and the number of the call
+    def __init__(self, call: Call | None = None, step: int = 0, draws: int = 0) -> None:
+        self.call = Call() if call is None else call
         self.step = step
         self.draws = draws
 
@@ -209,8 +222,7 @@ def take(draw: Draw) -> Place:
         return Place(draw._replace(number=0, same=False), next_call(), 0)
     draw = draw._replace(number=site.draws, same=draw.same or site.step == _ANY_STEP)
     site.draws += 1
-    site.key = next_call() if site.key is None else site.key
-    return Place(draw, site.key, site.step)
+    return Place(draw, site.call.number(), site.step)
 
 
 def is_elsewhere() -> bool:
@@ -219,10 +231,10 @@ def is_elsewhere() -> bool:
     return bool(_batches()) or (site is not None and site.trace is not None)
 
 
-def this_call() -> tuple[int, int] | None:
-    """The call that draws here belong to; None outside of a loop and before its first draw."""
+def this_call() -> Call | None:
+    """The call that draws here belong to; None outside of a loop."""
     site = _site.get()
-    return None if site is None else site.key
+    return None if site is None else site.call
 
 
 def position() -> Position:
@@ -231,9 +243,9 @@ def position() -> Position:
 
 
 @contextmanager
-def loop() -> Iterator[Callable[[int], None]]:
+def loop(call: Call | None = None) -> Iterator[Callable[[int], None]]:
     """Draws in this block belong to one call; the function it gives says which time step it is."""
-    site = _Site()
+    site = _Site(call)
 
     def at_step(step: int) -> None:
         site.step, site.draws = step, 0
@@ -290,7 +302,7 @@ def _position() -> tuple[_Stream | _Calls, Position]:
     own, site = _own.get(), _site.get()
     with _lock:
         counter = _stream if own is None else own
-        place = None if site is None else (site.key, site.step, site.draws)
+        place = None if site is None else (site.call.key, site.step, site.draws)
         return counter, Position(counter.seed, counter.calls, place, _batches())
 
 
@@ -314,7 +326,7 @@ def recorded() -> Iterator[Position]:
 @contextmanager
 def replay(at: Position) -> Iterator[None]:
     """Draws in this block are those that were made in a block of ``recorded``."""
-    site = _site.set(None if at.site is None else _Site(*at.site))
+    site = _site.set(None if at.site is None else _Site(Call(at.site[0]), *at.site[1:]))
     own = _own.set(_Calls(at))
     # The backward pass may run in a vmap of its own, as jacobian's does, or after one has ended.
     batches = _replayed.set((at.batches, len(running_batches())))

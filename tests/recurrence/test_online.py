@@ -147,6 +147,40 @@ def test_rows_that_skip_end_and_start_afresh(options: dict[str, Any]) -> None:
         agree(gradients(cell, xs, targets, squared, **rows, **options), expected)
 
 
+def test_masks_of_dropout_are_those_of_one_unroll() -> None:
+    class Speaking(nn.Module):
+        """Draws twice a step, and a loop within draws, too."""
+
+        def __init__(self) -> None:
+            self.cell, self.drop = nn.GRUCell(INPUT, HIDDEN), nn.Dropout(0.4)
+            self.inner = nn.VariationalDropout(nn.RNNCell(HIDDEN, HIDDEN), 0.5)
+            self.initial_state = self.cell.initial_state
+
+        def forward(self, x: Tensor, h: Tensor) -> Any:
+            y, h = self.cell(x, self.drop(h))
+            ys, _ = tg.unroll(self.inner, tg.stack([y, self.drop(y)]), mode="literal")
+            return ys[-1], h
+
+    xs, targets = data()
+    for cell in (
+        Speaking(),
+        nn.VariationalDropout(nn.LSTMCell(INPUT, HIDDEN), 0.3, 0.4, 0.2),
+        nn.Zoneout(nn.LSTMCell(INPUT, HIDDEN), 0.3),
+    ):
+        parameters = [*cell.parameters()]
+        tg.manual_seed(5)
+        expected = by_bptt(cell, xs, targets, squared, parameters)
+        for options in ({"method": "rtrl"}, {"method": "bptt", "k2": T}):
+            tg.manual_seed(5)
+            agree(gradients(cell, xs, targets, squared, **options), expected)
+        tg.manual_seed(5)
+        outputs, _ = tg.unroll(cell, xs)
+        tg.manual_seed(5)
+        windows = tg.truncated_bptt(cell, xs, targets, squared, k1=4, k2=5)
+        found = tg.concat([window.outputs for window in windows])
+        assert_allclose(found.numpy(), outputs.numpy(), rtol=1e-12)
+
+
 def test_masks_of_dropout_are_drawn_once() -> None:
     weight = tg.tensor(np.eye(INPUT) * 0.5, requires_grad=True)
 
@@ -383,6 +417,8 @@ def test_what_cannot_be_asked_for() -> None:
         ({"parameters": [tg.ones(2)]}, ValueError, "does not require grad"),
         ({"xs": [xs[:, 0], xs[:, 1]]}, TypeError, "learn_online: put a list"),
         ({"xs": xs[:3]}, ValueError, "learn_online"),
+        ({"cell": None}, TypeError, "cell is a function of two arguments or a module, not None"),
+        ({"loss": 0.5}, TypeError, "loss is a function of two arguments or a module, not 0.5"),
         ({"cell": lambda x, h: (h, h)}, TypeError, "initial_state"),
         ({"cell": lambda x, h: (h, h), "method": "bptt", "k2": 1}, TypeError, "initial_state"),
         ({"cell": nn.LSTM(INPUT, HIDDEN)}, TypeError, "learn_online: LSTM is a layer"),

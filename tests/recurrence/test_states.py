@@ -97,10 +97,18 @@ def by_an_array(x: Tensor, h: Any) -> Any:
     return z, {"a": z, "b": h["b"]}
 
 
+def after_others(x: Tensor, h: Any) -> Any:
+    """Something is split before, and something else is converted on purpose."""
+    left, right = tg.split(h["a"] + tg.astype(tg.astype(x, "float64"), "float32"), 2, axis=-1)
+    z = tg.concat([right, left], axis=-1) * SCALE  # here
+    return z, {"a": z, "b": h["b"]}
+
+
 @pytest.mark.parametrize("mode", ["auto", "literal"])
 @pytest.mark.parametrize(
     ("cell", "operation", "line"),
     [
+        (after_others, "multiply", r"axis=-1\) \* SCALE  # here"),
         (by_a_scalar, "multiply", r"z = z \* SCALE  # here"),
         (by_an_array, "matmul", r"z = tg\.matmul\(h\[.a.\] \+ y, TABLE\)  # here"),
     ],

@@ -56,7 +56,7 @@ class Call:
         order: Any,
         every: int | None,
         counts: tuple[int, int],
-        since: tuple[int, tuple[int, int] | None] = (0, None),
+        since: tuple[int, random.Call | None] = (0, None),
     ) -> None:
         self.plan = plan
         self.steps = steps
@@ -66,7 +66,7 @@ class Call:
         self.np = plan.machine.np  # the library of the arrays
         self.scalars = [self.np.asarray(number) for number in step.trace.scalars]
         self.first, call = since
-        self.key = (call or random.next_call()) if plan.draws else None
+        self.key = (call or random.Call()).number() if plan.draws else None
         self.starts: list[list[Any]] = []  # the states that segments start from
         self.held: Any = None  # of the only segment: what its backward pass needs
         self.literal: Literal  # the same loop on Tensors

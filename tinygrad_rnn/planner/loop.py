@@ -20,6 +20,7 @@ import numpy as np
 
 import tinygrad_rnn_backends as backends
 
+from .. import random
 from ..graph import topological_order
 from ..primitives.creation import arange, zeros_like
 from ..primitives.elementwise import astype, where
@@ -75,7 +76,7 @@ class Loop:
     reset: Tensor | None = None
     reset_state: Any = None
     watch: Watch | None = None
-    since: tuple[int, tuple[int, int] | None] = (0, None)
+    since: tuple[int, random.Call | None] = (0, None)
 
     def __post_init__(self) -> None:
         self.steps: int = self.xs[0].shape[0]
@@ -91,7 +92,7 @@ class Loop:
         """Whether all rows take a step."""
         return self.valid is None or (self.full is not None and self.full[step])
 
-    def after(self, taken: int, state: Any, call: tuple[int, int] | None) -> Loop:
+    def after(self, taken: int, state: Any, call: random.Call | None) -> Loop:
         """What is left of it when the first steps have been taken, to a state."""
         left = self.steps - taken
         part = slice(0, left) if self.reverse else slice(taken, None)
@@ -108,7 +109,7 @@ class Loop:
             full=None if self.full is None else self.full[part],
             reset=None if self.reset is None else self.reset[part],
             watch=None,
-            since=(0 if self.reverse else taken, call),
+            since=(0 if self.reverse else self.since[0] + taken, call),
         )
 
     @property
@@ -272,8 +273,17 @@ def _find_promotion(cell: Cell, x: Any, state: Any, place: int) -> str:
     order = topological_order([after._node])
     dtypes = {after._node: after.dtype}
     for node in order:
+        if node.outputs:
+            dtypes[node] = node.outputs[0][1]
         dtypes |= {parent: meta[1] for parent, meta in zip(node.parents, node.metas, strict=False)}
-    made = [n for n in order if n.witness and dtypes[n] not in [meta[1] for meta in n.metas]]
+    made = [
+        n
+        for n in order
+        if n.witness
+        and n.metas
+        and dtypes[n] == after.dtype
+        and after.dtype not in [meta[1] for meta in n.metas]
+    ]
     if not made:
         return ""
     first = min(made, key=lambda node: node.serial)

@@ -40,9 +40,10 @@ def run(loop: Loop, rest: Rest | None = None, soon: int = 0) -> tuple[Any, Any]:
     structure: Structure | None = None  # of the outputs
     state = loop.initial
     order = range(loop.steps)[::-1] if loop.reverse else range(loop.steps)
-    with random.loop() as at_step:
+    first, call = loop.since
+    with random.loop(call) as at_step:
         for t in order:
-            at_step(t)
+            at_step(first + t)
             x = unflatten(loop.x_structure, [column[t] for column in columns])
             taking = None if loop.all_rows_at(t) else valid[t]
             output, state = loop.step(x, state, taking, reset[t], spare)

@@ -115,7 +115,8 @@ def learn_online(
             several times while it moves.
 
     Each step's loss is of that step alone, so that the gradients sum to that of the losses' sum. A
-    parameter on which no loss depends has zeros.
+    parameter on which no loss depends has zeros. What the cell draws are the numbers that one
+    ``unroll`` of all steps draws: with one seed, dropout has the same masks in both.
 
     If the cell or the loss raises, the iteration has ended, and nothing has changed.
 
@@ -131,7 +132,8 @@ def learn_online(
     _check_k2(method, k2)
     if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < 1:
         raise ValueError(f"learn_online: max_bytes is a number of bytes, not {max_bytes!r}")
-    sequence = truncated.Sequence("learn_online", cell, xs, targets, state, lengths, mask, reset)
+    rows = state, lengths, mask, reset
+    sequence = truncated.Sequence("learn_online", cell, xs, targets, loss, *rows)
     wanted = _Wanted(parameters, cell, loss)
     if k2 is not None:
         return _by_walking_back(sequence, loss, wanted, int(k2))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import random
 from ..graph import Node
 from ..planner.loop import Cell, beside
 from ..primitives.creation import asarray
@@ -23,7 +24,7 @@ from ..primitives.movement import concat
 from ..structure import flatten, map_leaves
 from ..tensor import Tensor, as_tensor
 from .ragged import flags, length_of_time, steps_within
-from .unroll import initial_state_beside, unroll
+from .unroll import initial_state_beside, unroll_part
 
 
 class Window(NamedTuple):
@@ -116,9 +117,9 @@ def truncated_bptt(
         reset: booleans (T, B), as for ``unroll``. Where ``state`` was left out, it puts there what
             the cell gives as its initial state with the parameters of the moment.
 
-    The graph never holds more than k2 steps, however large T is, and no step is run twice. They are
-    run in several calls of ``unroll``, so what a cell draws once for a whole call, the masks of
-    ``VariationalDropout``, changes within the sequence, at the latest from window to window.
+    The graph never holds more than k2 steps, however large T is, and no step is run twice. What a
+    cell draws are the numbers that one ``unroll`` of all steps draws: ``VariationalDropout`` keeps
+    its masks for the whole sequence.
 
     If the cell, the loss or the backward pass raises, ``.grad`` is as it was before that window,
     and the iteration has ended. It may be left after any window.
@@ -130,7 +131,7 @@ def truncated_bptt(
             ``initial_state``.
     """
     _check_horizon(k1, k2)
-    sequence = Sequence("truncated_bptt", cell, xs, targets, state, lengths, mask, reset)
+    sequence = Sequence("truncated_bptt", cell, xs, targets, loss, state, lengths, mask, reset)
     return Windows(sequence, loss, int(k1), int(k1 if k2 is None else k2), _accumulate).run()
 
 
@@ -148,6 +149,7 @@ class Sequence:
         cell: Cell,
         xs: Any,
         targets: Any,
+        loss: Any,
         state: Any,
         lengths: Any,
         mask: Any,
@@ -158,6 +160,11 @@ class Sequence:
                 f"{operation}: put a list of sequences into one batch first: "
                 "xs, lengths = pad_sequences(xs)"
             )
+        for name, given in (("cell", cell), ("loss", loss)):
+            if not callable(given):
+                raise TypeError(
+                    f"{operation}: {name} is a function of two arguments or a module, not {given!r}"
+                )
         if getattr(cell, "reads_sequences", False):
             raise TypeError(
                 f"{operation}: {type(cell).__name__} is a layer, which reads whole sequences; give "
@@ -173,6 +180,7 @@ class Sequence:
         self.mask = None if mask is None else self._check_flags(mask, "mask")
         self.reset = None if reset is None else self._check_flags(reset, "reset")
         self.given = None if state is None else map_leaves(as_tensor, state)
+        self.call = random.Call()
 
     def initial(self) -> Any:
         """The initial state; what the cell gives depends on its parameters, which change."""
@@ -183,7 +191,7 @@ class Sequence:
     def unroll(self, first: int, last: int, state: Any) -> tuple[Any, Any]:
         """Steps ``first`` to ``last`` - 1."""
         lengths, mask, reset = self.lengths, self.mask, self.reset
-        outputs, state = unroll(
+        outputs, state = unroll_part(
             self.cell,
             map_leaves(lambda x: x[first:last], self.xs),
             state,
@@ -191,6 +199,7 @@ class Sequence:
             mask=None if mask is None else mask[first:last],
             reset=None if reset is None else reset[first:last],
             reset_state=None if reset is None else self.initial(),
+            since=(first, self.call),
         )
         return outputs, map_leaves(as_tensor, state)
 

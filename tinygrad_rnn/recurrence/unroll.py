@@ -149,6 +149,27 @@ def unroll(
     return _execute(loop, mode, checkpoint)
 
 
+def unroll_part(
+    cell: Cell,
+    xs: Any,
+    state: Any,
+    *,
+    lengths: Any,
+    mask: Any,
+    reset: Any,
+    reset_state: Any,
+    since: tuple[int, random.Call],
+) -> tuple[Any, Any]:
+    """``unroll`` of some steps of a sequence, which draw what they draw when all are one call.
+
+    ``since`` is the first of them, and the call that they all belong to.
+    """
+    loop = make_loop(cell, xs, state, lengths, mask, reset, reset_state, reverse=False)
+    if MODE.get().recorder is None:  # a step that is recorded runs often, each time for a new call
+        loop.since = since
+    return _execute(loop, "auto", None)
+
+
 SWITCH = 256
 """Steps of a call beyond which it is planned before it ends: after SEEN of them."""
 SEEN = 64
