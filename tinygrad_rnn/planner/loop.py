@@ -276,13 +276,12 @@ def _find_promotion(cell: Cell, x: Any, state: Any, place: int) -> str:
         if node.outputs:
             dtypes[node] = node.outputs[0][1]
         dtypes |= {parent: meta[1] for parent, meta in zip(node.parents, node.metas, strict=False)}
+    alike = {after._node}  # from which the dtype came, each from the one before it
+    for node in order:
+        if node in alike:
+            alike |= {parent for parent in node.parents if dtypes.get(parent) == after.dtype}
     made = [
-        n
-        for n in order
-        if n.witness
-        and n.metas
-        and dtypes[n] == after.dtype
-        and after.dtype not in [meta[1] for meta in n.metas]
+        n for n in alike if n.witness and n.metas and after.dtype not in [m[1] for m in n.metas]
     ]
     if not made:
         return ""
