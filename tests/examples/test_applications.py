@@ -43,7 +43,7 @@ SAID = {
     "digits": ["nearest image", "GRU", "CNN"],
     "gestures": ["commonest", "nearest window", "ridge regression", "three GRUs"],
     "keras_summary": ["naive Bayes", "groups of vowels", "Embedding, LSTM, Dense"],
-    "sentiment": ["always fresh", "naive Bayes", "LSTM"],
+    "sentiment": ["always fresh", "naive Bayes", "regression on ratios", "three LSTMs"],
     "traffic_forecast": ["as now", "as usual", "LSTMs, 24 h ahead"],
 }
 
@@ -151,8 +151,36 @@ def test_reviews_have_a_film_and_no_plot(example: Any, tmp_path: Path) -> None:
     found = example("datasets").reviews()
     assert [film for film, _, _ in found] == ["film_0", "film_0", "film_1", "film_1"]
     assert found[1] == ("film_0", "It's a fine film, number 1 of a kind.", 1)
-    words = example("sentiment").words(found[1][1])
-    assert words == ["it's", "a", "fine", "film", ",", "number", "1", "of", "a", "kind", "."]
+    words = example("critics").words
+    expected = ["it's", "a", "fine", "film", ",", "number", "1", "of", "a", "kind", "."]
+    assert words(found[1][1]) == expected and words(" ") == ["<unknown>"]
+
+
+def test_ratios_of_counts_leave_the_sentence_itself_out(example: Any) -> None:
+    critics = example("critics")
+    known = [(["good", "film"], 1), (["good"], 1), (["bad", "film"], 0), (["dull"], 0)]
+    ratios = critics.CountRatios(known)
+    assert list(critics.said_by(["good", "to"])) == [
+        [["good"], [" good"], ["~<good", "~good>"]],
+        [["to"], ["good to"], ["~<to>"]],
+    ]
+    # "good" is in two sentences of label 1; both of its groups of letters are, too.
+    assert_allclose(ratios(["good"]), [[np.log(3), np.log(3), 2 * np.log(3) / 3]], rtol=1e-6)
+    assert_allclose(ratios(["good"], 1), [[np.log(2), np.log(2), 2 * np.log(2) / 3]], rtol=1e-6)
+    assert_array_equal(ratios(["dull"], 0), np.zeros((1, 3)))  # of no other sentence
+    assert_array_equal(ratios(["film"])[:, 0], [0])
+
+
+def test_logistic_regression_is_where_its_gradient_is_none(example: Any) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 2))
+    y = (x @ [1.0, -2.0] + rng.logistic(size=200) > 0.5).astype(int)
+    asked = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    odds = example("critics").logistic_regression(x, y, asked)
+    weights = np.array([odds[0], *(odds[1:] - odds[0])])
+    rows = np.insert(x, 0, 1.0, axis=1)
+    p = 1 / (1 + np.exp(-rows @ weights))
+    assert_allclose(rows.T @ (y - p), weights, atol=1e-8)  # of the penalty, half their squares
 
 
 def test_exercises_are_windows_of_people(example: Any, tmp_path: Path) -> None:
