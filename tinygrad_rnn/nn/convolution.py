@@ -98,6 +98,9 @@ class Conv1d(_Convolution):
     ``weight`` (out_channels, in_channels / groups, kernel_size) is drawn by ``weight_init``, as a
     matrix (window, out_channels); ``bias`` (out_channels,) by ``bias_init``. ``padding`` is a
     number, "same" or "valid".
+
+    A sequence (T, B, C) is ``permute_dims(x, (1, 2, 0))``. Of lengths a convolution knows nothing:
+    set what is behind them to 0 before each, ``x * sequence_mask(lengths)[..., None]``.
     """
 
     axes = 1
@@ -108,7 +111,8 @@ class Conv2d(_Convolution):
     """``conv2d`` with weights: (..., in_channels, H, W) to (..., out_channels, ., .).
 
     As ``Conv1d``; ``weight`` is (out_channels, in_channels / groups, kernel height and width), and
-    sizes are one number or a pair.
+    sizes are one number or a pair. Pictures (B, H, W) are ``x[:, None]``, and (B, H, W, C)
+    ``moveaxis(x, -1, -3)``.
     """
 
     axes = 2

@@ -272,7 +272,11 @@ class AttentionDecoder(Module):
         self.readout = Linear(read, self.vocabulary_size)
 
     def remember(self, values: TensorLike, mask: Any = None, lengths: Any = None) -> Memory:
-        """A memory of values (S, B, E); ``mask`` (S, B) or ``lengths`` say what of it is there."""
+        """A memory of values (S, B, E); ``mask`` (S, B) or ``lengths`` say what of it is there.
+
+        The regions of pictures x (B, E, H, W) are such values:
+        ``permute_dims(reshape(x, (B, E, H * W)), (2, 0, 1))``.
+        """
         memory: Memory = self.attention.remember(values, mask, lengths)
         return memory
 
