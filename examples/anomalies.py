@@ -62,7 +62,7 @@ def main() -> None:
     """Train, score, compare, draw."""
     parser = support.command_line(__doc__, epochs=150)
     args = support.arguments(parser, epochs=8)
-    hours = prepare(support.read(traffic), "2017-10-01")
+    hours = prepare(support.read(traffic, 17_000), "2017-10-01")
     first = int(np.argmax(hours.days >= np.datetime64("2017-10-01")))
     last = (len(hours.volume) - AHEAD) // 24
     days, at = hours.days[first:last], np.arange(first, last)

@@ -124,7 +124,7 @@ def main() -> None:
     """Train, compare, draw."""
     parser = support.command_line(__doc__, epochs=8)
     args = support.arguments(parser, epochs=6)
-    found = support.read(binding_sites)[:: 12 if args.quick else 1]
+    found = support.read(binding_sites, 100)[:: 12 if args.quick else 1]
     x = encode([sequence for _, sequence, _ in found])
     y = np.array([label for _, _, label in found], "float32")
     known = np.array([chromosome not in TEST for chromosome, _, _ in found])

@@ -120,7 +120,7 @@ def draw(model: Captioner, scenes: np.ndarray, path: Path) -> None:
 def main() -> None:
     """Train, describe, compare, draw."""
     args = support.arguments(support.command_line(__doc__, epochs=6), epochs=1)
-    images, labels = support.read(digits)
+    images, labels = support.read(digits, 50)
     known, unseen = np.split(
         np.random.default_rng(0).permutation(len(images)), [len(images) * 4 // 5]
     )

@@ -32,7 +32,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from interruption import interruptions
+from interruption import end_in_one_line, interruptions
 from support import (
     command,
     kept_as,
@@ -42,7 +42,7 @@ from support import (
     prepare_blas,
     progress,
 )
-from texts import Corpus, encode, ngram_bits, python_manual, shakespeare, streams
+from texts import Corpus, encode, ngram_bits, python_manual, read_text, shakespeare, streams
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import distributed, nn, optim
@@ -51,7 +51,7 @@ from tinygrad_rnn.serialization import Checkpoint
 
 QUICK = {"limit": 60_000, "hidden": 96, "batch": 8, "window": 32, "lr": 0.015, "steps": 400}
 QUICK["out"] = "runs/char_lm_quick.safetensors"
-SAVED = ["corpus", "text", "limit", "embedding", "hidden", "layers", "dropout"]
+SAVED = ["corpus", "text", "encoding", "limit", "embedding", "hidden", "layers", "dropout"]
 SAVED += ["batch", "window", "lr", "steps", "minutes"]  # what a run that is resumed keeps
 
 
@@ -141,6 +141,7 @@ def train(
             show(step, f"{mean:.2f} bits, {held_out}{speed:,.0f} chars/s")
     elsewhere = () if args.backend == "numpy" else ("--backend", args.backend)
     more = command("--resume", "--out", args.out, *elsewhere)
+    end_in_one_line(lambda: f"Stopped. To go on: {more}")
     if done < 1:
         print(f"Stopped at step {step} of {args.steps}. To go on: {more}")
         sys.exit(130)
@@ -253,11 +254,12 @@ def prepare(args: argparse.Namespace) -> tuple[Checkpoint | None, Corpus | None]
     if not args.steps:
         args.steps, args.minutes = 1800, args.minutes or 3.0
     texts = {"python": python_manual, "shakespeare": shakespeare}
-    text = Path(args.text).read_text(encoding="utf-8") if args.text else texts[args.corpus]()
+    text = read_text(Path(args.text), args.encoding) if args.text else texts[args.corpus]()
     corpus = Corpus(text[: args.limit])
     if len(corpus.training) <= args.batch * args.window or len(corpus.held_out) <= 32:
         raise ValueError(
-            f"{len(text)} characters do not fill {args.batch} windows of {args.window}"
+            f"{len(text)} characters do not fill {args.batch} windows of {args.window} and a test: "
+            "give a longer text, or a smaller --batch and --window"
         )
     if run is not None and run.extra["checksum"] != corpus.checksum:
         raise ValueError("the text is not the one that the run to be resumed was trained on")
@@ -272,7 +274,8 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument_group("text").add_argument
     add("--corpus", choices=["python", "shakespeare"], default="python", help="the built-in texts")
-    add("--text", metavar="FILE", help="a file in UTF-8 instead")
+    add("--text", metavar="FILE", help="a file instead, in UTF-8 unless its first bytes say other")
+    add("--encoding", metavar="NAME", help="what FILE is in, such as latin-1 or cp1252")
     add("--limit", type=positive, metavar="N", help="no more than the first N characters")
     add = parser.add_argument_group("model (defaults in brackets)").add_argument
     add("--embedding", type=positive, default=64, metavar="N", help="size of a character (64)")

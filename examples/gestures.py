@@ -116,7 +116,7 @@ def main() -> None:
     """Train, compare, draw."""
     parser = support.command_line(__doc__, epochs=20)
     args = support.arguments(parser, epochs=3)
-    recordings = support.read(exercises)
+    recordings = support.read(exercises, 70)
     x, y, person = windows(recordings)
     known = person <= 5
     x = (x - x[known].mean(axis=(0, 2), keepdims=True)) / x[known].std(axis=(0, 2), keepdims=True)

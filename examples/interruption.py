@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
-AT_ONCE = "Stopped at once; nothing was saved."
+AT_ONCE = "Stopped at once; nothing more was saved."
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def main() -> None:
     """Count the weights, train, compare."""
     parser = support.command_line(__doc__, plot=False, epochs=4)
     args = support.arguments(parser, epochs=3)
-    spoken = support.read(cmudict)
+    spoken = support.read(cmudict, 1000)
     size = 600 if args.quick else 40_000
     # A vowel is what has a stress; words that some say with fewer syllables are left to others.
     counts = {w: {sum(p[-1].isdigit() for p in way) for way in ways} for w, ways in spoken.items()}

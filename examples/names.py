@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-from datasets import first_names
+from datasets import at_least, first_names
 
 import tinygrad_rnn as tg
 from tinygrad_rnn.data import Vocabulary, pad_arrays, random_split
@@ -35,7 +35,8 @@ class Names:
     """The names in parts, and the numbers of letters and countries; ``share`` of all names."""
 
     def __init__(self, share: float = 1.0) -> None:
-        pairs = [(name.lower(), country) for name, country in first_names()[:: round(1 / share)]]
+        some = at_least(1000, first_names())[:: round(1 / share)]
+        pairs = [(name.lower(), country) for name, country in some]
         self.training, self.validation, self.unseen = random_split(pairs, [0.8, 0.1, 0.1], seed=0)
         names, countries = zip(*self.training, strict=True)
         special = ["<pad>", "<end>", "<other>"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from datasets import cmudict
+from datasets import at_least, cmudict
 
 from tinygrad_rnn.data import random_split
 
@@ -13,7 +13,7 @@ Pronunciations = dict[str, list[list[str]]]  # of each word, each a list of phon
 
 def training_and_test(*, stress: bool) -> tuple[Pronunciations, Pronunciations]:
     """The dictionary in two; a tenth of the words, always the same ones, are to test with."""
-    words = cmudict()
+    words = at_least(1000, cmudict())
     if not stress:
         words = {word: [without_stress(p) for p in spoken] for word, spoken in words.items()}
     training, test = random_split(list(words), [0.9, 0.1], seed=0)

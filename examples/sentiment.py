@@ -110,7 +110,7 @@ def main() -> None:
     """Train, compare, draw."""
     parser = support.command_line(__doc__, epochs=4)
     args = support.arguments(parser, epochs=3)
-    found = support.read(reviews)[:: 12 if args.quick else 1]
+    found = support.read(reviews, 100)[:: 12 if args.quick else 1]
     films = sorted({film for film, _, _ in found})
     test = set(np.random.default_rng(0).permutation(films)[: len(films) // 8].tolist())
     parts = ([], [])

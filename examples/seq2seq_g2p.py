@@ -135,7 +135,8 @@ def main() -> None:
     add("--beam", type=positive, default=5, help="hypotheses of the search (5)")
     add("--word", default="choreographer", help="what is drawn (choreographer)")
     args = support.arguments(parser, hidden=32, batch=64, epochs=1, lr=0.02)
-    support.read(lambda: LETTERS.encode(args.word))  # which may be impossible
+    if not args.word or not {*args.word} <= {*ascii_lowercase}:
+        parser.exit(1, f"{parser.prog}: --word takes the letters a to z, not {args.word!r}\n")
     training, test = support.read(lambda: training_and_test(stress=False))
     if args.quick:
         training, test = ({w: p for w, p in x.items() if len(w) == 4} for x in (training, test))

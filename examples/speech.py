@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from datasets import packaged
+from interruption import interruptions
 
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 VOICES = """Alex Andrea Andy Diogo Gene Gene2 Henrique Hugo Jacky Lee Marco Mario Michael Nguyen
@@ -29,8 +30,13 @@ class Espeak:
     def __init__(self) -> None:
         data = packaged("espeakng_loader", install="pip install --no-deps espeakng-loader")
         names = ("*.so", "*.dylib", "*.dll")
-        self.library = ctypes.CDLL(str(next(p for name in names for p in data.glob(name))))
+        found = [path for name in names for path in data.glob(name)]
+        if not found:
+            raise FileNotFoundError(f"there is no library for this system in {data}")
+        self.library = ctypes.CDLL(str(found[0]))
         self.rate = self.library.espeak_Initialize(2, 0, str(data).encode(), 0)  # 2: into memory
+        if self.rate < 0:
+            raise OSError(f"eSpeak finds no voices in {data}")
         self.heard: list[bytes] = []
         types = (ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
         self.callback = ctypes.CFUNCTYPE(ctypes.c_int, *types)(self._hear)
@@ -50,8 +56,11 @@ class Espeak:
         self.library.espeak_SetParameter(3, pitch, 0)
         line = text.encode() + b"\0"
         self.heard.clear()
-        self.library.espeak_Synth(line, len(line), 0, 1, 0, 1, None, None)
-        self.library.espeak_Synchronize()
+        with interruptions() as pressed:  # an exception in the callback would be lost
+            self.library.espeak_Synth(line, len(line), 0, 1, 0, 1, None, None)
+            self.library.espeak_Synchronize()
+        if pressed:
+            raise KeyboardInterrupt
         return np.frombuffer(b"".join(self.heard), np.int16).astype(np.float32) / 32768
 
 

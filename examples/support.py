@@ -29,6 +29,7 @@ from typing import Any, Protocol, TypeAlias, TypeVar
 
 import interruption
 import numpy as np
+from datasets import at_least
 from interruption import interruptions
 
 import tinygrad_rnn as tg
@@ -382,12 +383,16 @@ def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespa
     return args
 
 
-def read(reader: Callable[[], T]) -> T:
-    """What ``reader`` reads; where that fails, one line says why, and how to come by it."""
+def read(reader: Callable[[], T], least: int = 0) -> T:
+    """What ``reader`` reads, ``least`` of it; if that fails, one line says why, and what to do."""
     try:
-        return reader()
-    except (ImportError, OSError, ValueError) as error:
+        return at_least(least, reader()) if least else reader()
+    except ImportError as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
+    except Exception as error:  # what a file that is damaged raises may be anything
+        reason = str(error) if isinstance(error, (OSError, ValueError)) else repr(error)
+        again = "is its package whole? Install it again, as examples/README.md says"
+        sys.exit(f"{Path(sys.argv[0]).name}: the data cannot be used: {reason}; {again}")
 
 
 def here(x: np.ndarray) -> tg.Tensor:

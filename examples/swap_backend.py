@@ -23,6 +23,7 @@ from time import perf_counter
 from typing import NamedTuple
 
 import numpy as np
+import support
 from support import arguments, command_line, positive
 from texts import python_manual
 
@@ -90,7 +91,7 @@ def main() -> None:
     add("--batch", type=positive, default=32, metavar="N", help="places read at once (32)")
     add("--steps", type=positive, default=60, metavar="N", help="batches to learn from (60)")
     args = arguments(parser, hidden=24, batch=8, steps=12)
-    text = python_manual()[:200_000]
+    text = support.read(python_manual)[:200_000]
     names = usable(args.backend)
     routes = [[name] for name in names] + ([names] if len(names) > 1 else [])
     runs = [train(route, text, args) for route in routes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import zlib
 from collections import Counter
@@ -10,6 +11,14 @@ from pathlib import Path
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
+
+MARKS = {  # that a text may begin with, the longer ones first: UTF-32's begins like UTF-16's
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 RARE = "?"  # stands for every character that the training part holds less than 20 times
 
@@ -29,6 +38,35 @@ def shakespeare() -> str:
     plays = sorted(Path(found.submodule_search_locations[0]).glob("plays/**/*.md"))
     text = "\n".join(play.read_text(encoding="utf-8") for play in plays)
     return re.sub(r"^#+ *|\*\*|_|\\|  $", "", text, flags=re.MULTILINE)
+
+
+def read_text(path: Path, encoding: str | None = None) -> str:
+    """A file of text: as the mark that it begins with says, else in UTF-8, or as ``encoding`` says.
+
+    Raises OSError for what cannot be read, ValueError for what is no text or in another encoding.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, not a file of text")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no file {path}")
+    content = path.read_bytes()
+    marked = next((name for mark, name in MARKS.items() if content.startswith(mark)), None)
+    other = "give its --encoding, such as latin-1, cp1252 or utf-16-le"
+    try:
+        text = content.decode(encoding or marked or "utf-8")
+    except LookupError:
+        raise ValueError(f"there is no encoding {encoding!r}: {other}") from None
+    except UnicodeError as error:
+        name = encoding or marked or "utf-8"
+        kind = "binary, or a text" if b"\0" in content else "a text"
+        cure = "it is in another one, or damaged" if encoding or marked else other
+        raise ValueError(f"{path} is {kind} that is not {name} ({error}): {cure}") from None
+    if "\0" in text:
+        raise ValueError(f"{path} holds zeros: if it is no binary file, {other}")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
+    if not text:
+        raise ValueError(f"{path} is empty")
+    return text
 
 
 class Corpus:

@@ -43,7 +43,7 @@ def main() -> None:
     """Train, compare, draw."""
     parser = support.command_line(__doc__, epochs=150)
     args = support.arguments(parser, epochs=8)
-    hours = prepare(support.read(traffic), "2018-04-01")
+    hours = prepare(support.read(traffic, 17_000), "2018-04-01")
     first = 24 * int(np.argmax(hours.days >= np.datetime64("2018-04-01")))
     at = np.arange(first - 1, len(hours.volume) - AHEAD)  # when a forecast is made
     found = np.empty(0)

