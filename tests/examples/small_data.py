@@ -156,6 +156,9 @@ def catalogue(pairs: dict[str, str], order: str = "<") -> bytes:
     return struct.pack(f"{order}{len(numbers)}I", *numbers) + b"\0".join(texts) + b"\0"
 
 
+PROGRAMS = "deluge django jupyterlab_language_pack_fr_FR pynicotine spyder thonny trac wagtail"
+
+
 def catalogues(folder: Path) -> None:
     """Things that are done to things, said by eight programs."""
     doing = {"save": "enregistrer", "open": "ouvrir", "close": "fermer"}
@@ -170,8 +173,7 @@ def catalogues(folder: Path) -> None:
         for noun in done
         for end in ends
     }
-    names = "deluge django jupyterlab_language_pack_fr_FR pynicotine spyder thonny trac wagtail"
-    for number, name in enumerate(names.split()):
+    for number, name in enumerate(PROGRAMS.split()):
         own = dict([*said.items()][number::8])
         for language, there in (("fr_FR" if number % 2 else "fr", own), ("de", {"Page": "Seite"})):
             file = package(folder, name, "locale", language, "LC_MESSAGES", "messages.mo")
@@ -233,6 +235,11 @@ def few(folder: Path, name: str, count: int) -> None:
         for each in ("sample", "sample_test", "sample2", "sample2_test"):
             file = package(folder, "janggu", "resources", f"{each}.fa")
             file.write_text(records if each == "sample" else "", encoding="utf-8")
+    elif name == "messages":
+        for i, package_name in enumerate(PROGRAMS.split()):
+            file = package(folder, package_name, "locale", "fr", "LC_MESSAGES", "messages.mo")
+            pairs = {"Open the file": "Ouvrir le fichier", "Save it now": "Enregistrer maintenant"}
+            file.write_bytes(catalogue(dict([*pairs.items()][: 0 if i else count])))
     else:
         assert name == "chorales"
         package(folder, "music21", "corpus", "bach", "bwv0.txt").write_text("")

@@ -30,6 +30,7 @@ READERS = {
     "seq2seq_g2p": "cmudict",
     "stress_tagging": "cmudict",
     "traffic_forecast": "traffic",
+    "translate": "messages",
     "weather_forecast": "seattle_weather",
 }
 """What an example reads by, of the functions of datasets.py."""
