@@ -371,6 +371,11 @@ def test_any_shape_goes_through_linear_and_layer_norm(
             r"Sequential: stage 0 is a list, .* Sequential\(\*stages\)",
         ),
         (lambda: nn.summary(tg.tanh), TypeError, "summary: a Module, not a function"),
+        (
+            lambda: nn.summary(nn.Linear(2, 3), (4, 2)),
+            TypeError,
+            r"not its shape: tinygrad_rnn\.zeros\(\(4, 2\)\)",
+        ),
     ],
 )
 def test_bad_input_is_named(call: Any, error: type[Exception], message: str) -> None:

@@ -869,6 +869,20 @@ def test_indices_out_of_bounds() -> None:
     assert_close(side.found(()), before)
 
 
+@both
+def test_the_error_of_an_index_tells_how_to_learn_the_operation() -> None:
+    side = Side(usual)
+    step = tg.planned(side.step, retrace=RETRACE[0])
+    for _ in range(3):
+        step(*batch(0))
+    tokens, *rest = batch(1)
+    tokens = tokens.at[0, 0].set(V)
+    with pytest.raises(IndexError, match=rf"planned: index {V} .*tinygrad_rnn\.literal\(\) around"):
+        step(tokens, *rest)
+    with tg.literal(), pytest.raises(IndexError, match=rf"^embedding: .*numbered 0 to {V - 1}"):
+        step(tokens, *rest)
+
+
 def test_frozen_added_and_moved_parameters() -> None:
     sides = Side(usual), Side(usual)
     steps = sides[0].step, tg.planned(sides[1].step)

@@ -32,6 +32,12 @@ def summary(module: Module, *example: Any) -> None:
     """
     if not isinstance(module, Module):
         raise TypeError(f"summary: a Module, not a {type(module).__name__}")
+    for given in example:
+        if isinstance(given, tuple) and given and all(type(n) is int for n in given):
+            raise TypeError(
+                f"summary: an example is what the module is called with, not its shape: "
+                f"tinygrad_rnn.zeros({given})"
+            )
     modules = dict(module.named_modules())
     shapes = _output_shapes(module, example) if example else {}
     unknown = "-" if example else ""

@@ -499,9 +499,14 @@ def run_step(ready: ReadyStep, tensors: Sequence[Tensor]) -> Any:
         captured[i] = leaf.grad._array
     try:
         results = _run(plan, outcome.step, recorder, [x._array for x in tensors], captured)
-    except BaseException:
+    except BaseException as error:
         if not recorder.again:
             recorder.journal.undo()
+        if isinstance(error, IndexError):
+            raise IndexError(
+                f"planned: {error}, somewhere in a step that runs as a plan; with "
+                "tinygrad_rnn.literal() around it the error names the operation"
+            ) from error
         raise
     changes: list[Change] = []
     for node, grad in grads:
