@@ -114,11 +114,11 @@ def say(texts: Sequence[str], kept: Path) -> None:
     """Translate by the model that an earlier run has kept."""
     try:
         checkpoint = load_checkpoint(kept)
-    except (OSError, ValueError) as error:
-        sys.exit(f"translate.py: {error}; run it without --say first")
-    hidden = checkpoint.parts["model"]["embedding.weight"].shape[1]
-    model = Translator(Pieces(**checkpoint.extra), hidden).eval()
-    checkpoint.restore(model=model)
+        hidden = checkpoint.parts["model"]["embedding.weight"].shape[1]
+        model = Translator(Pieces(**checkpoint.extra), hidden).eval()
+        checkpoint.restore(model=model)
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        sys.exit(f"translate.py: {kept}: {error}; a run without --say keeps a model there")
     print("\n".join(model.translate([" ".join(translation.tokens(text)) for text in texts])))
 
 
