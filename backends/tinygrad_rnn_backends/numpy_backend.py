@@ -90,6 +90,8 @@ class NumpyBackend(ArrayNamespace):
             return np.add.reduce(x, axis=axis, dtype=dtype, keepdims=keepdims)
         if x.flags.c_contiguous and (terms == x.size or axis in (-1, (-1,))):
             return np.add.reduce(x, axis=axis, keepdims=keepdims)  # which is pairwise already
+        if type(axis) is tuple and not keepdims and not x.flags.c_contiguous:
+            x, axis = _in_memory_order(x, axis)
         return summation.in_blocks(np, np.add.reduce, x, axis, keepdims, _is_innermost)
 
     def cumulative_sum(self, x: Array, /, **options: Any) -> Array:
@@ -165,6 +167,16 @@ def _masked(condition: Array, x: Array) -> Array:
     kept = condition.astype(bits)
     np.negative(kept, out=kept)
     return np.bitwise_and(kept, x.view(bits)).view(x.dtype)
+
+
+def _in_memory_order(x: Array, axis: tuple[int, ...]) -> tuple[Array, tuple[int, ...]]:
+    """A view for the same sum, whose neighbours in memory are neighbours: blocks need no copy."""
+    order = sorted(range(x.ndim), key=lambda a: -abs(x.strides[a]))
+    summed = {a % x.ndim for a in axis}
+    kept = [a for a in order if a not in summed]
+    if kept != sorted(kept):
+        return x, axis
+    return x.transpose(order), tuple([i for i, a in enumerate(order) if a in summed])
 
 
 def _is_innermost(x: Array, axis: int) -> bool:

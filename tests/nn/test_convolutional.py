@@ -67,7 +67,9 @@ def test_a_conv_lstm_is_planned_with_what_its_input_needs_ahead_of_the_loop() ->
     report = tg.plan(cell, xs).report()
     ahead, _, loop = report.partition("carried: state 0")
     assert "Rows of the batch are independent" in report
-    assert "@ (18, 12)" in ahead and "@ (27, 12)" in loop
+    assert "(T*B, 4, 5, 2) convolved with (3, 3, 2, 12)" in ahead
+    assert "(B, 4, 5, 3) convolved with (3, 3, 3, 12)" in loop
+    assert "(T*B, 4, 5, 3) convolved with (T*B, 4, 5, 12)" in loop  # the kernel's, after the loop
 
 
 def test_convolutions_inside_a_cell_of_ones_own_are_planned() -> None:
@@ -129,6 +131,13 @@ def test_convolutional_models_are_exported() -> None:
         [normal(2, 1, 7)],
         dynamic=[("batch", None, None)],
     )
+    agree(
+        lambda x: tg.conv2d(x, tg.ones((2, 3, 2, 1)), stride=(1, 2), padding=(0, 1)),
+        [normal(2, 4, 3, 5, 6)],
+        [normal(3, 2, 3, 5, 6)],
+        dynamic=[("time", "batch", None, None, None)],
+    )
+    agree(lambda x: tg.conv1d(x, tg.ones((2, 3, 2))), [normal(3, 5)], dynamic=[()])
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,28 @@
 """Convolution and pooling: what is said of a place by what lies around it.
 
-Both look at windows, which ``primitives/windows.py`` puts side by side: a convolution (which is a
-cross-correlation, as everywhere in the field) is then one product with the kernel, (places, window)
-@ (window, channels), and pooling a reduction. Shapes are PyTorch's, channels before the axes that
+A convolution (which is a cross-correlation, as everywhere in the field) is a primitive
+(``primitives/convolution.py``), or in groups a product of the windows (``primitives/windows.py``)
+of each; pooling is a reduction. Shapes are PyTorch's, channels before the axes that
 are convolved, and any axes may stand in front: (N, C, H, W) as well as (T, N, C, H, W).
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
+from tinygrad_rnn_backends.protocol import count_windows
+
 from ..primitives.contraction import matmul
+from ..primitives.convolution import convolution
 from ..primitives.creation import ones
-from ..primitives.elementwise import TensorLike
-from ..primitives.movement import moveaxis, pad, permute_dims, reshape
+from ..primitives.elementwise import TensorLike, add
+from ..primitives.movement import moveaxis, pad, permute_dims, reshape, stack
 from ..primitives.reduction import in_float32, max, sum
 from ..primitives.windows import Size, per_axis, windows
 from ..tensor import Tensor, as_tensor
@@ -149,14 +154,14 @@ def _convolved(
     strides = per_axis(operation, "stride", stride, n)
     dilations = per_axis(operation, "dilation", dilation, n)
     widths = pad_widths(operation, padding, sizes, strides, dilations)
-    x = _with_padding(moveaxis(x, -n - 1, -1), widths, 0.0)
-    seen = _seen(operation, x, sizes, strides, dilations)
-    found = seen.shape[: seen.ndim - n - 1]
+    x = moveaxis(x, -n - 1, -1)
     kernel = permute_dims(w, (*range(2, n + 2), 1, 0))
-    window = math.prod(kernel.shape[:-1])
     if groups == 1:
-        y = matmul(reshape(seen, (*found, window)), reshape(kernel, (window, channels)))
+        y = convolution(operation, x, kernel, strides, dilations, tuple(widths))
     else:  # a product for each group, (..., group, places, window) @ (group, window, channels)
+        seen = _seen(operation, _with_padding(x, widths, 0.0), sizes, strides, dilations)
+        found = seen.shape[: seen.ndim - n - 1]
+        window = math.prod(kernel.shape[:-1])
         ahead, area, size = found[:-n], math.prod(found[-n:]), math.prod(sizes)
         seen = reshape(seen, (*ahead, area, size, groups, w.shape[1]))
         seen = reshape(moveaxis(seen, -2, -4), (*ahead, groups, area, window))
@@ -189,7 +194,10 @@ def _largest(
             f"{operation}: an input of {x.dtype} has no largest elements; use x.astype('uint8')"
         )
     lowest = -math.inf if x.dtype.kind == "f" else int(np.iinfo(x.dtype).min)
-    seen, axes = _pools(operation, n, x, kernel_size, stride, padding, dilations, lowest)
+    pools = _pools(operation, n, x, kernel_size, stride, padding, dilations, lowest)
+    if pools.few:
+        return max(stack(pools.parts(), axis=-n - 1), axis=-n - 1)
+    seen, axes = pools.windows()
     return max(seen, axis=axes)
 
 
@@ -205,13 +213,59 @@ def _average(
 ) -> Tensor:
     x = as_tensor(input)
     options = (kernel_size, stride, padding, (1,) * n)
-    seen, axes = _pools(operation, n, x, *options, 0.0)
-    total = sum(seen, axis=axes)
+    total = _total(_pools(operation, n, x, *options, 0.0))
     if count_include_pad:
         return total / math.prod(per_axis(operation, "kernel_size", kernel_size, n))
     counted = ones(x.shape[-n:], x.dtype if x.dtype.kind == "f" else None, backend=x.backend)
-    counted, axes = _pools(operation, n, counted, *options, 0.0)
-    return total / sum(counted, axis=axes)
+    return total / _total(_pools(operation, n, counted, *options, 0.0))
+
+
+def _total(pools: _Pools) -> Tensor:
+    if pools.few:
+        return functools.reduce(add, pools.parts())
+    seen, axes = pools.windows()
+    return sum(seen, axis=axes)
+
+
+class _Pools(NamedTuple):
+    """An input with its padding, and the windows on its last axes."""
+
+    operation: str
+    x: Tensor
+    sizes: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+
+    @property
+    def few(self) -> bool:
+        """Whether a pass over all windows for each of their elements is the quickest."""
+        return math.prod(self.sizes) <= _FEW
+
+    def parts(self) -> list[Tensor]:
+        """The first element of all windows, then the second one ..."""
+        n, along = len(self.sizes), []
+        for length, size, stride, dilation in zip(
+            self.x.shape[-n:], self.sizes, self.strides, self.dilations, strict=True
+        ):
+            reach = count_windows(length, size, stride, dilation) * stride - stride + 1
+            if reach < 1:
+                raise ValueError(
+                    f"{self.operation}: a window of {self.sizes}, dilations {self.dilations}, does "
+                    f"not fit into {self.x.shape[-n:]}"
+                )
+            along.append([slice(k, k + reach, stride) for k in range(0, size * dilation, dilation)])
+        return [self.x[(..., *key)] for key in itertools.product(*along)]
+
+    def windows(self) -> tuple[Tensor, tuple[int, ...]]:
+        """The windows, and the axes along which each lies."""
+        if self.strides == self.sizes and set(self.dilations) == {1}:
+            return _apart(self.operation, len(self.sizes), self.x, self.sizes)
+        x, along = reshape(self.x, (*self.x.shape, 1)), self[2:]
+        seen = _seen(self.operation, x, *along)
+        return reshape(seen, seen.shape[:-1]), tuple(range(-len(self.sizes), 0))
+
+
+_FEW = 32  # elements of a window
 
 
 def _pools(
@@ -223,18 +277,15 @@ def _pools(
     padding: Size,
     dilations: tuple[int, ...],
     fill: float,
-) -> tuple[Tensor, tuple[int, ...]]:
-    """The windows of the last ``n`` axes, and the axes along which each lies."""
+) -> _Pools:
+    """The windows of the last ``n`` axes."""
     if x.ndim < n:
         raise ValueError(f"{operation}: an input of at least {n} axes is needed, not {x.shape}")
     sizes = per_axis(operation, "kernel_size", kernel_size, n)
     strides = sizes if stride is None else per_axis(operation, "stride", stride, n)
     wide = pool_padding(operation, padding, sizes)
     x = _with_padding(x, [(w, w) for w in wide], fill, channels=0)
-    if strides == sizes and set(dilations) == {1}:
-        return _apart(operation, n, x, sizes)
-    seen = _seen(operation, reshape(x, (*x.shape, 1)), sizes, strides, dilations)
-    return reshape(seen, seen.shape[:-1]), tuple(range(-n, 0))
+    return _Pools(operation, x, sizes, strides, dilations)
 
 
 def _seen(

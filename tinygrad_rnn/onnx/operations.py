@@ -210,6 +210,29 @@ def _windows(w: Writer, v: Value) -> str:
     return name
 
 
+def _convolution(w: Writer, v: Value) -> str:
+    """Channels are the last axis here and the second there, and axes in front are one."""
+    n, options = len(v.parameters["strides"]), v.parameters
+    dtype = v.dtype if v.dtype.kind == "f" else np.dtype(np.float64)
+    x, kernel = _operands(w, v, dtype)
+    if len(v.shape) != n + 2:
+        lengths = w.shape(v.operands[0])[-n - 1 :]
+        x = w.op("Reshape", x, w.numbers([-1, *lengths]), allowzero=0)
+    x = w.op("Transpose", x, perm=[0, n + 1, *range(1, n + 1)])
+    kernel = w.op("Transpose", kernel, perm=[n + 1, n, *range(n)])
+    pads = [before for before, _ in options["padding"]] + [end for _, end in options["padding"]]
+    y = w.op(
+        *("Conv", x, kernel),
+        strides=options["strides"],
+        dilations=options["dilations"],
+        pads=pads,
+    )
+    y = w.op("Transpose", y, perm=[0, *range(2, n + 2), 1])
+    if len(v.shape) != n + 2:
+        y = w.op("Reshape", y, w.numbers(w.shape(v)), allowzero=1)
+    return w.cast(y, dtype, v.dtype)
+
+
 def _unstack(w: Writer, v: Value) -> list[str]:
     x = v.operands[0]
     axis = _axes(v, v.parameters["axis"])[0]
@@ -475,6 +498,7 @@ ROWS: dict[str, Row] = {
     "stack": _stack,
     "unstack": _unstack,
     "windows": _windows,
+    "convolution": _convolution,
     "sum": _reduced("ReduceSum"),
     "max": _reduced("ReduceMax"),
     "min": _reduced("ReduceMin"),

@@ -52,6 +52,7 @@ _COSTLY |= {"cosh", "asin", "acos", "atan", "atan2", "asinh", "acosh", "atanh", 
 _COSTLY |= {"logaddexp", "hypot"}
 _MOVE = {"reshape", "permute_dims", "broadcast_to", "getitem"}
 _LINEAR = {"negative", "multiply", "divide", "astype", "sum", "windows", "overlap_add"}
+_LINEAR |= {"convolution", "transposed_convolution", "kernel_cotangent"}
 _RENAMED = {"abs": "absolute", "pow": "power", "round": "rint", "bitwise_invert": "invert"}
 _RENAMED |= {"bitwise_left_shift": "left_shift", "bitwise_right_shift": "right_shift"}
 _RENAMED |= {"asin": "arcsin", "acos": "arccos", "atan": "arctan", "atan2": "arctan2"}

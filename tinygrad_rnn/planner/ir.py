@@ -206,7 +206,7 @@ def _metas_of(
         return
     xp = backends.get("numpy")
     shapes = [meta[0] for meta in metas if isinstance(meta, tuple)]
-    if primitive.kind == "contraction":
+    if primitive is TABLE["matmul"]:
         (left, left_dtype), (right, right_dtype) = metas
         if left[-1] != right[-2]:
             raise ValueError(f"{primitive.name}: shapes {left} and {right} have no product")

@@ -215,7 +215,7 @@ def _totals(plan: Compiled) -> list[str]:
     if not found:
         return []
     kinds = [contraction(term.value, plan.extents) for _, term in found]
-    products = kinds.count("product") + kinds.count("row products")
+    products = sum(kind in ("product", "row products", "kernel") for kind in kinds)
     return [
         f"  Sums over time, after the loop: {_count(products, 'product')} over all steps",
         *[_row(_sum(plan, term), _reader(plan.graph, "captured", i)) for i, term in found],
@@ -233,6 +233,8 @@ def _sum(plan: Compiled, term: Term) -> str:
             for s, x in zip(shapes, read, strict=True)
         ]
         return f"{shapes[0]}.T @ {shapes[1]}"
+    if kind == "kernel":
+        return f"{shapes[0]} convolved with {shapes[1]}"
     if kind == "row products":
         return f"of each row {shapes[0]} @ {shapes[1]}, side by side"
     if kind == "places":
@@ -367,7 +369,14 @@ def _names(values: Iterable[Value]) -> str:
 
 
 def _product(plan: Compiled, value: Value, in_loop: bool) -> str:
-    return " @ ".join(_shape(plan, x, in_loop) for x in value.operands)
+    between = " @ " if value.name == "matmul" else f" {_CONVOLVED.get(value.name, 'and')} "
+    return between.join(_shape(plan, x, in_loop) for x in value.operands)
+
+
+_CONVOLVED = {
+    "convolution": "convolved with",
+    "transposed_convolution": "transposed convolved with",
+}
 
 
 def _shape(plan: Compiled, value: Value, in_loop: bool) -> str:

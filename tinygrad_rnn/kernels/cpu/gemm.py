@@ -3,7 +3,9 @@
 A BLAS cannot know that, and rearranges the matrix in every call, which costs as much as a product
 with few rows. Here ``pack`` does it before the loop. Then ``multiply`` keeps tiles of the result in
 registers, some rows by some vectors, and reads what was packed from front to back. ``product``
-packs a block at a time, or nothing where too few rows would come to use it.
+packs a block at a time, or nothing where too few rows would come to use it. ``gather`` is told by
+tables where the columns of a are, and groups of its rows: so a may be what windows of an image see,
+which are never copied (Dukhan 2019, "The indirect convolution algorithm").
 
 A matrix b (k, n) is cut into blocks that fit the second-level cache, and a block into panels as
 wide as one vector, which hold their rows one after the other. A vector that reaches beyond the last
@@ -72,12 +74,24 @@ def library(processor: Processor) -> list[Code]:
     ]
 
 
+def gathering(processor: Processor) -> list[Code]:
+    """The functions behind @gather, for a library of their own."""
+    return [
+        *(_rows(processor, rows, by_table=True) for rows in range(1, processor.rows + 1)),
+        _multiply_block(processor, by_table=True),
+        _gather(processor),
+    ]
+
+
 # Tiles.
 
 _LEFT = "ptr %a, i64 %a_row, i64 %a_column"
 _RESULT = "ptr %c, i64 %c_row, i1 %accumulate"
-_TILE = f"{_LEFT}, ptr %b, i64 %b_row, i64 %b_panel, {_RESULT}"
+_REST = f"ptr %b, i64 %b_row, i64 %b_panel, {_RESULT}"
 """The rows of a panel of b are so far apart, and its panels so far: it is packed, or it is not."""
+_TILE = f"{_LEFT}, {_REST}"
+_TILE_BY_TABLE = f"ptr %a, i64 %a_row, ptr %a_column, {_REST}"
+"""A table says how far each column of a is from the first."""
 
 
 def _tile(
@@ -88,6 +102,7 @@ def _tile(
     c: str,
     ahead: str,
     mask: Value | None = None,
+    by_table: bool = False,
 ) -> None:
     """c = or += a @ b for some rows, and the panels at these addresses, of which one may be masked.
 
@@ -100,7 +115,6 @@ def _tile(
     sums, totals = ({x: code.variable(vector("float", lanes)) for x in tile} for _ in range(2))
     for x in tile:
         code.store(code.constant(0, lanes), totals[x])
-    a_rows = [code.address("%a", code.integer("mul", "%a_row", r)) for r in range(rows)]
     few = code.emit(f"icmp sle i64 %k, {2 * CHAIN}")
     chain = code.emit(f"select i1 {few}, i64 {2 * CHAIN}, i64 {CHAIN}")
     with code.loop(0, "%k", chain) as start:
@@ -114,9 +128,12 @@ def _tile(
                 for panel, m in zip(panels, masks, strict=True)
             ]
             code.prefetch(code.address(ahead, offset))
-            offset = code.integer("mul", k, "%a_column")
+            column = code.entry("%a_column", k) if by_table else code.integer("mul", k, "%a_column")
+            place = code.address("%a", column)
             for r in range(rows):
-                left = code.load(code.address(a_rows[r], offset)).spread(lanes)
+                # One after the other, or the compiler loads all of them before it multiplies any.
+                place = code.address(place, "%a_row") if r else place
+                left = code.load(place).spread(lanes)
                 for v, factor in enumerate(right):
                     code.store(code.load(sums[r, v], lanes) + left * factor, sums[r, v])
         for x in tile:
@@ -129,10 +146,10 @@ def _tile(
         code.store(code.load(totals[x], lanes), places[x], masks[x[1]])
 
 
-def _rows(processor: Processor, rows: int) -> Code:
+def _rows(processor: Processor, rows: int, by_table: bool = False) -> Code:
     """A function for some rows, and all columns of a block."""
-    lanes = processor.lanes
-    code = Code(f"define internal void @rows{rows}(i64 %n, i64 %k, {_TILE}, ptr %ahead)")
+    lanes, tile = processor.lanes, _TILE_BY_TABLE if by_table else _TILE
+    code = Code(f"define internal void @rows{rows}(i64 %n, i64 %k, {tile}, ptr %ahead)")
     integer = code.integer
     size = _panel_size(code, lanes)
 
@@ -144,7 +161,7 @@ def _rows(processor: Processor, rows: int) -> Code:
             mask = code.lanes_below(last, lanes) if masked else None
             ahead = code.address("%ahead", integer("mul", integer("sdiv", v, vectors), size))
             c = code.address("%c", integer("mul", v, lanes))
-            _tile(code, lanes, rows, panels, c, ahead, mask)
+            _tile(code, lanes, rows, panels, c, ahead, mask, by_table)
 
     first: Integer = 0
     whole = integer("sdiv", "%n", lanes)
@@ -163,10 +180,11 @@ def _panel_size(code: Code, lanes: int, k: Integer = "%k") -> Integer:
     return code.integer("mul", code.integer("add", k, 1), lanes)
 
 
-def _multiply_block(processor: Processor) -> Code:
+def _multiply_block(processor: Processor, by_table: bool = False) -> Code:
     """A function for any number of rows, cut into tiles of nearly equal height."""
+    tile, kind = (_TILE_BY_TABLE, "ptr") if by_table else (_TILE, "i64")
     code = Code(
-        f"define internal void @multiply_block(i64 %rows, i64 %n, i64 %k, {_TILE}, ptr %ahead)"
+        f"define internal void @multiply_block(i64 %rows, i64 %n, i64 %k, {tile}, ptr %ahead)"
     )
     integer = code.integer
     count = integer("sdiv", integer("add", "%rows", processor.rows - 1), processor.rows)
@@ -181,8 +199,8 @@ def _multiply_block(processor: Processor) -> Code:
         c = code.address("%c", integer("mul", start, "%c_row"))
         ahead = code.address("%ahead", integer("mul", i, part))
         code.do(
-            f"call void {function}(i64 %n, i64 %k, ptr {a}, i64 %a_row, i64 %a_column, ptr %b, "
-            f"i64 %b_row, i64 %b_panel, ptr {c}, i64 %c_row, i1 %accumulate, ptr {ahead})"
+            f"call void {function}(i64 %n, i64 %k, ptr {a}, i64 %a_row, {kind} %a_column, "
+            f"ptr %b, i64 %b_row, i64 %b_panel, ptr {c}, i64 %c_row, i1 %accumulate, ptr {ahead})"
         )
     functions = ", ".join(f"ptr @rows{rows}" for rows in range(1, processor.rows + 1))
     code.globals.append(f"@by_rows = internal constant [{processor.rows} x ptr] [{functions}]")
@@ -329,6 +347,30 @@ def _multiply(processor: Processor) -> Code:
     with _blocks(code, processor) as block:
         packed, ahead = (code.address("%b", x) for x in (block.offset, block.following))
         _call_multiply_block(code, block, packed, lanes, _panel_size(code, lanes, block.k), ahead)
+    return code
+
+
+def _gather(processor: Processor) -> Code:
+    """A function for c = a @ b of groups of rows, where b is packed.
+
+    Tables say where a group begins, in a and in c, and how far each column of a is from the first.
+    """
+    lanes = processor.lanes
+    code = Code(
+        "define void @gather(i64 %groups, i64 %rows, i64 %n, i64 %k, ptr %a, ptr %a_group, "
+        "i64 %a_row, ptr %a_column, ptr %b, ptr %c, ptr %c_group, i64 %c_row)"
+    )
+    with _blocks(code, processor) as block, code.loop(0, "%groups") as group:
+        b, ahead = (code.address("%b", x) for x in (block.offset, block.following))
+        a = code.address("%a", code.entry("%a_group", group))
+        c = code.address(code.address("%c", code.entry("%c_group", group)), block.column)
+        columns = code.address("%a_column", block.row, "i64")
+        code.do(
+            f"call void @multiply_block(i64 %rows, i64 {block.n}, i64 {block.k}, ptr {a}, "
+            f"i64 %a_row, ptr {columns}, ptr {b}, i64 {lanes}, "
+            f"i64 {_panel_size(code, lanes, block.k)}, ptr {c}, i64 %c_row, "
+            f"i1 {block.accumulate}, ptr {ahead})"
+        )
     return code
 
 

@@ -64,6 +64,8 @@ def _contract(writer: Writer, value: Value) -> str:
         shapes = [f"(steps.steps, {', '.join(map(str, shape))})" for shape in found[2:]]
         each = [f"{array}.reshape{shape}" for array, shape in zip(each, shapes, strict=True)]
         return f"{multiply}(np, {', '.join(each)}).reshape({value.shape})"
+    if kind == "kernel":  # which sums over all axes ahead
+        return writer.apply(value, arrays)
     if kind == "sum":
         return _sum(writer, value, arrays[0])
     if kind == "places":

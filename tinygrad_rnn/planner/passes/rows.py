@@ -247,6 +247,20 @@ class _Walk:
             raise Mixed(value, "adds up windows of rows")
         return ROWS
 
+    def _convolution(self, value: Value) -> Extent:
+        x, kernel = value.operands
+        if len(x.shape) < len(kernel.shape) or not self.follows(x):
+            raise Mixed(value, "sums over rows")
+        self._share(value, kernel)
+        return ROWS
+
+    def _kernel_cotangent(self, value: Value) -> Extent:
+        given = [self.extents[x] for x in value.operands]
+        wide = all(len(x.shape) >= len(value.shape) for x in value.operands)
+        if ROWS in given and wide and all(self.follows(x) for x in value.operands):
+            return SUMMED
+        raise Mixed(value, "sums over rows")
+
     def _concat(self, value: Value) -> Extent:
         if value.parameters["axis"] == -len(value.shape):
             raise Mixed(value, "puts rows one below the other")
@@ -344,6 +358,9 @@ _BY_NAME: dict[str, Callable[[_Walk, Value], Extent]] = {
     "permute_dims": _Walk._permute_dims,
     "windows": _Walk._windows,
     "overlap_add": _Walk._overlap_add,
+    "convolution": _Walk._convolution,
+    "transposed_convolution": _Walk._convolution,
+    "kernel_cotangent": _Walk._kernel_cotangent,
     "concat": _Walk._concat,
     "stack": _Walk._concat,
     "getitem": _Walk._getitem,

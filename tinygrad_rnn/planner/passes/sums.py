@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ...primitives.indexing import ARRAY
 from ..facts import facts_of
 from ..ir import Shape, Value, elements
-from ..stages import EACH, ONCE, ROWS, SUMMED, Extent, Stage, Term
+from ..stages import EACH, ONCE, ROWS, ROWS_ONCE, SUMMED, Extent, Stage, Term
 
 
 def terms(
@@ -51,6 +51,8 @@ def read_by(term: Term, extents: dict[Value, Extent]) -> list[Value]:
         return [found.x, found.y]
     if kind == "places":
         return [*term.value.operands[1:]]
+    if kind == "kernel":
+        return term.value.operands
     return [term.value.operands[0]] if kind == "sum" else [term.value]
 
 
@@ -100,7 +102,7 @@ def factors(value: Value) -> Factors | None:
 
 
 def contraction(value: Value, extents: dict[Value, Extent]) -> str | None:
-    """How a sum over time is one operation: a product, a sum, or added to places.
+    """How a sum over time is one operation: a product, a kernel's, a sum, or added to places.
 
     These are sums over rows as well, but for "row products": each row then has one of its own, of
     all that its factors were at all steps side by side, as in sum_t a_t b_t^T.
@@ -113,6 +115,10 @@ def contraction(value: Value, extents: dict[Value, Extent]) -> str | None:
         found = factors(value)
         if found is not None and {extents[v] for v in (value, *found[:2])} in ({ROWS}, {EACH}):
             return "row products"
+    if value.name == "kernel_cotangent":
+        found_extents = {extents[v] for v in value.operands}
+        alike = found_extents == {EACH} or ROWS in found_extents <= {ROWS, ROWS_ONCE}
+        return "kernel" if alike else None
     if value.name == "sum" and -len(value.operands[0].shape) in value.parameters["axis"]:
         return "sum"
     if value.name == "index_add" and len(value.operands) == 3:
