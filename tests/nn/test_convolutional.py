@@ -87,6 +87,31 @@ def test_convolutions_inside_a_cell_of_ones_own_are_planned() -> None:
     check_planned(cell, tg.tensor(normal(5, 3, 2, 6, 8)), tg.tensor(normal(3, 5)))
 
 
+def test_kernels_are_summed_over_time_whatever_they_meet() -> None:
+    """One picture for all steps, no batch at all, and kernels that every step has another of."""
+    kernel = tg.tensor(normal(2, 1, 3, 3), requires_grad=True)
+    picture = tg.tensor(normal(3, 1, 4, 5), requires_grad=True)
+
+    def same(x: tg.Tensor, h: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
+        h = tg.tanh(h * tg.conv2d(picture, kernel, padding=1) + x)
+        return h, h
+
+    check_planned(same, tg.tensor(normal(5, 3, 2, 4, 5)), tg.tensor(normal(3, 2, 4, 5)))
+
+    def alone(x: tg.Tensor, h: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
+        seen = tg.conv1d(tg.expand_dims(x, axis=0), kernel[:, :, 0], padding="same")
+        h = tg.tanh(h + tg.conv1d(h, kernel[:, 0, :2], padding=1) * seen)
+        return h, h
+
+    check_planned(alone, tg.tensor(normal(5, 6)), tg.tensor(normal(2, 6)))
+
+    def moving(x: tg.Tensor, h: tg.Tensor) -> tuple[tg.Tensor, tg.Tensor]:
+        h = tg.tanh(tg.conv2d(h, kernel[:1] * tg.mean(x), padding=1) + x)
+        return h, h
+
+    check_planned(moving, tg.tensor(normal(5, 3, 1, 4, 5)), tg.tensor(normal(3, 1, 4, 5)))
+
+
 def test_layers_have_the_weights_of_pytorch_and_are_drawn_as_matrices() -> None:
     layer = nn.Conv2d(4, 6, (3, 5), groups=2)
     assert layer.weight.shape == (6, 2, 3, 5) and layer.bias.shape == (6,)
