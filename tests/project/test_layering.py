@@ -59,7 +59,7 @@ ORDER = (
 
 # The same within packages of several floors; a folder there is one layer, too.
 WITHIN = {
-    "kernels": ("settings", "ir", "cpu", "gpu", "machine", "products"),
+    "kernels": ("settings", "ir", "cpu", "gpu", "machine", "products", "convolution"),
     "planner": (
         "runtime",
         "facts",
