@@ -675,6 +675,7 @@ READS: dict[str, tuple[str, ...]] = {
     "broadcast_to": ("x_shape",),
     "concat": ("arrays_shapes",),
     "matmul": ("y", "x y_shape"),
+    "max_in_windows": ("x out",),
     "convolution": ("w x_shape", "x w_shape"),
     "transposed_convolution": ("w", "y w_shape"),
     "kernel_cotangent": ("y x_shape", "x"),

@@ -9,22 +9,26 @@ are convolved, and any axes may stand in front: (N, C, H, W) as well as (T, N, C
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
-from tinygrad_rnn_backends.protocol import count_windows
-
 from ..primitives.contraction import matmul
 from ..primitives.convolution import convolution
 from ..primitives.creation import ones
 from ..primitives.elementwise import TensorLike, add
-from ..primitives.movement import moveaxis, pad, permute_dims, reshape, stack
+from ..primitives.movement import moveaxis, pad, permute_dims, reshape
 from ..primitives.reduction import in_float32, max, sum
-from ..primitives.windows import Size, per_axis, windows
+from ..primitives.windows import (
+    Size,
+    check_fit,
+    elements_of_windows,
+    max_in_windows,
+    per_axis,
+    windows,
+)
 from ..tensor import Tensor, as_tensor
 
 __all__ = ["avg_pool1d", "avg_pool2d", "conv1d", "conv2d", "max_pool1d", "max_pool2d"]
@@ -159,7 +163,9 @@ def _convolved(
     if groups == 1:
         y = convolution(operation, x, kernel, strides, dilations, tuple(widths))
     else:  # a product for each group, (..., group, places, window) @ (group, window, channels)
-        seen = _seen(operation, _with_padding(x, widths, 0.0), sizes, strides, dilations)
+        x = _with_padding(x, widths, 0.0)
+        check_fit(operation, x.shape[-n - 1 : -1], sizes, strides, dilations)
+        seen = windows(x, sizes, strides, dilations)
         found = seen.shape[: seen.ndim - n - 1]
         window = math.prod(kernel.shape[:-1])
         ahead, area, size = found[:-n], math.prod(found[-n:]), math.prod(sizes)
@@ -196,7 +202,7 @@ def _largest(
     lowest = -math.inf if x.dtype.kind == "f" else int(np.iinfo(x.dtype).min)
     pools = _pools(operation, n, x, kernel_size, stride, padding, dilations, lowest)
     if pools.few:
-        return max(stack(pools.parts(), axis=-n - 1), axis=-n - 1)
+        return max_in_windows(*pools)
     seen, axes = pools.windows()
     return max(seen, axis=axes)
 
@@ -230,7 +236,6 @@ def _total(pools: _Pools) -> Tensor:
 class _Pools(NamedTuple):
     """An input with its padding, and the windows on its last axes."""
 
-    operation: str
     x: Tensor
     sizes: tuple[int, ...]
     strides: tuple[int, ...]
@@ -243,25 +248,13 @@ class _Pools(NamedTuple):
 
     def parts(self) -> list[Tensor]:
         """The first element of all windows, then the second one ..."""
-        n, along = len(self.sizes), []
-        for length, size, stride, dilation in zip(
-            self.x.shape[-n:], self.sizes, self.strides, self.dilations, strict=True
-        ):
-            reach = count_windows(length, size, stride, dilation) * stride - stride + 1
-            if reach < 1:
-                raise ValueError(
-                    f"{self.operation}: a window of {self.sizes}, dilations {self.dilations}, does "
-                    f"not fit into {self.x.shape[-n:]}"
-                )
-            along.append([slice(k, k + reach, stride) for k in range(0, size * dilation, dilation)])
-        return [self.x[(..., *key)] for key in itertools.product(*along)]
+        return [self.x[key] for key in elements_of_windows(self.x.shape, *self[1:])]
 
     def windows(self) -> tuple[Tensor, tuple[int, ...]]:
         """The windows, and the axes along which each lies."""
         if self.strides == self.sizes and set(self.dilations) == {1}:
-            return _apart(self.operation, len(self.sizes), self.x, self.sizes)
-        x, along = reshape(self.x, (*self.x.shape, 1)), self[2:]
-        seen = _seen(self.operation, x, *along)
+            return _apart(len(self.sizes), self.x, self.sizes)
+        seen = windows(reshape(self.x, (*self.x.shape, 1)), *self[1:])
         return reshape(seen, seen.shape[:-1]), tuple(range(-len(self.sizes), 0))
 
 
@@ -285,34 +278,13 @@ def _pools(
     strides = sizes if stride is None else per_axis(operation, "stride", stride, n)
     wide = pool_padding(operation, padding, sizes)
     x = _with_padding(x, [(w, w) for w in wide], fill, channels=0)
-    return _Pools(operation, x, sizes, strides, dilations)
+    check_fit(operation, x.shape[x.ndim - n :], sizes, strides, dilations)
+    return _Pools(x, sizes, strides, dilations)
 
 
-def _seen(
-    operation: str,
-    x: Tensor,
-    sizes: tuple[int, ...],
-    strides: tuple[int, ...],
-    dilations: tuple[int, ...],
-) -> Tensor:
-    try:
-        return windows(x, sizes, strides, dilations)
-    except ValueError:
-        lengths = x.shape[-len(sizes) - 1 : -1]
-        dilated = "" if set(dilations) == {1} else f", dilation {dilations},"
-        raise ValueError(
-            f"{operation}: a window of {sizes}{dilated} does not fit into {lengths}, padding "
-            "included; pad more, or take a smaller one"
-        ) from None
-
-
-def _apart(
-    operation: str, n: int, x: Tensor, sizes: tuple[int, ...]
-) -> tuple[Tensor, tuple[int, ...]]:
+def _apart(n: int, x: Tensor, sizes: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]]:
     """Windows that do not overlap, for which nothing has to be copied."""
     found = [length // size for length, size in zip(x.shape[-n:], sizes, strict=True)]
-    if 0 in found:
-        raise ValueError(f"{operation}: a window of {sizes} does not fit into {x.shape[-n:]}")
     whole = [slice(0, m * size) for m, size in zip(found, sizes, strict=True)]
     split = [length for pair in zip(found, sizes, strict=True) for length in pair]
     return reshape(x[(..., *whole)], (*x.shape[:-n], *split)), tuple(range(1 - 2 * n, 0, 2))

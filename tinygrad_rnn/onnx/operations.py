@@ -233,6 +233,20 @@ def _convolution(w: Writer, v: Value) -> str:
     return w.cast(y, dtype, v.dtype)
 
 
+def _max_in_windows(w: Writer, v: Value) -> str:
+    """Of images with one channel: all axes in front are that of the batch."""
+    n, dtype = len(v.parameters["sizes"]), v.dtype
+    dtype = dtype if dtype.kind == "f" else np.dtype(np.float64)
+    x, lengths = _operands(w, v, dtype)[0], w.shape(v.operands[0])[len(v.shape) - n :]
+    y = w.op(
+        *("MaxPool", w.op("Reshape", x, w.numbers([-1, 1, *lengths]), allowzero=0)),
+        kernel_shape=v.parameters["sizes"],
+        strides=v.parameters["strides"],
+        dilations=v.parameters["dilations"],
+    )
+    return w.cast(w.op("Reshape", y, w.numbers(w.shape(v)), allowzero=1), dtype, v.dtype)
+
+
 def _unstack(w: Writer, v: Value) -> list[str]:
     x = v.operands[0]
     axis = _axes(v, v.parameters["axis"])[0]
@@ -499,6 +513,7 @@ ROWS: dict[str, Row] = {
     "unstack": _unstack,
     "windows": _windows,
     "convolution": _convolution,
+    "max_in_windows": _max_in_windows,
     "sum": _reduced("ReduceSum"),
     "max": _reduced("ReduceMax"),
     "min": _reduced("ReduceMin"),

@@ -17,15 +17,15 @@ import math
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from tinygrad_rnn_backends.protocol import Lengths, count_windows
+from tinygrad_rnn_backends.protocol import Lengths
 
-from ..apply import apply, show
+from ..apply import apply
 from ..graph import Primitive
 from ..kernels import convolution as kernels
 from ..tensor import Tensor, namespace
 from .contraction import matmul
 from .movement import matrix_transpose, pad, reshape
-from .windows import overlap_add, windows
+from .windows import check_fit, overlap_add, windows
 
 Widths: TypeAlias = tuple[tuple[int, int], ...]
 """How many zeros are put before and behind each axis."""
@@ -45,13 +45,7 @@ def convolution(
     """
     n = len(strides)
     wide = [b + length + a for length, (b, a) in zip(x.shape[-n - 1 : -1], padding, strict=True)]
-    along = zip(wide, kernel.shape[:n], strides, dilations, strict=True)
-    if any(count_windows(*each) < 1 for each in along):
-        raise ValueError(
-            f"{operation}: windows of {kernel.shape[:n]}, dilations {dilations}, do not fit into "
-            f"{tuple(wide)}, what axes of {show(x)} are with their padding; pad it more, or take "
-            "smaller windows"
-        )
+    check_fit(operation, wide, kernel.shape[:n], strides, dilations)
     return apply(_convolution, x, kernel, strides=strides, dilations=dilations, padding=padding)
 
 

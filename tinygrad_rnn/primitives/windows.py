@@ -7,15 +7,19 @@ of any order need nothing else.
 
 Channels are the last axis, behind those that windows are taken of, so that what is copied lies
 side by side.
+
+``max_in_windows`` is of the last axes themselves, and copies nothing.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from tinygrad_rnn_backends.protocol import count_windows
+from tinygrad_rnn_backends.protocol import Lengths, count_windows
 
 from ..apply import apply, show
 from ..graph import Primitive
@@ -105,6 +109,65 @@ def _count(operation: str, name: str, given: Sequence[int]) -> int:
             f"{given!r}"
         )
     return len(given)
+
+
+def elements_of_windows(
+    shape: Sequence[int], sizes: Lengths, strides: Lengths, dilations: Lengths
+) -> list[tuple[Any, ...]]:
+    """Keys of the first element of all windows on the last axes, of the second ..."""
+    along = []
+    for length, size, stride, dilation in zip(
+        shape[len(shape) - len(sizes) :], sizes, strides, dilations, strict=True
+    ):
+        span = stride * (count_windows(length, size, stride, dilation) - 1) + 1
+        along.append([slice(k, k + span, stride) for k in range(0, size * dilation, dilation)])
+    ahead = (slice(None),) * (len(shape) - len(sizes))
+    return [(*ahead, *key) for key in itertools.product(*along)]
+
+
+def _max_in_windows(xp: Any, x: Any, **options: Any) -> Any:
+    return functools.reduce(xp.maximum, [x[key] for key in elements_of_windows(x.shape, **options)])
+
+
+def _shares_of_max(xp: Any, g: Any, x: Any, out: Any, **options: Any) -> Any:
+    keys = elements_of_windows(x.shape, **options)
+    chosen = [x[key] == out for key in keys]
+    share = g / functools.reduce(operator.add, [xp.astype(each, g.dtype) for each in chosen])
+    total = xp.zeros_like(x)
+    for key, each in zip(keys, chosen, strict=True):
+        total = xp.index_add(total, key, xp.where(each, share, 0))
+    return total
+
+
+_largest = Primitive(
+    "max_in_windows",
+    "movement",
+    lambda xp, x, *, sizes, strides, dilations: _max_in_windows(
+        xp, x, sizes=sizes, strides=strides, dilations=dilations
+    ),
+    _shares_of_max,
+)
+
+
+def max_in_windows(x: Tensor, sizes: Lengths, strides: Lengths, dilations: Lengths) -> Tensor:
+    """The largest of each window, which fit: (..., L1, ..., Ln) to (..., O1, ..., On).
+
+    Elements that tie share the cotangent equally.
+    """
+    return apply(_largest, x, sizes=sizes, strides=strides, dilations=dilations)
+
+
+def check_fit(
+    operation: str, lengths: Sequence[int], sizes: Lengths, strides: Lengths, dilations: Lengths
+) -> None:
+    """Raise ValueError where not one window fits into axes of these lengths."""
+    along = zip(lengths, sizes, strides, dilations, strict=True)
+    if any(count_windows(*each) < 1 for each in along):
+        dilated = "" if set(dilations) == {1} else f", dilation {dilations},"
+        raise ValueError(
+            f"{operation}: a window of {sizes}{dilated} does not fit into {tuple(lengths)}, "
+            "padding included; pad more, or take a smaller one"
+        )
 
 
 def per_axis(operation: str, name: str, given: Size, n: int, least: int = 1) -> tuple[int, ...]:

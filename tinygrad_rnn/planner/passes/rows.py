@@ -242,6 +242,11 @@ class _Walk:
             raise Mixed(value, "takes windows of rows")
         return ROWS
 
+    def _max_in_windows(self, value: Value) -> Extent:
+        if len(value.shape) <= len(value.parameters["sizes"]):
+            raise Mixed(value, "takes windows of rows")
+        return ROWS
+
     def _overlap_add(self, value: Value) -> Extent:
         if len(value.shape) <= len(value.parameters["sizes"]) + 1:
             raise Mixed(value, "adds up windows of rows")
@@ -358,6 +363,7 @@ _BY_NAME: dict[str, Callable[[_Walk, Value], Extent]] = {
     "permute_dims": _Walk._permute_dims,
     "windows": _Walk._windows,
     "overlap_add": _Walk._overlap_add,
+    "max_in_windows": _Walk._max_in_windows,
     "convolution": _Walk._convolution,
     "transposed_convolution": _Walk._convolution,
     "kernel_cotangent": _Walk._kernel_cotangent,
