@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import distributed, models, recurrent, rows
+from benchmarks import convolution, distributed, models, recurrent, rows
 from benchmarks import products as products_command
 from benchmarks.bench import Bench, Result
 from benchmarks.blas import pins, products
@@ -235,6 +235,28 @@ def test_products_are_measured_compared_and_written(tmp_path: Path) -> None:
     assert written.count("32x128x512") == 3
     (raw,) = json.loads(report.with_suffix(".json").read_text()).values()
     assert len(raw["weights 32x128x512"][0]["rounds"]) == 1
+
+
+def test_convolutions_are_measured_and_written(tmp_path: Path) -> None:
+    report = tmp_path / "report.md"
+    asked = ["--quick", "--peers", "--cases", "digits 1", "pool, digits 2", "ConvLSTM 16, 3x3"]
+    assert convolution.main([*asked, "--write", str(report)]) == 0
+    written = report.read_text()
+    assert "0 comparisons: the same loss and gradients" in written
+    assert "Batches of two: the figures mean nothing." in written
+    raw = json.loads(report.with_suffix(".json").read_text())
+    assert {case: [len(side["rounds"]) for side in sides] for case, sides in raw.items()} == {
+        case: [2] for case in asked[3:]
+    }
+
+
+def test_half_of_pytorchs_speed_is_what_convolutions_are_held_to() -> None:
+    bench = convolution.Convolutions(argparse.Namespace())
+    ours = Result("tinygrad_rnn", {}, rounds=[[1.0, 1.0, 2.0]] * 3)
+    for other, verdict in ((1.001, "met"), (0.999, "missed")):
+        torch = Result("torch", {}, rounds=[[0.4, 0.6, other]] * 3)
+        assert bench.beside(ours, [torch])[-1] == verdict
+    assert bench.beside(ours, [Result("torch", {}, "not installed")])[-1] == "-"
 
 
 def test_work_on_rows_is_measured_and_written(tmp_path: Path) -> None:
