@@ -3,8 +3,9 @@
 Many-to-one: two convolutions over time make 250 readings of six sensors 62 steps of 32 channels; a
 GRU reads these in both directions, and the mean of what it gives says which of seven exercises of
 physiotherapy it was (Burns et al. 2018, arXiv:1802.01489). Three such networks vote. Five people
-are learned from, and the other five, whom none of them ever saw, are the test. To compare: the
-nearest window by means and deviations, and ridge regression on these and the spectrum.
+are learned from, each time as if they had another arm, pace and way to wear a watch (see
+``wrists.py``); the other five, whom none of them ever saw, are the test. To compare: the nearest
+window by means and deviations, and ridge regression on these and the spectrum.
 
     pip install --no-deps seglearn
     python examples/gestures.py --seeds 3    a minute a seed on one core
@@ -18,12 +19,11 @@ from pathlib import Path
 import numpy as np
 import support
 from datasets import exercises
+from wrists import baselines, other_wrist, windows
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
 from tinygrad_rnn.data import Batches
-
-LENGTH, STRIDE = 250, 125  # of windows, at 50 readings a second
 
 
 class Watching(nn.Module):
@@ -43,22 +43,21 @@ class Watching(nn.Module):
         return self.readout(self.dropout(tg.mean(outputs, axis=0)))
 
 
-def train(model: Watching, x: np.ndarray, y: np.ndarray, epochs: int, seed: int) -> None:
-    """Cross-entropy and AdamW with a cosine; each window is a little different each time."""
+def train(
+    model: Watching, recordings: list[np.ndarray], done: np.ndarray, epochs: int, seed: int
+) -> None:
+    """Cross-entropy and AdamW with a cosine; each window is of another wrist each time."""
     rng = np.random.default_rng(seed)
-    batches = Batches(np.arange(len(x)), 32, seed=seed)
+    batches = Batches(list(zip(recordings, done, strict=True)), 32, seed=seed)
     steps = epochs * len(batches)
     optimizer = optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.05)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     with support.training(steps, model, optimizer, schedule, batches, rng) as show:
         while batches.epoch < epochs:
-            for rows in batches:
-                louder = rng.normal(1, 0.15, (len(rows), 6, 1)).astype("float32")
-                tilted = rng.normal(0, 0.15, (len(rows), 6, 1)).astype("float32")
-                windows = tg.asarray(
-                    x[rows] * louder + tilted, backend=model.readout.weight.backend
-                )
-                loss = tg.cross_entropy(model(windows), y[rows], label_smoothing=0.1)
+            for batch in batches:
+                x = support.here(np.stack([other_wrist(found, rng) for found, _ in batch]))
+                kinds = np.array([kind for _, kind in batch])
+                loss = tg.cross_entropy(model(x), kinds, label_smoothing=0.1)
                 optimizer.zero_grad()
                 loss.backward()
                 optim.clip_grad_norm_(model.parameters(), 1.0)
@@ -66,36 +65,6 @@ def train(model: Watching, x: np.ndarray, y: np.ndarray, epochs: int, seed: int)
                 schedule.step()
                 show(schedule.last_epoch, loss=loss.item())
     model.eval()
-
-
-def windows(recordings: list[tuple[int, str, np.ndarray]]) -> tuple[np.ndarray, ...]:
-    """Windows (N, 6, L), their exercises (N,) as numbers, and the people (N,)."""
-    kinds = sorted({kind for _, kind, _ in recordings})
-    found = [
-        (x[start : start + LENGTH].T, kinds.index(kind), person)
-        for person, kind, x in recordings
-        for start in range(0, len(x) - LENGTH + 1, STRIDE)
-    ]
-    x, y, person = zip(*found, strict=True)
-    return np.stack(x), np.array(y), np.array(person)
-
-
-def baselines(x: np.ndarray, y: np.ndarray, known: np.ndarray) -> dict[str, float]:
-    """What the commonest exercise, the nearest window and ridge regression get right."""
-    plain = np.concatenate([x.mean(axis=2), x.std(axis=2)], axis=1)
-    tones = np.log1p(np.abs(np.fft.rfft(x, axis=2))[..., 1:26]).reshape(len(x), -1)
-    distance = ((plain[~known, None] - plain[known]) ** 2).sum(axis=-1)
-    table = np.concatenate([plain, tones], axis=1)
-    table = (table - table[known].mean(axis=0)) / (table[known].std(axis=0) + 1e-9)
-    table = np.concatenate([table, np.ones((len(x), 1))], axis=1)
-    a, b = table[known], np.eye(7)[y[known]]
-    weights = np.linalg.solve(a.T @ a + 100 * np.eye(a.shape[1]), a.T @ b)
-    guesses = {
-        "commonest": np.bincount(y[known]).argmax(),
-        "nearest window": y[known][distance.argmin(axis=1)],
-        "ridge regression": (table[~known] @ weights).argmax(axis=1),
-    }
-    return {name: 100 * np.mean(guess == y[~known]) for name, guess in guesses.items()}
 
 
 def draw(right: np.ndarray, guesses: np.ndarray, kinds: list[str], path: Path) -> None:
@@ -114,21 +83,23 @@ def draw(right: np.ndarray, guesses: np.ndarray, kinds: list[str], path: Path) -
 
 def main() -> None:
     """Train, compare, draw."""
-    parser = support.command_line(__doc__, epochs=20)
+    parser = support.command_line(__doc__, epochs=30)
     args = support.arguments(parser, epochs=3)
     recordings = support.read(exercises, 70)
-    x, y, person = windows(recordings)
+    x, y, person, recording = windows(recordings)
     known = person <= 5
-    x = (x - x[known].mean(axis=(0, 2), keepdims=True)) / x[known].std(axis=(0, 2), keepdims=True)
+    size = np.sqrt((x[known].reshape(-1, 2, 3, x.shape[-1]) ** 2).mean(axis=(0, 2, 3)))
+    size = np.repeat(size, 3).astype("float32")  # one for each sensor, so that it can be turned
+    learned = [recordings[i][2] / size for i in recording[known]]
     guesses = []
 
     def run(seed: int) -> dict[str, float]:
         shares = 0.0
         for member in range(1 if args.quick else 3):
             model = Watching(32, 8 if args.quick else 48)
-            train(model, x[known], y[known], args.epochs, 10 * seed + member)
+            train(model, learned, y[known], args.epochs, 10 * seed + member)
             with tg.no_grad():
-                shares = shares + tg.softmax(model(support.here(x[~known])))
+                shares = shares + tg.softmax(model(support.here(x[~known] / size[:, None])))
         guesses.append(tg.argmax(shares, axis=-1).numpy())
         return {"three GRUs": 100 * np.mean(guesses[-1] == y[~known])}
 

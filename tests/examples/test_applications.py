@@ -42,7 +42,7 @@ SAID = {
     "caption": ["nearest scene", "convolutions and GRU"],
     "chorales": ["pitches", "movements", "LSTM"],
     "digits": ["nearest image", "GRU", "CNN"],
-    "gestures": ["commonest", "nearest window", "ridge regression", "three GRUs"],
+    "gestures": ["commonest", "nearest window", "ridge, mirrored too", "three GRUs"],
     "keras_summary": ["naive Bayes", "groups of vowels", "Embedding, LSTM, Dense"],
     "sentiment": ["always fresh", "naive Bayes", "regression on ratios", "three LSTMs"],
     "traffic_forecast": ["as now", "as usual", "LSTMs, 24 h ahead"],
@@ -189,10 +189,35 @@ def test_exercises_are_windows_of_people(example: Any, tmp_path: Path) -> None:
     small_data.seglearn(tmp_path)
     found = example("datasets").exercises()
     assert len(found) == 70 and found[0][:2] == (1, "ABD") and found[0][2].shape == (380, 6)
-    x, y, person = example("gestures").windows(found)
+    x, y, person, recording = example("wrists").windows(found)
     assert x.shape == (140, 6, 250) and y[:4].tolist() == [0, 0, 1, 1]
+    assert recording[:4].tolist() == [0, 0, 1, 1]
     assert_array_equal(np.bincount(person)[1:], 14)
     assert_array_equal(x[1], found[0][2][125:375].T)
+
+
+def test_another_wrist_keeps_the_lengths_of_vectors(
+    example: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrists, rng = example("wrists"), np.random.default_rng(0)
+    turns = [wrists.turn(rng) for _ in range(20)]
+    for turn in turns:
+        assert_allclose(turn @ turn.T, np.eye(3), atol=1e-12)
+        assert_allclose(np.linalg.det(turn), 1.0)
+    assert np.std(turns, axis=0).min() > 0.01
+    x = np.stack([np.arange(400.0)] * 6, axis=1)  # so that values tell the time
+    monkeypatch.setattr(wrists, "turn", lambda rng: np.eye(3))
+    paces = set()
+    for _ in range(20):
+        window = wrists.other_wrist(x, rng)
+        assert window.shape == (6, 250) and window.dtype == np.float32
+        assert np.abs(window[:3]).max() < 1.5 * 399
+        ratios = window / window[1]  # beside its pace a channel is 10 per cent louder or softer
+        assert_allclose(ratios, ratios[:, -1:].repeat(250, axis=1), rtol=1e-4)
+        signs = np.sign(ratios[:, -1])
+        assert signs.tolist() in ([1.0] * 6, wrists.MIRROR.ravel().tolist())
+        paces.add((signs[0], round(float(window[1, -1] - window[1, 0]))))
+    assert len({sign for sign, _ in paces}) == 2 and len(paces) > 10
 
 
 def test_hours_know_what_is_usual(example: Any, tmp_path: Path) -> None:
