@@ -13,6 +13,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 from xml.etree import ElementTree
@@ -256,3 +257,37 @@ def _voice(part: Any, step: int) -> np.ndarray:
     for start, duration, note in notes:
         roll[round(start * step) : round((start + duration) * step)] = note
     return roll
+
+
+def conversations() -> list[tuple[str, str]]:
+    """What was said in English and what was answered: 1,086 pairs, each once, of ChatterBot.
+
+    Without answers that are programs. The files are YAML of one form, lists of lists of lines.
+    """
+    folder = packaged(
+        "chatterbot_corpus", "data", "english", install="pip install --no-deps chatterbot-corpus"
+    )
+    found: dict[tuple[str, str], None] = {}
+    for file in sorted(folder.glob("*.yml")):
+        spoken: list[list[str]] = []
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.startswith("- "):
+                spoken.append([line.removeprefix("- ").removeprefix("- ")])
+            elif line.startswith("  - ") and spoken:
+                spoken[-1].append(line[4:])
+            elif line.startswith("    ") and spoken:
+                spoken[-1][-1] += f" {line.strip()}"
+        if file.stem != "coding":
+            pairs = (pair for turns in spoken for pair in pairwise(map(_unquoted, turns)))
+            found.update(dict.fromkeys(pairs))
+    return list(found)
+
+
+def _unquoted(text: str) -> str:
+    """A line of YAML without its quotation marks, and one space between words."""
+    text = text.strip()
+    if len(text) > 1 and text[0] == text[-1] == "'":
+        text = text[1:-1].replace("''", "'")
+    elif len(text) > 1 and text[0] == text[-1] == '"':
+        text = text[1:-1].replace('\\"', '"')
+    return " ".join(text.split())
