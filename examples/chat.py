@@ -17,31 +17,29 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from types import SimpleNamespace
+from functools import partial
 
 import numpy as np
 import support
 from datasets import conversations
-from dialogue import PAD, START, STOP, Pairs, Pieces, nearest, words
-from texts import ngram_bits
+from dialogue import PAD, START, STOP, Pairs, Pieces, exact, length, nearest, ngrams, split, words
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
-from tinygrad_rnn.data import Batches, pad_arrays, random_split
+from tinygrad_rnn.data import Batches, pad_arrays
 
 
 class Bot(nn.Module):
     """Questions (T, B) to answers: a bidirectional GRU, and a GRU that attends to it."""
 
     def __init__(self, pieces: int, hidden: int) -> None:
-        self.dropout = nn.Dropout(0.5)
-        embedding = nn.Sequential(nn.Embedding(pieces, 64), self.dropout)
+        embedding = nn.Embedding(pieces, 64, weight_init=partial(nn.init.normal, std=0.1))
         self.encoder = nn.Encoder(embedding, nn.GRU(64, hidden, bidirectional=True))
         cell = nn.GRUCell(64 + hidden, hidden)
         attention = nn.AdditiveAttention(hidden, 2 * hidden, hidden)
-        sizes = {"vocabulary_size": pieces, "embedding_dim": 64}
-        self.decoder = nn.AttentionDecoder(embedding, cell, attention, **sizes)
+        self.decoder = nn.AttentionDecoder(embedding, cell, attention)
         self.bridge = nn.Bridge(2 * hidden, cell)
+        self.dropout = nn.Dropout(0.3)
 
     def read(self, questions: tg.Tensor, lengths: np.ndarray) -> tuple[nn.Memory, tg.Tensor]:
         """What the decoder looks at, and the state that it begins in."""
@@ -103,45 +101,32 @@ def main() -> None:
     parser = support.command_line(__doc__, plot=False, epochs=20)
     parser.add_argument("--talk", action="store_true", help="then answer lines of standard input")
     args = support.arguments(parser, epochs=2)
-    pairs = support.read(conversations, 200)[:: 4 if args.quick else 1]
-    questions = sorted({" ".join(words(question)) for question, _ in pairs})
-    training, _, test = random_split(questions, [0.8, 0.1, 0.1], seed=0)
-    kept, asked = {*training}, {*test}
-    known = [pair for pair in pairs if " ".join(words(pair[0])) in kept]
-    unseen = [pair for pair in pairs if " ".join(words(pair[0])) in asked]
+    known, unseen = split(support.read(conversations, 200)[:: 4 if args.quick else 1])
     pieces = Pieces(known, 200 if args.quick else 600)
-    print(f"{len(known):,} pairs to learn from, {len(unseen)} of other questions to test on")
-    count = sum(len(words(answer)) + 1 for _, answer in unseen)  # stops are words, too
+    print(f"{len(known):,} pairs to learn from, {len(unseen)} with other questions to test on")
     right: dict[str, set[str]] = {}
     for question, answer in unseen:
         right.setdefault(question, set()).add(" ".join(words(answer)))
-
-    def exact(answers: list[str]) -> float:
-        said = zip(right.values(), answers, strict=True)
-        return 100 * np.mean([" ".join(words(answer)) in good for good, answer in said])
-
     models = []
 
     def run(seed: int) -> dict[str, float]:
-        models.append(Bot(len(pieces.symbols), 16 if args.quick else 96))
+        models.append(Bot(len(pieces.symbols), 16 if args.quick else 128))
         train(models[-1], pieces, known, args.epochs, seed)
         with tg.no_grad():
-            bits = models[-1].nats(pieces, unseen).item() / math.log(2) / count
-        return {"bits": bits, "exact": exact(models[-1].answer(pieces, [*right]))}
+            nats = models[-1].nats(pieces, unseen).item() / length(unseen)
+        said = models[-1].answer(pieces, [*right])
+        return {"perplexity": math.exp(nats), "exact": exact(said, right)}
 
     measured = support.over_seeds(args, run)
-    streams = (np.concatenate([pieces.encode(answer) for _, answer in x]) for x in (known, unseen))
-    training, held_out = streams
-    corpus = SimpleNamespace(vocabulary=pieces.symbols, training=training, held_out=held_out)
-    scale = len(corpus.held_out) / count
-    grams = {f"order-{n} n-gram": ngram_bits(corpus, n) * scale for n in (0, 1, 2)}
-    title = "bits a word of the right answers"
-    support.compare(title, grams, {"decoder": measured["bits"]}, 2, less_is_better=True)
+    title = f"perplexity of a word of {len(unseen)} right answers"
+    found = {"GRUs": measured["perplexity"]}
+    support.compare(title, ngrams(pieces, known, unseen), found, 0, less_is_better=True)
     commonest = Counter(answer for _, answer in known).most_common(1)[0][0]
-    share = {"commonest answer": exact([commonest] * len(right))}
-    share["nearest question"] = exact(nearest(known, [*right]))
-    title = f"questions of {len(right)} that were answered word for word, in per cent"
-    support.compare(title, share, {"decoder": measured["exact"]})
+    others = {"commonest answer": [commonest] * len(right)}
+    others["nearest question"] = nearest(known, [*right])
+    shares = {name: exact(answers, right) for name, answers in others.items()}
+    title = f"of {len(right)} questions answered word for word, in per cent"
+    support.compare(title, shares, {"GRUs": measured["exact"]})
     some = [*right][:: max(len(right) // 5, 1)]
     for question, answer in zip(some, models[-1].answer(pieces, some), strict=True):
         print(f"  {question}  ->  {answer}")

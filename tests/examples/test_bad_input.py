@@ -20,6 +20,7 @@ READERS = {
     "anomalies": "traffic",
     "binding_sites": "binding_sites",
     "caption": "digits",
+    "chat": "conversations",
     "chorales": "chorales",
     "digits": "digits",
     "generate_names": "first_names",

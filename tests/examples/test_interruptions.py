@@ -79,6 +79,7 @@ INTERRUPTED = {
     "anomalies": TWO,
     "binding_sites": TWO,
     "caption": TWO,
+    "chat": TWO,
     "chorales": TWO,
     "digits": TWO,
     "generate_names": [*FEW, "400"],

@@ -37,6 +37,9 @@ def test_there_is_as_much_as_the_readers_say(datasets: Any) -> None:
     sites = datasets.binding_sites()
     assert Counter(label for _, _, label in sites) == {1: 3997, 0: 4000}
     assert {len(sequence) for _, sequence, _ in sites} == {200}
+    conversations = datasets.conversations()
+    assert len(conversations) == 1079
+    assert ("What was the first state?", "Delaware") in conversations
     chorales = datasets.chorales()
     assert len(chorales) == 364
     assert all(x.min() >= 0 and x.max() < 90 and x.shape[1] == 4 for x in chorales.values())
@@ -50,6 +53,7 @@ def test_there_is_as_much_as_the_readers_say(datasets: Any) -> None:
         "anomalies",
         "binding_sites",
         "caption",
+        "chat",
         "chorales",
         "digits",
         "gestures",
