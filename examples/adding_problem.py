@@ -21,8 +21,8 @@ import sys
 from functools import partial
 from typing import NamedTuple
 
-import numpy as np
 import support
+import numpy as np
 from support import positive, positive_float
 
 import tinygrad_rnn as tg

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import support
+import numpy as np
 from datasets import traffic
 from roads import AHEAD, WEEK, ensemble, prepare
 

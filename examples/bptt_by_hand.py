@@ -13,8 +13,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
+import support
 import numpy as np
-from support import arguments, command_line
 
 import tinygrad_rnn as tg
 
@@ -123,7 +123,7 @@ def by_unroll(given: dict[str, tg.Tensor]) -> list[tg.Tensor]:
 
 def main() -> None:
     """Forwards, backwards, and once more by ``unroll``."""
-    args = arguments(command_line(__doc__, plot=False, resume=False))
+    args = support.arguments(support.command_line(__doc__, plot=False, resume=False))
     given = numbers(args.seed)
     print("\n".join(beside(f"    {name}", x.numpy()) for name, x in given.items()))
 

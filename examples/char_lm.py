@@ -32,7 +32,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from interruption import end_in_one_line, interruptions
 from support import (
     command,
     kept_as,
@@ -42,6 +41,7 @@ from support import (
     prepare_blas,
     progress,
 )
+from interruption import end_in_one_line, interruptions
 from texts import Corpus, encode, ngram_bits, python_manual, read_text, shakespeare, streams
 
 import tinygrad_rnn as tg

@@ -17,10 +17,9 @@ from __future__ import annotations
 import math
 import sys
 from collections import Counter
-from functools import partial
 
-import numpy as np
 import support
+import numpy as np
 from datasets import conversations
 from dialogue import PAD, START, STOP, Pairs, Pieces, exact, length, nearest, ngrams, split, words
 
@@ -33,7 +32,7 @@ class Bot(nn.Module):
     """Questions (T, B) to answers: a bidirectional GRU, and a GRU that attends to it."""
 
     def __init__(self, pieces: int, hidden: int) -> None:
-        embedding = nn.Embedding(pieces, 64, weight_init=partial(nn.init.normal, std=0.1))
+        embedding = nn.Embedding(pieces, 64)
         self.encoder = nn.Encoder(embedding, nn.GRU(64, hidden, bidirectional=True))
         cell = nn.GRUCell(64 + hidden, hidden)
         attention = nn.AdditiveAttention(hidden, 2 * hidden, hidden)
@@ -66,9 +65,9 @@ class Bot(nn.Module):
 
 def train(model: Bot, pieces: Pieces, pairs: Pairs, epochs: int, seed: int) -> None:
     """Teacher forcing, and AdamW whose rate falls in a cosine."""
-    batches = Batches(pairs, 32, seed=seed, length=lambda pair: len(pair[1]))
+    batches = Batches(pairs, 16, seed=seed, length=lambda pair: len(pair[1]))
     steps = epochs * len(batches)
-    optimizer = optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.1)
+    optimizer = optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.1)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     with support.training(steps, model, optimizer, schedule, batches) as show:
         while batches.epoch < epochs:
@@ -98,7 +97,7 @@ def talk(model: Bot, pieces: Pieces) -> None:
 
 def main() -> None:
     """Train, compare, talk."""
-    parser = support.command_line(__doc__, plot=False, epochs=20)
+    parser = support.command_line(__doc__, plot=False, epochs=8)
     parser.add_argument("--talk", action="store_true", help="then answer lines of standard input")
     args = support.arguments(parser, epochs=2)
     known, unseen = split(support.read(conversations, 200)[:: 4 if args.quick else 1])

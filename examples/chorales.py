@@ -13,8 +13,8 @@ was. A new chorale is drawn and written as MIDI, which any player plays.
 
 from __future__ import annotations
 
-import numpy as np
 import support
+import numpy as np
 from datasets import chorales
 from music import baselines, draw, split, write_midi
 

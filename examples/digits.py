@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import support
+import numpy as np
 from datasets import digits
 
 import tinygrad_rnn as tg

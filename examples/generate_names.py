@@ -23,10 +23,10 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import support
-from names import END, PAD, Names, naive_bayes, ngram_bits
+import numpy as np
 from support import positive, positive_float
+from names import END, PAD, Names, naive_bayes, ngram_bits
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import re
 
-import numpy as np
 import support
+import numpy as np
 from datasets import cmudict
 from names import naive_bayes
 

@@ -6,8 +6,8 @@ import struct
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import support
+import numpy as np
 
 
 def split(found: dict[str, np.ndarray], unseen: int) -> tuple[list[np.ndarray], list[np.ndarray]]:

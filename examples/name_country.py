@@ -20,10 +20,10 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import support
-from names import Names, naive_bayes
+import numpy as np
 from support import positive, positive_float
+from names import Names, naive_bayes
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim

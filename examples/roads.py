@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import support
+import numpy as np
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim

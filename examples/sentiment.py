@@ -18,8 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import support
+import numpy as np
 from critics import Row, baselines, prepare, words
 from datasets import reviews
 

@@ -24,8 +24,8 @@ from string import ascii_lowercase
 from typing import Any
 
 import support
-from pronunciation import Pronunciations, error_rates, letter_by_letter, training_and_test
 from support import positive, positive_float
+from pronunciation import Pronunciations, error_rates, letter_by_letter, training_and_test
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import distributed, nn, optim

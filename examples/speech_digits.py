@@ -17,8 +17,8 @@ from __future__ import annotations
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import support
+import numpy as np
 from pronunciation import edit_distance
 from speech import ACCENTS, HEARD, UNHEARD, UNHEARD_ACCENT, Espeak, utterances, warped
 

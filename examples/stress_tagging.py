@@ -15,10 +15,10 @@ from __future__ import annotations
 import argparse
 from itertools import chain
 
-import numpy as np
 import support
-from pronunciation import training_and_test, without_stress
+import numpy as np
 from support import positive, positive_float
+from pronunciation import training_and_test, without_stress
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim

@@ -22,8 +22,8 @@ from statistics import median
 from time import perf_counter
 from typing import NamedTuple
 
-import numpy as np
 import support
+import numpy as np
 from support import arguments, command_line, positive
 from texts import python_manual
 

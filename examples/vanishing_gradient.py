@@ -20,8 +20,8 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import support
 import numpy as np
-from support import Figure, arguments, command_line, positive, save_picture
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim
@@ -103,7 +103,7 @@ def descend(clip: Callable[[list[tg.Tensor]], object]) -> tuple[np.ndarray, np.n
 
 def plot(by_cell: dict, by_gain: dict, descents: dict, path: Path) -> None:
     """The four panels."""
-    figure = Figure(figsize=(9, 6.6), layout="constrained")
+    figure = support.Figure(figsize=(9, 6.6), layout="constrained")
     (left, right), (below_left, below_right) = figure.subplots(2, 2)
     for axis, curves in ((left, by_cell), (right, by_gain)):
         for name, norms in curves.items():
@@ -122,14 +122,14 @@ def plot(by_cell: dict, by_gain: dict, descents: dict, path: Path) -> None:
     below_left.legend(fontsize="x-small")
     below_left.set(title="a wall, and what clipping does at it", **window)
     below_right.set(title="the loss on the way", xlabel="step of SGD", ylabel="loss")
-    save_picture(figure, path)
+    support.save_picture(figure, path)
 
 
 def main() -> None:
     """Measure, print, plot."""
-    parser = command_line(__doc__, resume=False)
-    parser.add_argument("--T", type=positive, default=100, help="steps of a sequence (100)")
-    args = arguments(parser, T=20)
+    parser = support.command_line(__doc__, resume=False)
+    parser.add_argument("--T", type=support.positive, default=100, help="steps of a sequence (100)")
+    args = support.arguments(parser, T=20)
     drawn = np.random.default_rng(args.seed)
     xs = tg.tensor(drawn.normal(size=(args.T, BATCH, INPUTS)))
     target = tg.tensor(drawn.uniform(-1, 1, (BATCH, HIDDEN)))

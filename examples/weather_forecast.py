@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import support
-from datasets import at_least, seattle_weather
+import numpy as np
 from support import positive
+from datasets import at_least, seattle_weather
 
 import tinygrad_rnn as tg
 from tinygrad_rnn import nn, optim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import os
@@ -257,3 +258,17 @@ def test_a_checkpoint_that_is_there_is_kept_and_one_of_another_run_refused(
     assert "no intact safetensors file" in ends("--resume")
     tg.serialization.save_checkpoint("mine.safetensors", extra=1)
     assert "is no run of an example" in ends("--resume", "mine.safetensors")
+
+
+def test_ctrl_c_is_taken_care_of_before_what_takes_long_to_import() -> None:
+    for path in [EXAMPLES / "support.py", *EXAMPLES.glob("*.py")]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if path.name != "support.py" and "main" not in {getattr(n, "name", "") for n in tree.body}:
+            continue
+        names = [
+            node.module if isinstance(node, ast.ImportFrom) else node.names[0].name
+            for node in tree.body
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+        ]
+        slow = [name for name in names if name.partition(".")[0] not in sys.stdlib_module_names]
+        assert slow[0] == ("interruption" if path.name == "support.py" else "support"), path.name
