@@ -3,7 +3,7 @@
 An encoder reads a question in pieces of words, a decoder with attention says an answer (Vinyals &
 Le 2015). It learns from a thousand pairs that the package of ChatterBot brings, nearly all of whose
 answers occur once: what can be learned is how answers sound, not what is right. Two tests say so,
-on questions that were not learned from: how many bits a word of the right answers take, beside
+on questions that were not learned from: the perplexity of a word of the right answers, beside
 n-grams that read no question; and how often the right answer is given word for word, beside that of
 the nearest question that is known.
 
