@@ -6,7 +6,7 @@ squared error of 1/6, and a plain RNN stays there: its gradients vanish. The tas
 Schmidhuber's of 1997 (with numbers from [-1, 1], both marks in the first half), this form of it Le,
 Jaitly & Hinton's of 2015, whose IRNN takes part: a ReLU whose recurrent weights start as identity.
 
-    python examples/adding_problem.py                     two minutes
+    python examples/adding_problem.py                     15 seconds of one core
     python examples/adding_problem.py --T 200 --seeds 5   harder, and from five seeds
     python examples/adding_problem.py --quick             seconds: does it run?
 
