@@ -29,7 +29,7 @@ Lengths = tuple[int, ...]
 Widths = tuple[tuple[int, int], ...]
 
 _FLOAT32 = np.dtype(np.float32)
-_KEPT = 128  # tables
+_KEPT = 32  # tables: of many places they are large
 
 
 def convolution(
