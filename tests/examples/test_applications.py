@@ -49,6 +49,7 @@ SAID = {
     "sentiment": ["always fresh", "naive Bayes", "regression on ratios", "three LSTMs"],
     "traffic_forecast": ["as now", "as usual", "LSTMs, 24 h ahead"],
     "translate": ["translation memory, words", "word by word", "GRUs"],
+    "video_frames": ["nearest frame", "convolutions and GRU", "last, blurred", "ConvLSTM"],
 }
 
 
@@ -148,6 +149,57 @@ def test_scenes_show_what_their_captions_say(example: Any) -> None:
             assert {word for word in seen if seen[word]} == {*relation} - {"of"}
     encoded = caption.WORDS.encode(["two", "above", "left", "of", "five"])
     assert encoded.tolist() == [5, 13, 14, 16, 8]
+
+
+def test_clips_move_straight_on_and_bounce(example: Any) -> None:
+    clips = example("clips")
+    images, labels = np.stack([np.full((14, 14), shade, "float32") for shade in (1, 2)]), [3, 7]
+    moved = clips.moving(np.broadcast_to(images[:1], (16, 300, 14, 14)), np.random.default_rng(0))
+    assert moved.shape == (16, 300, 32, 32) and set(moved.sum(axis=(2, 3)).ravel()) == {14 * 14}
+    places = np.stack([np.argmax(moved.max(axis=axis), axis=-1) for axis in (3, 2)])
+    steps = np.diff(places, axis=1)
+    assert places.min() == 0 and places.max() == 18 and np.abs(steps).max() == clips.REACH
+    inside = (places[:, 1:-1] > 3) & (places[:, 1:-1] < 15)
+    assert np.abs(np.diff(steps, axis=1))[inside].max() == 1  # of rounding: it turns at an edge
+
+    some, shown = clips.changing(images, np.array(labels), 200, np.random.default_rng(0))
+    assert 0.39 < (some > 0).sum() / (200 * 16 * 14 * 14) < 0.41
+    assert set(shown.ravel()) == set(labels) and np.diff(shown[:4], axis=0).max() == 0
+    assert ((shown == 7) == (some.max(axis=(2, 3)) == 2)).all()
+    assert (np.diff(shown, axis=0) != 0).sum(axis=0).max() == 1
+    two = clips.crossing(images, 200, np.random.default_rng(0))
+    assert (two.max(axis=(2, 3)) >= two[0].max(axis=(1, 2))).all() and (two == 1).sum() > 200 * 14
+
+    seen = np.zeros((8, 1, 32, 32), "float32")
+    for t, frame in enumerate(seen):
+        frame[0, 4 + t : 9 + t, 20 - 2 * t : 24 - 2 * t] = np.arange(1, 21).reshape(5, 4)
+    found = clips.baselines(images, seen)
+    assert_array_equal(found["motion"][1], np.roll(seen[-1], (2, -4), (1, 2)))
+    assert_allclose(found["last, blurred"].sum(), seen[-1].sum(), rtol=1e-5)
+
+
+def test_a_conv_lstm_says_how_patches_move(example: Any) -> None:
+    tg.manual_seed(0)
+    model = example("video_frames").Drawing(3)
+    frames = np.random.default_rng(0).random((2, 1, 32, 32), dtype="float32")
+    bias = np.full(49, -500, "float32")
+    bias[1 * 7 + 5] = 500  # of a window's row 1 and column 5: two rows up, two columns to the right
+    model.readout.bias.data = tg.tensor(bias).data
+    moved = model.moved(tg.tensor(frames), tg.zeros((2, 1, 3, 8, 8))).numpy()
+    assert_allclose(moved[..., 2:, :-2], frames[..., :-2, 2:], rtol=1e-5)
+    assert_array_equal(moved[..., :2, :], 0)
+    assert model(tg.tensor(frames.repeat(4, 0))).shape == (15, 1, 32, 32)
+
+
+def test_a_network_that_forgets_sees_each_frame_alone(example: Any) -> None:
+    tg.manual_seed(0)
+    model = example("video_frames").Labelling(2, 4, forgets=True).eval()
+    frames = tg.tensor(np.random.default_rng(0).random((5, 3, 32, 32), dtype="float32"))
+    alone = model(frames).numpy()
+    assert_allclose(alone[3:4], model(frames[3:4]).numpy(), rtol=1e-4, atol=1e-6)
+    model.forgets = False
+    assert_allclose(model(frames).numpy()[0], alone[0], rtol=1e-4, atol=1e-6)
+    assert np.abs(model(frames).numpy()[3] - alone[3]).max() > 1e-3
 
 
 def test_reviews_have_a_film_and_no_plot(example: Any, tmp_path: Path) -> None:

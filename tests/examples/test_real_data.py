@@ -62,6 +62,7 @@ def test_there_is_as_much_as_the_readers_say(datasets: Any) -> None:
         "speech_digits",
         "traffic_forecast",
         "translate",
+        "video_frames",
         "weather_forecast",
     ],
 )
