@@ -40,11 +40,12 @@ def moving(images: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def changing(images: np.ndarray, labels: np.ndarray, count: int, rng: np.random.Generator) -> tuple:
-    """Clips of a digit that becomes another one, two of five pixels; labels (16, B)."""
+    """Clips of a digit that becomes another one, seen from not at all to well; labels (16, B)."""
     first, second = rng.integers(0, len(images), (2, count))
     which = np.where(np.arange(FRAMES)[:, None] < rng.integers(4, FRAMES, count), first, second)
     clips = moving(images[which], rng)
-    return clips * (rng.random(clips.shape) < 0.4), labels[which]
+    kept = rng.random((FRAMES, count, 1, 1)) ** 2
+    return clips * (rng.random(clips.shape) < kept), labels[which]
 
 
 def crossing(images: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
