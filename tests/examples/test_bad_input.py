@@ -32,6 +32,7 @@ READERS = {
     "stress_tagging": "cmudict",
     "traffic_forecast": "traffic",
     "translate": "messages",
+    "video_frames": "digits",
     "weather_forecast": "seattle_weather",
 }
 """What an example reads by, of the functions of datasets.py."""

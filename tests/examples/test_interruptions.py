@@ -93,6 +93,7 @@ INTERRUPTED = {
     "stress_tagging": [*FEW, "4000"],
     "traffic_forecast": TWO,
     "translate": ["--epochs", "6"],
+    "video_frames": TWO,
     "weather_forecast": ["--epochs", "1"],
 }
 """Options of runs that are over in seconds."""
