@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import support
+import numpy as np
 from datasets import at_least, digits
 
 from tinygrad_rnn import avg_pool2d

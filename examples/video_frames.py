@@ -18,8 +18,8 @@ compare: the last frame, as it is and blurred, the mean of many clips, and motio
 
 from __future__ import annotations
 
-import numpy as np
 import support
+import numpy as np
 from clips import FRAMES, REACH, SEEN, SIDE, baselines, changing, crossing, draw, halved_digits
 from digits import nearest
 
