@@ -1,4 +1,4 @@
-"""Spoken digits: a formant synthesiser that says them, their features, and matching by warping.
+"""Spoken digits: a formant synthesiser that says them, their features, other voices, and warping.
 
 The synthesiser is eSpeak NG, the library that the package espeakng-loader brings; nothing is heard,
 it speaks into memory. Its voices are settings of one synthesiser, not people.
@@ -95,6 +95,33 @@ def log_mel(sound: np.ndarray, rate: int, bands: int = 32, step: float = 0.02) -
     down = (edges[2:, None] - frequency) / (edges[2:] - edges[1:-1])[:, None]
     found = np.log(power @ np.clip(np.minimum(up, down), 0, None).T + 1e-6)
     return ((found - found.mean(axis=0)) / (found.std() + 1e-6)).astype("float32")
+
+
+def other_voice(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Frames (T, bands), as someone else might say them: faster or slower, deeper or higher.
+
+    A vocal tract of another length moves the formants (Jaitly & Hinton 2013), which here is done to
+    the mel axis; another microphone has louder and softer bands; and a few bands and moments are
+    not to be heard at all (SpecAugment, Park et al. 2019).
+    """
+    length, bands = frames.shape
+    moments = np.arange(0, length - 1, np.exp(rng.normal(0, 0.15)))
+    moved = np.arange(bands) * np.exp(rng.normal(0, 0.08)) + rng.normal(0, 0.5)
+    found = between(between(frames, moments).T, np.clip(moved, 0, bands - 1)).T
+    found = found + rng.normal(0, 0.3, bands)
+    for _ in range(2):
+        for axis in (found, found.T):  # of which the first is hidden moment by moment
+            hidden = rng.integers(0, 6)
+            start = rng.integers(0, max(len(axis) - hidden, 1))
+            axis[start : start + hidden] = 0
+    return found.astype("float32")
+
+
+def between(rows: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Rows at places that need not be whole numbers, by linear interpolation."""
+    before = np.minimum(at.astype(int), len(rows) - 2)
+    share = (at - before)[:, None]
+    return rows[before] * (1 - share) + rows[before + 1] * share
 
 
 def warped(template: np.ndarray, heard: np.ndarray) -> float:

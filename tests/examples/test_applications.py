@@ -350,6 +350,19 @@ def test_melodies_are_kept_together_and_pieces_written(example: Any, tmp_path: P
     assert b"\x78\x80\x3c\0" in written and written.endswith(b"\0\xff\x2f\0")
 
 
+def test_another_voice_is_the_same_words_otherwise(example: Any) -> None:
+    speech, rng = example("speech"), np.random.default_rng(0)
+    ramp = np.arange(5.0)[:, None] + 10 * np.arange(3.0)
+    assert_allclose(speech.between(ramp, np.array([0.0, 1.25, 4.0])), ramp[0] + [[0], [1.25], [4]])
+    frames = rng.normal(size=(60, 32)).astype("float32")
+    others = [speech.other_voice(frames, rng) for _ in range(30)]
+    lengths = [len(x) for x in others]
+    assert min(lengths) < 55 and max(lengths) > 65 and {x.shape[1] for x in others} == {32}
+    assert others[0].dtype == np.float32 and np.isfinite(np.concatenate(others)).all()
+    assert sum((x == 0).all(axis=0).any() for x in others) > 15  # bands that are not heard
+    assert sum((x == 0).all(axis=1).any() for x in others) > 15
+
+
 @pytest.mark.parametrize("backend", ["numpy", "array_api_strict"])
 def test_speech_digits_quick_listens_to_any_synthesiser(
     backend: str, example: Any, monkeypatch: pytest.MonkeyPatch, capsys: Any, tmp_path: Path
