@@ -6,7 +6,8 @@ judgement of a vectoriser.
 
 The compiler may make a product and a sum one instruction (``contract``), where ``Code.fused`` says
 so, and assume nothing else. nan, infinities and the sign of zero behave as in NumPy, because a mask
-that replaces values by nan or -inf has to work.
+that replaces values by nan or -inf has to work. So do numbers smaller than any normal one, but for
+what is written within ``Code.flushing``.
 """
 
 from __future__ import annotations
@@ -143,6 +144,21 @@ class Code:
         """Fetch what is at an address into the second-level cache; the address may be invalid."""
         self.externals.add("declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         self.do(f"call void @llvm.prefetch.p0(ptr {address}, i32 0, i32 2, i32 1)")
+
+    # The processor's modes.
+
+    @contextmanager
+    def flushing(self) -> Iterator[None]:
+        """Results that are smaller than any normal number are 0 inside, on an x86 processor."""
+        store, load = (f"void @llvm.x86.sse.{name}mxcsr(ptr)" for name in ("st", "ld"))
+        self.externals |= {f"declare {store}", f"declare {load}"}
+        before, inside = self.variable("i32"), self.variable("i32")
+        self.do(f"call {store.replace('ptr', f'ptr {before}')}")
+        mode = self.emit(f"load i32, ptr {before}")
+        self.do(f"store i32 {self.emit(f'or i32 {mode}, {1 << 15}')}, ptr {inside}")
+        self.do(f"call {load.replace('ptr', f'ptr {inside}')}")
+        yield
+        self.do(f"call {load.replace('ptr', f'ptr {before}')}")
 
     # Values.
 

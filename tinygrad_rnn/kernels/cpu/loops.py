@@ -11,6 +11,7 @@ one to the next waits in scratch memory.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import numpy as np
 
@@ -54,7 +55,9 @@ def _in_memory(kind: str) -> str:
     return "i8" if kind == "i1" else kind
 
 
-def write_loop(name: str, loop: Loop, multiply: int, lanes: int) -> list[Code]:
+def write_loop(
+    name: str, loop: Loop, multiply: int, lanes: int, flushing: bool = False
+) -> list[Code]:
     """The functions of a loop, the one called ``name`` last.
 
     It takes the addresses of the array objects, of those of the timetable and of the packed
@@ -66,6 +69,9 @@ def write_loop(name: str, loop: Loop, multiply: int, lanes: int) -> list[Code]:
         loop: what it does.
         multiply: the address of the function of that name in ``gemm.py``.
         lanes: floats in a vector.
+        flushing: whether the loop, if it goes backwards, takes what is smaller than any normal
+            number for 0. A cotangent that vanishes over hundreds of steps ends up there, where
+            each operation takes a hundred times as long.
     """
     code = Code(
         f"define void @{name}(ptr %arrays, ptr %timetable, ptr %packed, "
@@ -84,7 +90,8 @@ def write_loop(name: str, loop: Loop, multiply: int, lanes: int) -> list[Code]:
         if loop.backwards
         else ("%first", "%last", 1)
     )
-    with code.loop(*steps) as t:
+    mode = code.flushing() if flushing and loop.backwards else nullcontext()
+    with mode, code.loop(*steps) as t:
         rows = code.integer("sub", code.smaller(code.entry(tables["count"], t), "%end"), "%row")
         with code.when(code.emit(f"icmp sgt i64 {rows}, 0")):
             first_row = {

@@ -78,7 +78,7 @@ class _Machine:
         llvm.initialize_native_asmprinter()
         features = llvm.get_host_cpu_features()
         self.features = features.flatten()
-        x86 = llvm.get_process_triple().startswith(("x86_64", "i686"))
+        x86 = self.flushing = llvm.get_process_triple().startswith(("x86_64", "i686"))
         self.processor = (
             gemm.Processor(lanes=16, registers=32)
             if features.get("avx512f")
@@ -312,7 +312,9 @@ def _compile(loops: Sequence[Loop]) -> list[Compiled]:
     machine = _machine()
     multiply, lanes = machine.functions.multiply_address, machine.processor.lanes
     names = [f"loop{i}" for i in range(len(loops))]
-    written = [write_loop(*x, multiply, lanes) for x in zip(names, loops, strict=True)]
+    written = [
+        write_loop(*x, multiply, lanes, machine.flushing) for x in zip(names, loops, strict=True)
+    ]
     engine = machine.compile([code for functions in written for code in functions])
     return [Compiled(machine.functions, engine, *x) for x in zip(names, loops, strict=True)]
 
