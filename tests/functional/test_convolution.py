@@ -54,9 +54,23 @@ def test_elements_that_tie_share_the_cotangent() -> None:
     assert_array_equal(x.grad.numpy(), [[0.5, 0.5, 0, 0, 0, 1]])
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "int8", "bool"])
+@pytest.mark.parametrize("size", [2, 6])
+def test_means_of_bytes_do_not_overflow(dtype: str, size: int) -> None:
+    """Pictures are often bytes: four pixels of 200 are 200, and not 800 modulo 256."""
+    x = np.random.default_rng(0).integers(-99, 256, (2, 12, 12)).astype(dtype)
+    expected = x.astype(float).reshape(2, 12 // size, size, 12 // size, size).mean((2, 4))
+    assert_allclose(tg.avg_pool2d(tg.tensor(x), size).numpy(), expected)
+    assert tg.avg_pool2d(tg.tensor(x), size).dtype == "float64"
+    full = np.full((1, 12), True if dtype == "bool" else 100, dtype)
+    whole = tg.avg_pool1d(tg.tensor(full), size, padding=1, count_include_pad=False)
+    assert_array_equal(whole.numpy(), np.full(whole.shape, full[0, 0], float))
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
+        (lambda x: tg.conv2d(x, tg.ones((4, 3, 0, 3))), r"window of \(0, 3\) sees nothing"),
         (lambda x: tg.conv2d(x, tg.ones((4, 2, 3, 3))), r"\(2, 3, 8, 8\) has 3 channels"),
         (
             lambda x: tg.conv2d(x, tg.ones((4, 3, 9, 3))),

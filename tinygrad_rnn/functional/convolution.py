@@ -20,7 +20,7 @@ from ..primitives.convolution import convolution
 from ..primitives.creation import ones
 from ..primitives.elementwise import TensorLike, add
 from ..primitives.movement import moveaxis, pad, permute_dims, reshape
-from ..primitives.reduction import in_float32, max, sum
+from ..primitives.reduction import floating, in_float32, max, sum
 from ..primitives.windows import (
     Size,
     check_fit,
@@ -125,7 +125,7 @@ def avg_pool1d(
     """The mean of each window along the last axis: (..., L) to (..., places).
 
     As ``max_pool1d``, but ``padding`` is of zeros, which the mean counts, too, unless
-    ``count_include_pad`` is False.
+    ``count_include_pad`` is False. That of integers is float64, as of ``mean``.
     """
     return _average("avg_pool1d", 1, input, kernel_size, stride, padding, count_include_pad)
 
@@ -217,12 +217,12 @@ def _average(
     padding: Size,
     count_include_pad: bool,
 ) -> Tensor:
-    x = as_tensor(input)
+    x = floating(as_tensor(input))  # or a sum of bytes would be one
     options = (kernel_size, stride, padding, (1,) * n)
     total = _total(_pools(operation, n, x, *options, 0.0))
     if count_include_pad:
         return total / math.prod(per_axis(operation, "kernel_size", kernel_size, n))
-    counted = ones(x.shape[-n:], x.dtype if x.dtype.kind == "f" else None, backend=x.backend)
+    counted = ones(x.shape[-n:], x.dtype, backend=x.backend)
     return total / _total(_pools(operation, n, counted, *options, 0.0))
 
 
@@ -305,6 +305,11 @@ def _check_channels(operation: str, n: int, x: Tensor, w: Tensor, groups: int) -
         raise ValueError(
             f"{operation}: an input (..., C, {axes}) and a weight (O, C / groups, "
             f"{', '.join('K' * n)}) are needed, not {x.shape} and {w.shape}"
+        )
+    if 0 in w.shape[2:]:
+        raise ValueError(
+            f"{operation}: a window of {w.shape[2:]} sees nothing; weight is {w.shape}, and each "
+            "length of its window has to be 1 or more"
         )
     if not isinstance(groups, (int, np.integer)) or groups < 1 or w.shape[0] % groups:
         raise ValueError(

@@ -185,7 +185,7 @@ def _widened(x: Any) -> Any:
     return astype(x, "float32") if _is_half(x) else x
 
 
-def _floating(x: Tensor) -> Tensor:
+def floating(x: Tensor) -> Tensor:
     """x as its mean is computed, as in NumPy: integers in float64."""
     return x if x.dtype.kind == "f" else astype(x, "float64")
 
@@ -202,7 +202,7 @@ def sum(
 @in_float32
 def mean(x: TensorLike, /, axis: Axis = None, keepdims: bool = False) -> Tensor:
     """The arithmetic mean over ``axis``; nan of nothing. That of integers is float64."""
-    x = _floating(as_tensor(x))
+    x = floating(as_tensor(x))
     n = count(x.shape, negative_axes(axis, x.ndim, "mean"))
     return sum(x, axis=axis, keepdims=keepdims) / (n or math.nan)
 
@@ -259,7 +259,7 @@ def var(
     x: TensorLike, /, axis: Axis = None, *, correction: float = 0.0, keepdims: bool = False
 ) -> Tensor:
     """The variance over ``axis``: the sum of squared deviations / (number - ``correction``)."""
-    x = _floating(as_tensor(x))
+    x = floating(as_tensor(x))
     freedom = count(x.shape, negative_axes(axis, x.ndim, "var")) - correction
     deviations = x - mean(x, axis=axis, keepdims=True)
     total = sum(square(deviations), axis=axis, keepdims=keepdims)
