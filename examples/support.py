@@ -123,6 +123,7 @@ class Run:
         self.turns: list[dict[str, Any]] = [{"measured": None, "trainings": []}]
         self.turn = self.trained = 0  # where the program is
         self.checkpoint: Checkpoint | None = None
+        self.written = False  # whether the file, if there is one, is this run's
 
     def resume(self) -> None:
         """Begin with what the file holds; ValueError if that is another run's."""
@@ -137,7 +138,7 @@ class Run:
                     f"{self.path} was begun with {name} {begun}, and not {value}: give the options "
                     "that it was begun with, or no --resume to begin anew"
                 )
-        self.turns = extra["turns"]
+        self.turns, self.written = extra["turns"], True
         self.checkpoint.restore()
 
     def next_turn(self) -> dict[str, Any]:
@@ -182,8 +183,9 @@ class Run:
     def save(self) -> str:
         """Write the checkpoint; returns how to go on, or why that is not possible."""
         try:
-            if self.checkpoint is None and distributed.is_main() and (kept := kept_as(self.path)):
+            if not self.written and distributed.is_main() and (kept := kept_as(self.path)):
                 self.path.rename(kept)
+            self.written = True  # or a second Ctrl-C, while it is saved, would keep it as another's
             self.path.parent.mkdir(parents=True, exist_ok=True)
             extra = {"settings": self.settings, "turns": self.turns}
             distributed.save_checkpoint(self.path, extra=extra)

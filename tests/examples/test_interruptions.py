@@ -253,6 +253,30 @@ def test_a_run_that_cannot_be_saved_says_why(
     assert "\nStopped at step 1 of 1. It could not be saved: " in capsys.readouterr().out
 
 
+def test_a_run_that_is_saved_again_does_not_keep_what_it_has_saved(
+    example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when Ctrl-C is pressed once more while it is being saved."""
+    support, path = example("support"), tmp_path / "run.safetensors"
+    path.write_bytes(b"another's")
+    run = support.Run(path, {})
+    save_checkpoint = support.distributed.save_checkpoint
+
+    def pressed(*args: Any, **options: Any) -> None:
+        save_checkpoint(*args, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(support.distributed, "save_checkpoint", pressed)
+        run.save()
+    run.save()
+    assert (tmp_path / "run-1.safetensors").read_bytes() == b"another's"
+    assert sorted(file.name for file in tmp_path.glob("run*")) == [
+        "run-1.safetensors",
+        "run.safetensors",
+    ]
+
+
 def test_a_checkpoint_that_is_there_is_kept_and_one_of_another_run_refused(
     example: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
