@@ -745,6 +745,8 @@ def test_every_primitive_is_reached_and_needs_all_it_reads(monkeypatch: pytest.M
 
     for row in ROWS:
         run(row)
+    x, w = (tg.tensor(np.ones(shape), requires_grad=True) for shape in ((2, 3, 9), (4, 3, 2)))
+    tg.grad(tg.sum(tg.conv1d(x, w)), [x, w])  # by two primitives that no function is
     monkeypatch.undo()
     unreached = {name for name, recordings in calls.items() if not recordings}
     assert unreached == {"alias", "to"}  # transforms use the one; test_to_moves... has the other
