@@ -109,30 +109,24 @@ send = {
     ),
     "signal": lambda: os.kill(os.getpid(), signal.SIGINT),
 }[sys.argv[1]]
-caught, sent = 0, threading.Event()
+caught, ready = 0, threading.Semaphore(0)
 
 def interrupt():
     for _ in range(300):
-        sent.clear()
+        ready.acquire()
         time.sleep(random.uniform(0, 0.004))
         send()
-        sent.wait()
 
 expected = run()
 assert (expected == 1).all()
-sender = threading.Thread(target=interrupt, daemon=True)
-try:
-    sender.start()
-except KeyboardInterrupt:
-    caught += 1
-    sent.set()
+threading.Thread(target=interrupt, daemon=True).start()
 while caught < 300:
     try:
+        ready.release()  # from here on: an interrupt anywhere else would be caught by nobody
         while True:
             run()
     except KeyboardInterrupt:
         caught += 1
-    sent.set()
 assert (run() == expected).all()
 print(caught)
 """
