@@ -93,5 +93,6 @@ PAGE = Experiment(
     },
     judge=judge,
     axes=("steps", "log mean squared error"),
-    remark="""One seed. The IRNN diverged, though its gradients were clipped.""",
+    remark="""The IRNN diverged from seed 0, and solved T = 200 from the four others: its input
+        weights are drawn as for any RNN here, while the paper's have a deviation of 0.001.""",
 )

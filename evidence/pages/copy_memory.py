@@ -74,4 +74,7 @@ PAGE = Experiment(
     quick={"cases": ("LSTM, T = 100",), "steps": 1000, "longest": 5},
     judge=judge,
     axes=("steps", "log loss / loss without a memory"),
+    remark="""LSTM begins to remember from three of five seeds at T = 100, and, against the
+        paper, from two at T = 300; the rest stay at the baseline for all 6,000 batches, which are
+        few. GRU remembers from every seed.""",
 )
