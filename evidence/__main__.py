@@ -7,12 +7,14 @@ command that goes on.
 import shlex
 import sys
 
+from . import invocation
+
 if __name__ == "__main__":
     try:
         from .command import main
 
         sys.exit(main())
     except KeyboardInterrupt:
-        words = ["python", "-m", "evidence", *sys.argv[1:]]
+        words = [*invocation(), *sys.argv[1:]]
         print(f"\nInterrupted. To go on:\n{shlex.join(words)}")
         sys.exit(130)

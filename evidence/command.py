@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
+from . import invocation
 from .experiment import Experiment, Results, carry_out, machine
 from .pages import PAGES, chorales
 from .report import described, write_readme
@@ -132,18 +133,21 @@ def fully(
         results = Results(page)
         try:
             results = Results.read(page, kept)
+            before = len(results.runs)
             for run in carry_out(page, seeds or range(page.seeds), done=results):
                 results.runs.append(run)
                 results.write(kept)
                 values = ", ".join(f"{k} {v:.4g}" for k, v in run["measures"].items())
                 print(f"{page.name}: {run['case']}, seed {run['seed']}: {values}", flush=True)
+            if len(results.runs) == before:
+                print(f"{page.name}: was run before; --results FOLDER begins anew", flush=True)
             print(f"{page.name}: {results.verdict()}: {described(results)}", flush=True)
         except ModuleNotFoundError as missing:
             print(f"{page.name}: not run: {missing}", flush=True)
         except KeyboardInterrupt:
             if results.runs:
                 results.write(kept)  # it may have come before or while the last was written
-            words = ["python", "-m", "evidence", *(p.name for p in pages[number:])]
+            words = [*invocation(), *(p.name for p in pages[number:])]
             words += ["--seeds", f"{seeds[0]}-{seeds[-1]}"] if seeds else []
             print(f"\nWhat was done is kept in {kept}. To go on:\n{shlex.join([*words, *options])}")
             return 130

@@ -199,9 +199,12 @@ T_975 += [2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 
 
 
 def interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """The mean, and the 95 % interval around it by Student's t; of one value it is unbounded."""
+    """The mean, and the 95 % interval around it by Student's t.
+
+    Of one value it is unbounded, as of values whose mean is not finite.
+    """
     mean = float(np.mean(values))
-    if len(values) < 2:
+    if len(values) < 2 or not math.isfinite(mean):
         return mean, -math.inf, math.inf
     t = T_975[len(values) - 2] if len(values) - 2 < len(T_975) else 2.06
     half = t * float(np.std(values, ddof=1)) / math.sqrt(len(values))

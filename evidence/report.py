@@ -21,8 +21,9 @@ in parentheses how many seeds. Figures marked † are quoted from memory of the 
 fewer seeds than an experiment asks for says so.
 
 `python -m evidence --quick` runs small forms of all of them within three minutes, as CI does.
-`python -m evidence NAME --seeds 5-9` runs one from other seeds; `python -m evidence --table`
-writes this page again. Times are of a machine that other programs kept busy at the same time: see
+`python -m evidence NAME --seeds 5-9` runs one from other seeds, and adds to `results/`; what is
+there is not run again, unless `--results FOLDER` begins anew. `python -m evidence --table` writes
+this page again. Times are of a machine that other programs kept busy at the same time: see
 the load. Chorales and digits are data of packages, which their experiments name where they are not
 installed. A new experiment is a module of `pages/`, committed before it is run.
 
@@ -49,11 +50,12 @@ def described(results: Results) -> str:
 
 def measured(runs: list[dict[str, float]], key: str, form: str) -> str:
     """One measure of a case, with its interval."""
-    mean, low, high = interval([run[key] for run in runs])
+    values = [run[key] for run in runs]
+    mean, low, high = interval(values)
+    if not math.isfinite(mean):
+        return f"{key} diverged in {sum(not math.isfinite(x) for x in values)} of {len(values)}"
     if len(runs) < 2 or low == high:
         return f"{key} {mean:{form}}"
-    if not math.isfinite(mean):
-        return f"{key} diverged"
     return f"{key} {mean:{form}} [{low:{form}}, {high:{form}}]"
 
 

@@ -205,6 +205,7 @@ class Run:
 
 
 _run: Run | None = None  # that of this program, from ``arguments`` on
+_quick = False
 
 
 class Training:
@@ -359,9 +360,10 @@ def _checkpoint(quick: bool) -> Path:
 
 def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:
     """The command line read; with --quick, ``quick`` are the defaults. Sets backend and seed."""
-    global _run
+    global _run, _quick
     args = parser.parse_args()
     one_process_speaks()
+    _quick = args.quick
     if args.quick:
         if "plot" in args:
             quick["plot"] = Path("runs", f"quick_{args.plot.name}")
@@ -456,6 +458,8 @@ def compare(
         said = f"{name} {abs(gain):.{digits}f} {'beyond' if gain > 0 else 'behind'} {best}"
         verdicts.append(said if gain > 2 * spread else f"FAILED, {said}")
     print("\n".join(f"Verdict: {verdict}" for verdict in verdicts))
+    if _quick:
+        print("It was a quick run, whose figures only show that everything runs.")
 
 
 def Figure(*args: Any, **options: Any) -> Any:
