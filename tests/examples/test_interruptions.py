@@ -186,6 +186,7 @@ def test_parts_of_a_training_are_modules_generators_and_lists(
 
 PROGRAM = """
 import importlib, json, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 name, module, function, times, argv = json.loads(sys.argv[1])
 sys.argv = argv
 sys.path[:0] = [os.path.dirname(argv[0]), os.getcwd()]
