@@ -102,6 +102,7 @@ def output(*source: str, arguments: tuple[str, ...] = ()) -> str:
 
 
 INTERRUPTS = """
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 ident = threading.get_ident()
 send = {
     "exception": lambda: ctypes.pythonapi.PyThreadState_SetAsyncExc(
