@@ -109,6 +109,7 @@ def small(example: Any, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
         monkeypatch.setattr(speech, "utterances", lambda s, n, *to: few(s, max(n // 10, 3), *to))
 
 
+@pytest.mark.data  # not for the data, which are small ones, but for the time of 19 examples
 @pytest.mark.skipif(os.name != "posix", reason="sends a signal as a terminal of POSIX does")
 @pytest.mark.parametrize("name", INTERRUPTED)
 def test_runs_that_were_stopped_again_and_again_are_those_that_were_not(
