@@ -127,7 +127,10 @@ class Run:
 
     def resume(self) -> None:
         """Begin with what the file holds; ValueError if that is another run's."""
-        self.checkpoint = distributed.load_checkpoint(self.path)
+        try:
+            self.checkpoint = distributed.load_checkpoint(self.path)
+        except FileNotFoundError as error:
+            raise ValueError(f"{error}; leave out --resume to begin") from None
         extra = self.checkpoint.extra
         if not isinstance(extra, dict) or set(extra) != {"settings", "turns"}:
             raise ValueError(f"{self.path} is no run of an example that could be resumed")
@@ -356,6 +359,13 @@ def command_line(
 
 def _checkpoint(quick: bool) -> Path:
     return Path("runs", f"{Path(sys.argv[0]).stem}{'_quick' * quick}.safetensors")
+
+
+def model_file(quick: bool) -> Path:
+    """Where an example keeps a model that is asked for later; its folder is there."""
+    path = _checkpoint(quick)
+    path.parent.mkdir(exist_ok=True)
+    return path.with_stem(f"{path.stem}_model")
 
 
 def arguments(parser: argparse.ArgumentParser, **quick: Any) -> argparse.Namespace:

@@ -127,7 +127,7 @@ def main() -> None:
     parser = support.command_line(__doc__, epochs=16)
     parser.add_argument("--say", nargs="+", metavar="TEXT", help="translate this, do not train")
     args = support.arguments(parser, epochs=2)
-    kept = args.plot.with_suffix(".safetensors")
+    kept = support.model_file(args.quick)
     if args.say:
         return say(args.say, kept)
     pairs, test = support.read(partial(translation.split, 1 / 6 if args.quick else 1.0))

@@ -474,10 +474,12 @@ def test_translate_says_what_it_is_asked_by_the_model_that_was_kept(
     test = {message: [french] for message, french in said.items()}
     monkeypatch.setattr(translation, "split", lambda share: ([*said.items()] * 8, test))
     monkeypatch.setattr(translation, "DRAWN", [*said][:4])
-    kept = Path("runs", "quick_translate.safetensors")
+    kept = Path("runs", "translate_quick_model.safetensors")
     for write in (lambda: None, lambda: tg.serialization.save_checkpoint(kept, extra={"a": 1})):
         write()
-        with pytest.raises(SystemExit, match=r"quick_translate.safetensors: .*; a run without"):
+        with pytest.raises(
+            SystemExit, match=r"translate_quick_model.safetensors: .*; a run without"
+        ):
             run(example, "translate", monkeypatch, "--say", "Save the file")
     run(example, "translate", monkeypatch, "--epochs", "120")
     capsys.readouterr()

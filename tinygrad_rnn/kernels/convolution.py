@@ -149,9 +149,7 @@ def _tables(
     count: int, channels: int, outputs: int, seen: _Seen, strides: Lengths, dilations: Lengths
 ) -> _Tables:
     """Of ``count`` images: places by what is in a window there."""
-    steps = _steps(seen.lengths, channels)
-    along = [(n, s * step) for n, s, step in zip(seen.places, strides, steps, strict=True)]
-    window = [(k, d * step) for k, d, step in zip(seen.sizes, dilations, steps, strict=True)]
+    along, window = _apart(seen, channels, strides, dilations)
     of_result = zip(seen.places, _steps(seen.places, outputs), strict=True)
     return _Tables(
         _rows((count, math.prod(seen.lengths) * channels), *along),
@@ -165,15 +163,23 @@ def _turned_tables(
     count: int, channels: int, outputs: int, seen: _Seen, strides: Lengths, dilations: Lengths
 ) -> _Tables:
     """What is in a window, by places."""
-    steps = _steps(seen.lengths, channels)
-    along = [(n, s * step) for n, s, step in zip(seen.places, strides, steps, strict=True)]
-    window = [(k, d * step) for k, d, step in zip(seen.sizes, dilations, steps, strict=True)]
+    along, window = _apart(seen, channels, strides, dilations)
     columns = _sums((count, math.prod(seen.lengths) * channels), *along)
     if dilations[-1] == 1:  # what is beside each other in a window is so in memory
         rows = _rows(*window[:-1], (seen.sizes[-1] * channels, 1))
     else:
         rows = _rows(*window, (channels, 1))
     return _Tables(rows, columns, rows)
+
+
+def _apart(
+    seen: _Seen, channels: int, strides: Lengths, dilations: Lengths
+) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """Along each axis how many places there are and how far apart; and the elements of a window."""
+    steps = _steps(seen.lengths, channels)
+    along = [(n, s * step) for n, s, step in zip(seen.places, strides, steps, strict=True)]
+    window = [(k, d * step) for k, d, step in zip(seen.sizes, dilations, steps, strict=True)]
+    return along, window
 
 
 def _steps(lengths: Lengths, channels: int) -> list[int]:
